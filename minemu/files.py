@@ -1,0 +1,68 @@
+"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from minemu.errors import MinemuError
+
+
+@contextmanager
+def _atomic(path: str | os.PathLike, is_dir: bool) -> Iterator[Path]:
+    path = Path(path)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_dir:
+            temporary.mkdir()
+        yield temporary
+        if is_dir and path.exists():
+            retired = temporary.with_suffix(".old")  # a folder cannot be replaced in one step: swap by two renames
+            os.replace(path, retired)
+            os.replace(temporary, path)
+            shutil.rmtree(retired)
+        else:
+            os.replace(temporary, path)
+    except OSError as error:
+        raise MinemuError(
+            f"could not write {path}: {error.strerror or error}; what was there before is untouched. "
+            "Free disk space or choose another folder"
+        ) from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def atomic_write(path: str | os.PathLike):
+    """Context manager: yields a temporary file path that takes `path`'s place when the block ends well."""
+    return _atomic(path, is_dir=False)
+
+
+def atomic_dir(path: str | os.PathLike):
+    """Context manager: yields an empty temporary folder that takes `path`'s place when the block ends well."""
+    return _atomic(path, is_dir=True)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Read JSON; a missing or half-written file is one clear line."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise MinemuError(f"{path} is missing: the folder is no minemu checkpoint, or was only half copied") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MinemuError(f"{path} is not valid JSON ({error}): the file is damaged, fetch or write it again") from None
