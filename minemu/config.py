@@ -1,0 +1,351 @@
+"""Every size of every stage, in frozen dataclasses, and the presets.
+
+`EmuConfig.preset("emu-tiny")` gives a whole configuration; `.override({"llm.layers": 6})` changes any field of it.
+What can be derived is a property, so two fields can never disagree. Unknown keys and wrong types are refused.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+from minemu.errors import MinemuError, suggest
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Stage 1, the EVA-CLIP ViT (Emu: EVA-01-CLIP-g; Emu2: EVA-02-CLIP-E-plus)."""
+
+    image_size: int = 64
+    patch_size: int = 8
+    width: int = 192
+    layers: int = 6
+    head_width: int = 48
+    mlp_width: int = 768
+    post_norm: bool = False  # Emu2's tower: x + norm(f(x)) instead of x + f(norm(x))
+    stem: Literal["patch", "conv"] = "patch"  # "conv" learns much faster from few pictures; the papers use "patch"
+    norm_eps: float = 1e-6
+
+    @property
+    def grid(self) -> int:
+        return self.image_size // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        return self.grid**2
+
+    @property
+    def heads(self) -> int:
+        return self.width // self.head_width
+
+    def __post_init__(self) -> None:
+        _divides("vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
+        _divides("vision.width", self.width, "vision.head_width", self.head_width)
+
+
+@dataclass(frozen=True)
+class BridgeConfig:
+    """Stage 2: encoder features -> the visual embeddings that the LLM reads and regresses.
+
+    `causal` is Emu's Causal Transformer (N learned queries); `pool` is Emu2's mean pooling and linear maps.
+    """
+
+    kind: Literal["causal", "pool"] = "causal"
+    n_image: int = 16  # N, visual embeddings a picture; a square number for "pool"
+    n_frame: int = 16  # the same for a video frame ("pool" only; the Causal Transformer always gives n_image)
+    width: int = 128
+    layers: int = 3
+    heads: int = 4
+    ff_width: int = 512
+    dropout: float = 0.0
+    position_buckets: int = 32  # T5 relative position bias
+    position_distance: int = 128
+
+    def __post_init__(self) -> None:
+        if self.kind == "pool" and any(round(n**0.5) ** 2 != n for n in (self.n_image, self.n_frame)):
+            raise MinemuError(
+                f"bridge.n_image={self.n_image} and bridge.n_frame={self.n_frame} must be square numbers for pooling"
+            )
+        _divides("bridge.width", self.width, "bridge.heads", self.heads)
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """Stage 3, LLaMA."""
+
+    words: int = 2044  # plain vocabulary; [PAD], [IMG], [/IMG], <image> take the ids after it, in this order
+    special_tokens: int = 4  # more for Emu-I ([USER], [ASSISTANT]) and Emu2 (grounding, video)
+    width: int = 256
+    layers: int = 4
+    heads: int = 4
+    ff_width: int = 704
+    context: int = 512
+    rope_theta: float = 10000.0
+    norm_eps: float = 1e-6
+
+    @property
+    def vocab_size(self) -> int:
+        return self.words + self.special_tokens
+
+    def __post_init__(self) -> None:
+        _divides("llm.width", self.width, "llm.heads", self.heads)
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """The unified loss: classify the next token or regress the next visual embedding. Each choice the papers leave open is a field."""
+
+    image_loss_weight: float = 1.0  # not published for Emu or Emu2; 1 is what the one open trainer used
+    image_loss: Literal["mse", "cosine"] = "mse"
+    targets: Literal["detached", "attached", "frozen"] = "detached"  # released code: detached, so a moving target
+    end_of_image_pair: bool = True  # released code: the last of the N + 1 targets is the word embedding of [/IMG]
+    say_image: bool = False  # released code never classifies [IMG]: the user appends it
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Stage 4, the latent diffusion decoder. Its cross-attention reads N visual embeddings in place of 77 words."""
+
+    image_size: int = 64
+    codec: Literal["patch", "vae"] = "patch"
+    patch: int = 4  # pixels a latent position
+    latent_channels: int = 20
+    vae_width: int = 32
+    unet_channels: tuple[int, ...] = (64, 128, 192)  # one value a level; each further one at half the resolution
+    unet_attention: tuple[bool, ...] = (False, True, False)  # levels with cross-attention; the middle always has it
+    unet_heads: tuple[int, ...] = (2, 4, 6)
+    layers_per_block: int = 1
+    norm_groups: int = 16
+    condition_width: int = 256  # D; must equal the width of the visual embeddings
+    pooled_condition: bool = True  # the mean embedding joins the time embedding, as in Emu2's decoder
+    position_channels: bool = True  # extra input channels that say where a latent position is
+    prediction: Literal["v", "epsilon", "sample"] = "sample"
+    schedule: Literal["scaled_linear", "squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
+    zero_terminal_snr: bool = True
+    min_snr_gamma: float | None = None
+    conditions: Literal["generated", "encoder", "both"] = "both"  # what it learns from; Emu: generated, Emu2: encoder
+    cached: int = 32_768  # samples whose conditions are computed once, before training
+    condition_dropout: float = 0.1
+    condition_noise: float = 0.1
+    guidance_scale: float = 2.0
+    inference_steps: int = 20
+
+
+@dataclass(frozen=True)
+class EmuConfig:
+    """One Emu: four stages and the objective that ties them."""
+
+    name: str = "emu-tiny"
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    bridge: BridgeConfig = field(default_factory=BridgeConfig)
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+
+    @property
+    def embed_width(self) -> int:
+        """Width of the space that is regressed: the LLM's (Emu) or the encoder's (Emu2)."""
+        return self.llm.width if self.bridge.kind == "causal" else self.vision.width
+
+    def __post_init__(self) -> None:
+        if self.decoder.condition_width != self.embed_width:
+            raise MinemuError(
+                f"decoder.condition_width is {self.decoder.condition_width} but the visual embeddings are {self.embed_width} wide; "
+                f"set decoder.condition_width={self.embed_width}"
+            )
+
+    @classmethod
+    def preset(cls, name: str) -> EmuConfig:
+        if name not in PRESETS:
+            raise MinemuError(f"unknown preset '{name}': {suggest(name, PRESETS)}")
+        return from_dict(cls, {"name": name, **PRESETS[name]})
+
+    def override(self, changes: dict[str, Any]) -> EmuConfig:
+        """A copy with dotted keys changed: `{"llm.layers": 6}`. Strings are read as the field's type."""
+        return override(self, changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EmuConfig:
+        return from_dict(cls, values)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "emu-nano": {
+        "vision": {
+            "image_size": 32,
+            "patch_size": 8,
+            "width": 32,
+            "layers": 2,
+            "head_width": 16,
+            "mlp_width": 64,
+            "stem": "conv",
+        },
+        "bridge": {"n_image": 4, "n_frame": 4, "width": 32, "layers": 2, "heads": 2, "ff_width": 64},
+        "llm": {"words": 1020, "width": 48, "layers": 2, "heads": 2, "ff_width": 96, "context": 256},
+        "decoder": {
+            "image_size": 32,
+            "unet_channels": (16, 32),
+            "unet_attention": (False, True),
+            "unet_heads": (1, 2),
+            "norm_groups": 8,
+            "vae_width": 8,
+            "condition_width": 48,
+            "inference_steps": 4,
+            "cached": 64,
+        },
+    },
+    "emu2-nano": {
+        "vision": {
+            "image_size": 32,
+            "patch_size": 8,
+            "width": 32,
+            "layers": 2,
+            "head_width": 16,
+            "mlp_width": 64,
+            "post_norm": True,
+        },
+        "bridge": {"kind": "pool", "n_image": 4, "n_frame": 1},
+        "llm": {"words": 1020, "width": 48, "layers": 2, "heads": 2, "ff_width": 96, "context": 256},
+        "objective": {"end_of_image_pair": False, "targets": "frozen"},
+        "decoder": {
+            "image_size": 32,
+            "unet_channels": (16, 32),
+            "unet_attention": (False, True),
+            "unet_heads": (1, 2),
+            "norm_groups": 8,
+            "vae_width": 8,
+            "condition_width": 32,
+            "inference_steps": 4,
+            "cached": 64,
+        },
+    },
+    "emu-tiny": {"vision": {"stem": "conv"}},
+    "emu-14b": {
+        "vision": {
+            "image_size": 224,
+            "patch_size": 14,
+            "width": 1408,
+            "layers": 40,
+            "head_width": 88,
+            "mlp_width": 6144,
+        },
+        "bridge": {
+            "n_image": 32,
+            "n_frame": 32,
+            "width": 768,
+            "layers": 12,
+            "heads": 12,
+            "ff_width": 3072,
+            "dropout": 0.1,
+        },
+        "llm": {"words": 32000, "width": 5120, "layers": 40, "heads": 40, "ff_width": 13824, "context": 2048},
+        "decoder": {
+            "image_size": 512,
+            "codec": "vae",
+            "patch": 8,
+            "latent_channels": 4,
+            "vae_width": 128,
+            "unet_channels": (320, 640, 1280, 1280),
+            "unet_attention": (True, True, True, False),
+            "unet_heads": (8, 8, 8, 8),
+            "layers_per_block": 2,
+            "norm_groups": 32,
+            "condition_width": 5120,
+            "pooled_condition": False,
+            "position_channels": False,
+            "conditions": "generated",
+            "prediction": "epsilon",
+            "schedule": "scaled_linear",
+            "zero_terminal_snr": False,
+            "condition_noise": 0.0,
+            "guidance_scale": 7.5,
+            "inference_steps": 50,
+        },
+    },
+}
+
+
+def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:
+    """Build a config dataclass from plain values, refusing unknown keys and wrong types with the dotted path in the message."""
+    known = typing.get_type_hints(cls)
+    built = {}
+    for key, value in values.items():
+        path = f"{where}{key}"
+        if key not in known:
+            raise MinemuError(f"unknown configuration key '{path}': {suggest(key, known)}")
+        kind = known[key]
+        if is_dataclass(kind):
+            if not isinstance(value, dict):
+                raise MinemuError(f"configuration key '{path}' is a section; give its fields as {path}.NAME=VALUE")
+            built[key] = from_dict(kind, value, f"{path}.")
+        else:
+            built[key] = _typed(path, value, kind)
+    return cls(**built)
+
+
+def override(config: Any, changes: dict[str, Any]) -> Any:
+    """`from_dict` for a few dotted keys of an existing config (any frozen dataclass of this package)."""
+    values: dict[str, Any] = {}
+    for path, value in changes.items():
+        node = values
+        *sections, key = path.split(".")
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[key] = value
+    return _merge(config, values, "")
+
+
+def _merge(config: Any, values: dict[str, Any], where: str) -> Any:
+    known = typing.get_type_hints(type(config))
+    changed = {}
+    for key, value in values.items():
+        path = f"{where}{key}"
+        if key not in known:
+            raise MinemuError(f"unknown configuration key '{path}': {suggest(key, [f.name for f in fields(config)])}")
+        if is_dataclass(known[key]):
+            if not isinstance(value, dict):
+                raise MinemuError(f"configuration key '{path}' is a section; give its fields as {path}.NAME=VALUE")
+            changed[key] = _merge(getattr(config, key), value, f"{path}.")
+        else:
+            changed[key] = _typed(path, value, known[key])
+    return replace(config, **changed)
+
+
+def _typed(path: str, value: Any, kind: Any) -> Any:
+    """`value` as the type `kind`; text (from a command line or JSON) is read, anything that does not fit is refused."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise MinemuError(f"{path}={value!r} is not one of {', '.join(map(str, arguments))}")
+    if origin in (typing.Union, types.UnionType):
+        if value is None or value == "none":
+            return None
+        return _typed(path, value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        items = value.strip("()[] ").split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise MinemuError(f"{path}={value!r} should be a list, such as {path}=96,192")
+        return tuple(_typed(path, item, arguments[0]) for item in items if item != "")
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
+        return value
+    raise MinemuError(f"{path}={value!r} should be of type {kind.__name__}")
+
+
+def _divides(name: str, value: int, divisor_name: str, divisor: int) -> None:
+    if divisor < 1 or value % divisor:
+        raise MinemuError(f"{name}={value} is not a multiple of {divisor_name}={divisor}; change one of them")

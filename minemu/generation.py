@@ -1,0 +1,78 @@
+"""Generation: words by transformers' `generate`, visual embeddings one after another with a key-value cache.
+
+The released Emu code runs the whole prefix anew for each of the N embeddings; with a cache each costs one position.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from minemu import sequence
+from minemu.errors import MinemuError
+
+
+class EmuGeneration:
+    """The generating methods of `Emu`."""
+
+    def _prompt(self, input_ids: Tensor, attention_mask: Tensor | None, images: Tensor | None, image_embeds: Tensor | None):
+        """Left-padded ids and mask (B, L) and their embeddings (B, L, D)."""
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if image_embeds is None and images is not None:
+            image_embeds = self.encode_images(images)
+        input_ids, attention_mask = sequence.pad_left(input_ids, attention_mask)
+        return input_ids, attention_mask, self.embed(input_ids, image_embeds)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        images: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> Tensor:
+        """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new)."""
+        _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds)
+        kwargs.setdefault("max_new_tokens", 32)
+        return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **kwargs)
+
+    @torch.no_grad()
+    def generate_image_embeds(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        images: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Regress the N visual embeddings of the next picture, each fed back as the next input. Returns (B, N, E).
+
+        [IMG] is appended where a prompt does not end with it, as the model is not taught to say it.
+        """
+        input_ids, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds)
+        begun = input_ids[:, -1] == self.ids.image_start
+        if begun.any() and not begun.all():
+            raise MinemuError("some prompts of the batch end with [IMG] and some do not; end all of them alike")
+        if not begun.any():
+            start = input_ids.new_full((len(input_ids), 1), self.ids.image_start)
+            inputs = torch.cat([inputs, self.embed(start)], 1)                         # (B, L + 1, D)
+            attention_mask = torch.cat([attention_mask, torch.ones_like(start)], 1)
+        cache = DynamicCache(config=self.llm.config)
+        position_ids = sequence.positions(attention_mask)
+        padded = not attention_mask.all()
+        predicted = []
+        for _ in range(self.config.bridge.n_image):
+            hidden = self.llm.model(
+                inputs_embeds=inputs,
+                attention_mask=attention_mask if padded else None,  # without padding a mask would only cost time
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1:]                                                # (B, 1, D)
+            predicted.append(self.regression_head(hidden))                             # (B, 1, E)
+            inputs = self.into_llm(predicted[-1])                                      # (B, 1, D)
+            attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(inputs), 1)], 1)
+            position_ids = position_ids[:, -1:] + 1
+        return torch.cat(predicted, 1)

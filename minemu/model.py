@@ -1,0 +1,198 @@
+"""Emu: a visual encoder, a Causal Transformer (or pooling), and a LLaMA with two heads that predicts the next element.
+
+    pictures --EVA ViT, LayerNorm, Causal Transformer--> N visual embeddings --+
+                                                                               +--> one sequence --LLaMA--> LM head: next token
+    words --embedding table----------------------------------------------------+                       +--> regression head: next embedding
+
+Emu2 is the same class with another configuration: mean pooling in stage 2, and the encoder's own space as the one that is
+regressed, with `project_up` into the LLM and the regression head as its way back.
+
+Axes   B rows   L positions   n pictures in the batch   N embeddings a picture   V encoder width   E regressed width   D LLM width
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import ModelOutput
+
+from minemu import sequence
+from minemu.causal_transformer import CausalTransformer, pool_features
+from minemu.config import EmuConfig, LLMConfig
+from minemu.errors import MinemuError
+from minemu.files import atomic_write, read_json, write_json
+from minemu.generation import EmuGeneration
+from minemu.objective import image_loss, text_loss, unified_loss
+from minemu.visual_encoder import EVAVisionTransformer
+from minemu.weights import load_strict, load_tensors, save_tensors
+
+
+@dataclass
+class EmuOutput(ModelOutput):
+    """What one forward pass gives; losses are scalars."""
+
+    loss: Tensor | None = None
+    text_loss: Tensor | None = None
+    image_loss: Tensor | None = None
+    logits: Tensor | None = None  # (B, L, vocabulary)
+    predictions: Tensor | None = None  # (B, L, E) regressed next embeddings
+    hidden: Tensor | None = None  # (B, L, D)
+
+
+def build_llama(config: LLMConfig, ids: sequence.TokenIds) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=config.ff_width,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            max_position_embeddings=config.context,
+            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
+            rms_norm_eps=config.norm_eps,
+            tie_word_embeddings=False,
+            bos_token_id=ids.bos,
+            eos_token_id=ids.eos,
+            pad_token_id=ids.pad,
+        )
+    )
+
+
+class Emu(nn.Module, EmuGeneration):
+    """`Emu(config)` has random weights; `Emu.from_pretrained(folder_or_hub_id)` has trained ones."""
+
+    def __init__(self, config: EmuConfig):
+        super().__init__()
+        self.config = config
+        self.ids = sequence.TokenIds.of(config.llm)
+        vision, bridge, llm = config.vision, config.bridge, config.llm
+        self.visual_encoder = EVAVisionTransformer(vision)
+        if bridge.kind == "causal":
+            self.ln_visual = nn.LayerNorm(vision.width, eps=vision.norm_eps)
+            self.causal_transformer = CausalTransformer(bridge, vision.width, llm.width)
+        else:
+            self.project_up = nn.Linear(vision.width, llm.width, bias=False)
+        self.llm = build_llama(llm, self.ids)
+        self.regression_head = nn.Linear(llm.width, config.embed_width, bias=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.regression_head.weight.device
+
+    def encode_images(self, images: Tensor, frames: bool = False) -> Tensor:
+        """CLIP-normalised pictures (n, 3, S, S) -> visual embeddings (n, N, E), the space that is regressed."""
+        features = self.visual_encoder(images)                                   # (n, 1 + P, V)
+        bridge = self.config.bridge
+        if bridge.kind == "causal":
+            return self.causal_transformer(self.ln_visual(features))             # (n, N, D)
+        return pool_features(features, bridge.n_frame if frames else bridge.n_image, self.config.vision)  # (n, N, V)
+
+    def into_llm(self, embeds: Tensor) -> Tensor:
+        """Visual embeddings as the LLM reads them: unchanged (Emu) or projected up (Emu2). (..., E) -> (..., D)."""
+        return embeds if self.config.bridge.kind == "causal" else self.project_up(embeds)
+
+    def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None) -> Tensor:
+        """Word embeddings with the <image> slots overwritten, in reading order. (B, L), (n, N, E) -> (B, L, D)."""
+        words = self.llm.get_input_embeddings()(input_ids)                       # (B, L, D)
+        if image_embeds is None:
+            sequence.check_slots(input_ids, self.ids, self.config.bridge.n_image, 0)
+            return words
+        sequence.check_slots(input_ids, self.ids, image_embeds.shape[1], len(image_embeds))
+        slots = (input_ids == self.ids.image)[..., None]                         # (B, L, 1)
+        return words.masked_scatter(slots, self.into_llm(image_embeds).to(words.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        images: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        image_targets: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
+    ) -> EmuOutput:
+        """Losses, logits and regressed embeddings of a batch.
+
+        input_ids, attention_mask (B, L) and images (n, 3, S, S) come from `EmuProcessor`. `image_embeds` (n, N, E) replace
+        `images` where they are known already; `image_targets` (n, N, E) replace them as regression targets (a frozen teacher's).
+        For packed rows (`sequence.pack_rows`) give position_ids and segment_ids (B, L) in place of the attention mask.
+        """
+        if image_embeds is None and images is not None:
+            image_embeds = self.encode_images(images)                            # (n, N, E)
+        inputs = self.embed(input_ids, image_embeds)                             # (B, L, D)
+        if segment_ids is not None:
+            attention_mask = sequence.block_mask(segment_ids)                    # (B, 1, L, L)
+        elif attention_mask is not None and position_ids is None:
+            position_ids = sequence.positions(attention_mask)                    # (B, L)
+        hidden = self.llm.model(
+            inputs_embeds=inputs, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        ).last_hidden_state                                                      # (B, L, D)
+        logits = self.llm.lm_head(hidden)                                        # (B, L, vocabulary)
+        predictions = self.regression_head(hidden)                               # (B, L, E)
+        targets = sequence.targets(input_ids, self.ids, self.config.objective, segment_ids)
+        following = self._regression_targets(inputs, input_ids, image_embeds if image_targets is None else image_targets)
+        text = text_loss(logits, targets)
+        image = image_loss(predictions, following, targets, self.config.objective)
+        return EmuOutput(unified_loss(text, image, self.config.objective), text, image, logits, predictions, hidden)
+
+    def _regression_targets(self, inputs: Tensor, input_ids: Tensor, embeds: Tensor | None) -> Tensor:
+        """What the regression head should say at the position before: (B, L, E)."""
+        if embeds is None:
+            return inputs.new_zeros(*input_ids.shape, self.config.embed_width)
+        base = inputs if self.config.bridge.kind == "causal" else inputs.new_zeros(*input_ids.shape, self.config.embed_width)
+        return base.masked_scatter((input_ids == self.ids.image)[..., None], embeds.to(base.dtype))
+
+    # ---- storage -------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors (in `dtype`, default: as it is)."""
+        folder = Path(folder)
+        with atomic_write(folder / "model.safetensors") as temporary:
+            save_tensors(self.state_dict(), temporary, dtype)
+        write_json(folder / "config.json", {"model_type": "emu", **self.config.to_dict()})
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Emu:
+        """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape."""
+        folder = local_folder(source, revision)
+        model = cls(read_config(folder))
+        load_strict(model, load_tensors(folder / "model.safetensors"), str(source))
+        return model.to(dtype).eval()
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Upload config and weights; returns the address of the commit."""
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Emu"))
+
+
+def local_folder(source: str | os.PathLike, revision: str | None = None) -> Path:
+    """`source` itself if it is a folder, else a downloaded copy of the hub repository of that name."""
+    if Path(source).is_dir():
+        return Path(source)
+    name = str(source)
+    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+        raise MinemuError(f"there is no checkpoint folder {name}; check the path, or train one with: minemu recipe emu-tiny")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except (OSError, ValueError) as error:
+        raise MinemuError(f"there is no folder {name}, and it could not be fetched from the hub ({str(error).splitlines()[0]})") from None
+
+
+def read_config(folder: Path) -> EmuConfig:
+    values = read_json(folder / "config.json")
+    if values.pop("model_type", None) != "emu":
+        raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu')")
+    return EmuConfig.from_dict(values)

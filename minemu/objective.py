@@ -1,0 +1,40 @@
+"""The unified objective of Emu: one sequence, two ways to predict what comes next.
+
+    L = CE(next token | what came before) + w * ||next visual embedding - prediction||^2
+
+Sun et al. 2023, eq. 1-2. The released code builds the pairs of the second term but never computes it.
+
+Axes   B rows   L positions   D width of the regressed space   W vocabulary
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from minemu.config import ObjectiveConfig
+from minemu.sequence import IGNORE, Targets
+
+
+def text_loss(logits: Tensor, targets: Targets) -> Tensor:
+    """Mean cross-entropy of the classified tokens; logits (B, L, W)."""
+    if (targets.text == IGNORE).all():
+        return logits.sum() * 0.0
+    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.text.flatten(), ignore_index=IGNORE)
+
+
+def image_loss(predictions: Tensor, embeddings: Tensor, targets: Targets, objective: ObjectiveConfig) -> Tensor:
+    """Mean distance of regressed embeddings from what really comes next; both (B, L, D)."""
+    if not targets.image.any():
+        return predictions.sum() * 0.0
+    predicted = predictions[:, :-1][targets.image].float()  # (pairs, D)
+    following = embeddings[:, 1:][targets.image].float()    # (pairs, D)
+    if objective.targets != "attached":
+        following = following.detach()
+    if objective.image_loss == "cosine":
+        return (1 - F.cosine_similarity(predicted, following, dim=-1)).mean()
+    return F.mse_loss(predicted, following)
+
+
+def unified_loss(text: Tensor, image: Tensor, objective: ObjectiveConfig) -> Tensor:
+    return text + objective.image_loss_weight * image

@@ -1,0 +1,182 @@
+"""`EmuPipeline`: a list of text and pictures in, text or a picture out; a checkpoint folder is all it needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minemu.errors import MinemuError
+from minemu.model import Emu, local_folder
+from minemu.processor import EmuProcessor, PictureLike
+from minemu.visual_decoder import VisualDecoder
+
+Sample = Sequence[str | PictureLike]
+DECODER_FOLDER = "visual_decoder"
+
+
+@dataclass
+class EmuPipelineOutput:
+    """`images`: PIL pictures (or a tensor (B, 3, S, S) in [-1, 1] with output_type="pt"); `embeds`: what they were decoded from."""
+
+    images: list[Image.Image] | Tensor
+    embeds: Tensor  # (B, N, E)
+
+
+@dataclass
+class EmuText:
+    text: str
+    ids: Tensor  # (new,)
+
+
+class EmuPipeline:
+    """All four stages together.
+
+    pipe([words and pictures]).images[0]   draw what comes next;  one picture alone: rebuild it (autoencode)
+    pipe.chat([words and pictures]).text   say what comes next
+    """
+
+    def __init__(self, model: Emu, processor: EmuProcessor, decoder: VisualDecoder):
+        if processor.ids != model.ids:
+            raise MinemuError(
+                f"the tokenizer's special tokens {processor.ids} are not where the model expects them, {model.ids}; "
+                "use the tokenizer of this checkpoint"
+            )
+        self.model, self.processor, self.decoder = model.eval(), processor, decoder.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | os.PathLike, dtype: torch.dtype = torch.float32, revision: str | None = None
+    ) -> EmuPipeline:
+        folder = local_folder(source, revision)
+        model = Emu.from_pretrained(folder, dtype)
+        decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER).to(dtype)
+        return cls(model, EmuProcessor.from_pretrained(folder), decoder)
+
+    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+        self.model.save_pretrained(folder, dtype)
+        self.processor.save_pretrained(folder)
+        self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
+
+    def to(self, device: str | torch.device) -> EmuPipeline:
+        self.model.to(device)
+        self.decoder.to(device)
+        return self
+
+    # ---- pictures ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: Sample | Sequence[Sample],
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        output_type: str = "pil",
+        progress: bool = False,
+    ) -> EmuPipelineOutput:
+        """Draw the next picture of one sample, or of each sample of a list of lists.
+
+        A sample that is one picture alone is rebuilt from its own embeddings; put "" beside it to have the model predict
+        a next picture instead. Two pictures blend. Step count and guidance default to the checkpoint's own.
+        """
+        if output_type not in ("pil", "pt"):
+            raise MinemuError(f"output_type={output_type!r} is not one of pil, pt")
+        samples = _as_batch(prompt)
+        alone = [_is_one_picture(sample) for sample in samples]
+        if any(alone) and not all(alone):
+            raise MinemuError(
+                "a batch holds both single pictures (to rebuild) and prompts (to draw); call once for each kind"
+            )
+        embeds = self.encode([sample[0] for sample in samples]) if all(alone) else self.imagine(samples)
+        null = self.null_embeds(autoencode=all(alone))
+        pixels = self.decoder.decode(
+            embeds,
+            null,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            generator=generator,
+            progress=progress,
+        )
+        return EmuPipelineOutput(pixels if output_type == "pt" else to_pil(pixels), embeds)
+
+    @torch.no_grad()
+    def encode(self, pictures: Sequence[PictureLike]) -> Tensor:
+        """Visual embeddings of pictures: (n, N, E)."""
+        return self.model.encode_images(
+            torch.stack([self.processor.preprocess(picture) for picture in pictures]).to(self.model.device)
+        )
+
+    @torch.no_grad()
+    def imagine(self, samples: Sequence[Sample]) -> Tensor:
+        """Visual embeddings that the LLM predicts to come next after each sample: (B, N, E)."""
+        batch = self.processor([list(sample) for sample in samples]).to(self.model.device)
+        return self.model.generate_image_embeds(**batch)
+
+    @torch.no_grad()
+    def null_embeds(self, autoencode: bool) -> Tensor:
+        """What guidance steers away from, as published: the embeddings of an all-zero picture, or those imagined from "". (1, N, E)."""
+        if not autoencode:
+            return self.imagine([[""]])
+        size = self.processor.image_size
+        return self.model.encode_images(torch.zeros(1, 3, size, size, device=self.model.device))
+
+    # ---- words ---------------------------------------------------------------------------------------------------------
+
+    def chat(self, sample: Sample, **kwargs) -> EmuText:
+        """Say what comes next after words and pictures; takes transformers' generation keywords."""
+        return self.chat_batch([sample], **kwargs)[0]
+
+    def chat_batch(self, samples: Sequence[Sample], **kwargs) -> list[EmuText]:
+        batch = self.processor([list(sample) for sample in samples]).to(self.model.device)
+        ids = self.model.generate(**batch, **kwargs)
+        return [EmuText(self.processor.decode(row), row) for row in ids]
+
+    def caption(self, picture: PictureLike, **kwargs) -> str:
+        return self.chat([picture], **kwargs).text
+
+
+def to_pil(pixels: Tensor) -> list[Image.Image]:
+    """(B, 3, S, S) in [-1, 1] -> PIL pictures."""
+    array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]
+
+
+def to_pixels(pictures: Sequence[Image.Image], size: int) -> Tensor:
+    """PIL pictures -> (B, 3, size, size) in [-1, 1], the decoder's range."""
+    resized = [
+        picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
+        if picture.size != (size, size)
+        else picture
+        for picture in pictures
+    ]
+    return (
+        torch.from_numpy(np.stack([np.asarray(picture) for picture in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
+    )
+
+
+def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Rows of equally large pictures as one picture."""
+    width, height = rows[0][0].size
+    joined = Image.new("RGB", (width * max(map(len, rows)), height * len(rows)))
+    for y, row in enumerate(rows):
+        for x, picture in enumerate(row):
+            joined.paste(picture, (x * width, y * height))
+    return joined
+
+
+def _as_batch(prompt: Sample | Sequence[Sample]) -> list[list]:
+    if isinstance(prompt, (str, Image.Image, os.PathLike)) or not len(prompt):
+        raise MinemuError('give a list of text and pictures: pipe(["a llama, Twemoji style"])')
+    nested = [isinstance(item, (list, tuple)) for item in prompt]
+    return [list(item) for item in prompt] if all(nested) else [list(prompt)]
+
+
+def _is_one_picture(sample: Sequence) -> bool:
+    return len(sample) == 1 and not isinstance(sample[0], str)

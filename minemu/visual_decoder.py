@@ -1,0 +1,351 @@
+"""Stage 4: the Visual Decoder, a latent diffusion model (arXiv 2112.10752) whose cross-attention reads visual embeddings.
+
+    picture --codec.encode--> latents z0 --noise--> zt --U-Net(zt, t, embeddings)--> prediction of z0, of the noise, or of v
+    noise zT --DDIM, guided by the embeddings (arXiv 2010.02502, 2207.12598)--> z0 --codec.decode--> picture
+
+Emu took Stable Diffusion v1.5 and trained its U-Net with the words' 77 x 768 replaced by the N visual embeddings. The codec is
+either Stable Diffusion's (`AutoencoderKL`) or, for the toy world, a linear one that is fitted in a second and loses little.
+
+Axes   B rows   S side of a picture   p patch: pixels a latent position   s = S / p   K latent channels   N embeddings   D their width
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from einops import rearrange
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minemu.config import DecoderConfig, from_dict
+from minemu.errors import MinemuError
+from minemu.files import atomic_write, read_json, write_json
+from minemu.weights import load_strict, load_tensors, save_tensors
+
+TRAIN_STEPS = 1000  # T, noise levels
+BETAS = (0.00085, 0.012)  # Stable Diffusion's, for the schedules "linear" and "scaled_linear"
+PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon", "sample": "sample"}  # our names -> those of diffusers
+KL_WEIGHT = 1e-6  # arXiv 2112.10752, appendix G
+POSITION_WAVES = (0.5, 1.0, 2.0)  # half periods across a picture, of the position channels
+
+
+class PatchCodec(nn.Module):
+    """A linear autoencoder: each p x p square of pixels <-> its K leading principal components.
+
+    The best linear code there is, fitted in closed form (`fit`). Each channel is divided by the square root of its standard
+    deviation: pixels would give the mean colour nearly all of the loss, whitened channels would give it to invisible detail.
+    """
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        size = 3 * config.patch**2
+        if config.latent_channels > size:
+            patch = f"{config.patch} x {config.patch} x 3 = {size}"
+            raise MinemuError(f"decoder.latent_channels={config.latent_channels} is more than the {patch} values of a patch; lower it")
+        self.patch = config.patch
+        random_basis = torch.linalg.qr(torch.randn(size, config.latent_channels)).Q.T
+        self.register_buffer("basis", random_basis.reshape(-1, 3, config.patch, config.patch))  # (K, 3, p, p), orthonormal
+        self.register_buffer("mean", torch.zeros(1, 3, config.patch, config.patch))
+        self.register_buffer("scale", torch.ones(1, config.latent_channels, 1, 1))
+
+    def fit(self, images: Tensor) -> float:
+        """Principal components of the patches of `images` (B, 3, S, S). Returns the share of their variance that is kept."""
+        patches = rearrange(images.double(), "b c (h i) (w j) -> (b h w) (c i j)", i=self.patch, j=self.patch)
+        mean = patches.mean(0)
+        variance, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))  # ascending
+        order = variance.argsort(descending=True)[: len(self.basis)]
+        deviation = variance[order].clamp(min=1e-8).sqrt()
+        scale = deviation.sqrt()
+        scale *= (deviation / scale).square().mean().sqrt()                      # latents of unit variance, on average
+        self.basis.copy_(directions[:, order].T.reshape_as(self.basis))
+        self.mean.copy_(mean.reshape_as(self.mean))
+        self.scale.copy_(scale.reshape_as(self.scale))
+        return (variance[order].sum() / variance.sum()).item()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, K, s, s)."""
+        offset = (self.basis * self.mean).sum((1, 2, 3))                         # (K,)
+        return F.conv2d(images, self.basis, -offset, stride=self.patch) / self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, K, s, s) -> (B, 3, S, S)."""
+        grid = latents.shape[-2:]
+        return F.conv_transpose2d(latents * self.scale, self.basis, stride=self.patch) + self.mean.tile(1, 1, *grid)
+
+
+class VAECodec(nn.Module):
+    """The variational autoencoder of latent diffusion; `scale` brings its latents to unit variance (0.18215 in Stable Diffusion)."""
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        halvings = config.patch.bit_length() - 1
+        if 2**halvings != config.patch:
+            raise MinemuError(f"decoder.patch={config.patch} must be a power of two for decoder.codec=vae, which halves pictures")
+        widths = [config.vae_width * min(2**level, 4) for level in range(halvings + 1)]
+        self.vae = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * len(widths),
+            up_block_types=("UpDecoderBlock2D",) * len(widths),
+            block_out_channels=widths,
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            norm_num_groups=math.gcd(config.norm_groups, config.vae_width),
+            sample_size=config.image_size,
+        )
+        self.register_buffer("scale", torch.ones(()))
+
+    def loss(self, images: Tensor) -> dict[str, Tensor]:
+        """What the codec is trained with, before the U-Net: absolute error of the pixels and a little KL."""
+        posterior = self.vae.encode(images).latent_dist
+        rebuilt = self.vae.decode(posterior.sample()).sample
+        pixels, kl = (rebuilt.float() - images).abs().mean(), posterior.kl().mean()
+        return {"loss": pixels + KL_WEIGHT * kl, "pixel_loss": pixels, "kl": kl}
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> float:
+        """Set `scale` so that the latents of `images` have unit variance; the weights stay. Returns that scale."""
+        latents = torch.cat([self.vae.encode(part).latent_dist.mean for part in images.split(64)])
+        self.scale.copy_(1 / latents.std())
+        return self.scale.item()
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, K, s, s)."""
+        return self.vae.encode(images).latent_dist.mode() * self.scale
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, K, s, s) -> (B, 3, S, S)."""
+        return self.vae.decode(latents / self.scale).sample
+
+
+class VisualDecoder(nn.Module):
+    """`loss` trains the U-Net, `decode` draws. Pictures are in [-1, 1]; the codec is frozen here."""
+
+    def __init__(self, config: DecoderConfig):
+        super().__init__()
+        check(config)
+        self.config = config
+        self.codec = build_codec(config).requires_grad_(False)
+        self.unet = build_unet(config)
+        with torch.device("cpu"):
+            self.scheduler = build_scheduler(config)
+        if config.position_channels:
+            self.register_buffer("positions", position_channels(config.image_size // config.patch), persistent=False)
+        self.register_buffer("condition_mean", torch.zeros(config.condition_width))
+        self.register_buffer("condition_std", torch.ones(config.condition_width))
+
+    # ---- conditions ----------------------------------------------------------------------------------------------------
+
+    def fit_conditions(self, conditions: Tensor) -> None:
+        """Remember mean and standard deviation of each dimension of visual embeddings (B, N, D); call before training."""
+        self.condition_mean.copy_(conditions.float().mean((0, 1)))
+        self.condition_std.copy_(conditions.float().std((0, 1)).clamp(min=1e-4))
+
+    def normalise(self, conditions: Tensor) -> Tensor:
+        """(B, N, D) -> (B, N, D) of about zero mean and unit variance."""
+        if conditions.ndim != 3 or conditions.shape[-1] != self.config.condition_width:
+            raise MinemuError(
+                f"the decoder reads visual embeddings of shape (B, N, {self.config.condition_width}), not {tuple(conditions.shape)}; "
+                "use the decoder of the same checkpoint as the embeddings"
+            )
+        return (conditions.to(self.condition_mean.dtype) - self.condition_mean) / self.condition_std
+
+    # ---- training ------------------------------------------------------------------------------------------------------
+
+    def loss(
+        self, images: Tensor, conditions: Tensor, null: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Denoising loss, a scalar. images (B, 3, S, S) in [-1, 1], conditions (B, N, D).
+
+        For classifier-free guidance a share of the rows loses its condition and gets one of `null` (M, N, D) instead, or the
+        mean condition where `null` is not given.
+        """
+        config, device, rows = self.config, images.device, len(images)
+        side = config.image_size
+        if images.shape[1:] != (3, side, side):
+            raise MinemuError(
+                f"the decoder learns from pictures of shape (B, 3, {side}, {side}), not {tuple(images.shape)}; "
+                "resize them or set decoder.image_size"
+            )
+        if len(conditions) != rows:
+            raise MinemuError(f"{rows} pictures but {len(conditions)} conditions; give the embeddings of each picture")
+        conditions = self.normalise(conditions)                                                 # (B, N, D)
+        noise = torch.randn(conditions.shape, generator=generator, device=device)
+        conditions = conditions + config.condition_noise * noise
+        null = torch.zeros_like(conditions[:1]) if null is None else self.normalise(null)       # (M, N, D)
+        instead = null[torch.randint(len(null), (rows,), generator=generator, device=device)]   # (B, N, D)
+        dropped = torch.rand(rows, 1, 1, generator=generator, device=device) < config.condition_dropout
+        conditions = torch.where(dropped, instead, conditions)
+
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):                       # targets in full precision
+            latents = self.codec.encode(images)                                                 # (B, K, s, s)
+        noise = torch.randn(latents.shape, generator=generator, device=device)
+        t = torch.randint(TRAIN_STEPS, (rows,), generator=generator, device=device)             # (B,)
+        noisy = self.scheduler.add_noise(latents, noise, t)
+        target = {"sample": latents, "epsilon": noise, "v": self.scheduler.get_velocity(latents, noise, t)}[config.prediction]
+        error = (self.predict(noisy, t, conditions).float() - target).square().mean((1, 2, 3))  # (B,)
+        return (error * self.loss_weights(t)).mean()
+
+    def loss_weights(self, t: Tensor) -> Tensor:
+        """Weight of each noise level: 1, or min-SNR-gamma (arXiv 2303.09556). (B,) -> (B,)."""
+        gamma = self.config.min_snr_gamma
+        if gamma is None:
+            return torch.ones(t.shape, device=t.device)
+        alphas = self.scheduler.alphas_cumprod.to(t.device)[t]
+        snr = alphas / (1 - alphas)
+        weight = snr.clamp(max=gamma)                                            # of an error in z0; in noise or v it is larger
+        return {"sample": weight, "epsilon": weight / snr, "v": weight / (snr + 1)}[self.config.prediction]
+
+    def predict(self, noisy: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
+        """The U-Net: noisy latents (B, K, s, s), noise levels () or (B,), normalised conditions (B, N, D) -> (B, K, s, s)."""
+        if self.config.position_channels:
+            noisy = torch.cat([noisy, self.positions.expand(len(noisy), -1, -1, -1)], 1)        # (B, K + 12, s, s)
+        pooled = conditions.mean(1) if self.config.pooled_condition else None                   # (B, D)
+        return self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
+
+    # ---- drawing -------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def decode(
+        self,
+        conditions: Tensor,
+        null: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: torch.Generator | None = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Draw the pictures of visual embeddings: (B, N, D) -> (B, 3, S, S) in [-1, 1].
+
+        Guidance moves away from `null` (1 or B, N, D; default: the mean condition); a scale of 1 leaves it out. Published
+        nulls: the embeddings of an all-zero picture to rebuild, those imagined from "" to draw from a prompt.
+        """
+        config = self.config
+        steps = config.inference_steps if num_inference_steps is None else num_inference_steps
+        scale = config.guidance_scale if guidance_scale is None else guidance_scale
+        if not 1 <= steps <= TRAIN_STEPS:
+            raise MinemuError(f"num_inference_steps={steps} is not between 1 and {TRAIN_STEPS}")
+        conditions = self.normalise(conditions)                                                 # (B, N, D)
+        rows, guided = len(conditions), scale != 1
+        if guided:
+            null = torch.zeros_like(conditions[:1]) if null is None else self.normalise(null)
+            if null.shape[0] not in (1, rows) or null.shape[1:] != conditions.shape[1:]:
+                raise MinemuError(
+                    f"null embeddings of shape {tuple(null.shape)} do not fit conditions of shape {tuple(conditions.shape)}; "
+                    "give one row, or one for each"
+                )
+            conditions = torch.cat([null.expand_as(conditions), conditions])                    # (2B, N, D): both in one pass
+        latents = self.initial_noise(rows, generator)                                           # (B, K, s, s)
+        scheduler = build_scheduler(config)
+        scheduler.set_timesteps(steps, device=latents.device)
+        for t in tqdm(scheduler.timesteps, desc="decode", disable=not progress):
+            predicted = self.predict(torch.cat([latents, latents]) if guided else latents, t, conditions)
+            if guided:
+                without, with_condition = predicted.chunk(2)
+                predicted = without + scale * (with_condition - without)
+            latents = scheduler.step(predicted, t, latents).prev_sample
+        return self.codec.decode(latents).clamp(-1, 1)                                          # (B, 3, S, S)
+
+    def initial_noise(self, rows: int, generator: torch.Generator | None) -> Tensor:
+        """(B, K, s, s), drawn in float32 where the generator lives, so that a seed gives the same picture in any precision."""
+        side = self.config.image_size // self.config.patch
+        home = generator.device if generator is not None else self.condition_mean.device
+        noise = torch.randn(rows, self.config.latent_channels, side, side, generator=generator, device=home)
+        return noise.to(self.condition_mean)
+
+    # ---- files ---------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors (in `dtype`, default: as it is)."""
+        folder = Path(folder)
+        with atomic_write(folder / "model.safetensors") as temporary:
+            save_tensors(self.state_dict(), temporary, dtype)
+        write_json(folder / "config.json", {"model_type": "emu_visual_decoder", **asdict(self.config)})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike, dtype: torch.dtype = torch.float32) -> VisualDecoder:
+        """Load what `save_pretrained` wrote. Strict: every tensor has its place and its shape."""
+        folder = Path(folder)
+        values = read_json(folder / "config.json")
+        if values.pop("model_type", None) != "emu_visual_decoder":
+            raise MinemuError(f"{folder / 'config.json'} is not of a visual decoder (model_type is not 'emu_visual_decoder')")
+        decoder = cls(from_dict(DecoderConfig, values, "decoder."))
+        load_strict(decoder, load_tensors(folder / "model.safetensors"), str(folder))
+        return decoder.to(dtype).eval()
+
+
+def check(config: DecoderConfig) -> None:
+    """Refuse what no U-Net can be built from, with the fields by name."""
+    levels = len(config.unet_channels)
+    for field, values in (("unet_attention", config.unet_attention), ("unet_heads", config.unet_heads)):
+        if len(values) != levels:
+            raise MinemuError(f"decoder.{field} has {len(values)} values and decoder.unet_channels {levels}; give one for each level")
+    coarsest = config.patch * 2 ** (levels - 1)
+    if config.image_size % coarsest:
+        raise MinemuError(
+            f"decoder.image_size={config.image_size} is not a multiple of {coarsest}, what the U-Net's last level needs; "
+            "change it, decoder.patch, or the number of levels"
+        )
+    for channels, heads in zip(config.unet_channels, config.unet_heads, strict=True):
+        for field, divisor in (("norm_groups", config.norm_groups), ("unet_heads", heads)):
+            if channels % divisor:
+                raise MinemuError(f"decoder.unet_channels={channels} is not a multiple of decoder.{field}={divisor}; change one of them")
+    if config.prediction == "epsilon" and config.zero_terminal_snr:
+        raise MinemuError(
+            "decoder.prediction=epsilon says nothing where all is noise: set decoder.zero_terminal_snr=false, or predict v or sample"
+        )
+
+
+def build_codec(config: DecoderConfig) -> PatchCodec | VAECodec:
+    return PatchCodec(config) if config.codec == "patch" else VAECodec(config)
+
+
+def position_channels(side: int) -> Tensor:
+    """Where each latent position is, as waves along x and y: (1, 4 x waves, s, s). Pure noise alone would not tell the U-Net."""
+    place = (torch.arange(side) + 0.5) / side                                    # (s,), in (0, 1)
+    angles = math.pi * torch.tensor(POSITION_WAVES)[:, None] * place             # (waves, s)
+    waves = torch.cat([angles.sin(), angles.cos()])                              # (2 waves, s)
+    across, down = waves[:, None, :].expand(-1, side, -1), waves[:, :, None].expand(-1, -1, side)
+    return torch.cat([across, down])[None].contiguous()
+
+
+def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
+    """The U-Net of Stable Diffusion v1.5 in any size; level i has cross-attention where `unet_attention[i]`, the middle always.
+
+    Two additions, off in the published models' presets: channels that say where a position is, and the mean embedding
+    added to the time embedding (as Emu2's decoder does with SDXL's pooled text).
+    """
+    attention, pooled = config.unet_attention, config.pooled_condition
+    return UNet2DConditionModel(
+        sample_size=config.image_size // config.patch,
+        in_channels=config.latent_channels + (4 * len(POSITION_WAVES) if config.position_channels else 0),
+        out_channels=config.latent_channels,
+        block_out_channels=config.unet_channels,
+        down_block_types=tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention),
+        up_block_types=tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
+        layers_per_block=config.layers_per_block,
+        cross_attention_dim=config.condition_width,
+        attention_head_dim=config.unet_heads,  # what diffusers calls so is the number of heads
+        norm_num_groups=config.norm_groups,
+        class_embed_type="projection" if pooled else None,
+        projection_class_embeddings_input_dim=config.condition_width if pooled else None,
+    )
+
+
+def build_scheduler(config: DecoderConfig) -> DDIMScheduler:
+    """Noise levels for training and drawing. Steps trail: the first one starts from pure noise (arXiv 2305.08891)."""
+    return DDIMScheduler(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_start=BETAS[0],
+        beta_end=BETAS[1],
+        beta_schedule=config.schedule,
+        prediction_type=PREDICTIONS[config.prediction],
+        rescale_betas_zero_snr=config.zero_terminal_snr,
+        timestep_spacing="trailing",
+        clip_sample=False,
+        set_alpha_to_one=True,
+    )

@@ -1,0 +1,58 @@
+"""Weights on disk: safetensors only, loaded strictly. The one place where a state dict meets a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from minemu.errors import MinemuError
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
+    """Write tensors; `dtype` converts the floating-point ones, to half the size with float16."""
+    save_file({name: _plain(tensor, dtype) for name, tensor in tensors.items()}, path)
+
+
+def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    tensor = tensor.detach().cpu()
+    return (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous().clone()
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file; a missing or truncated one is one clear line."""
+    try:
+        return load_file(path)
+    except (FileNotFoundError, SafetensorError, OSError) as error:
+        reason = "missing" if not Path(path).exists() else f"damaged ({error})"
+        raise MinemuError(
+            f"{path} is {reason}: delete its folder to start from the checkpoint before it, or fetch it again"
+        ) from None
+
+
+def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors of the submodule `name`, under their names inside it."""
+    return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
+
+
+def load_strict(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Load every tensor into its place; a missing, unexpected or misshapen one is an error that names it."""
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    wrong = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
+    if wrong:
+        name = wrong[0]
+        raise MinemuError(
+            f"{what}: {name} has shape {tuple(tensors[name].shape)} but this configuration needs {tuple(own[name].shape)} "
+            f"({len(wrong)} such); it is a checkpoint of another preset, load it with its own config.json"
+        )
+    if missing or unexpected:
+        example = f"missing {missing[0]}" if missing else f"unexpected {unexpected[0]}"
+        raise MinemuError(
+            f"{what}: {len(missing)} tensors missing and {len(unexpected)} unexpected (first: {example}); "
+            "it is a checkpoint of another preset or of another version"
+        )
+    module.load_state_dict(tensors)

@@ -1,0 +1,67 @@
+"""Configuration: presets, derived sizes, overrides, and the lines a user reads after a typing error."""
+
+import pytest
+
+from minemu.config import PRESETS, EmuConfig
+from minemu.errors import MinemuError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_survives_a_round_trip(name):
+    config = EmuConfig.preset(name)
+    assert EmuConfig.from_dict(config.to_dict()) == config
+
+
+def test_derived_sizes_follow_what_they_are_derived_from():
+    config = EmuConfig.preset("emu-14b")
+    assert (config.vision.grid, config.vision.patches, config.vision.heads) == (16, 256, 16)
+    assert config.llm.vocab_size == 32004
+    assert config.embed_width == 5120
+    assert EmuConfig.preset("emu2-nano").embed_width == EmuConfig.preset("emu2-nano").vision.width
+
+
+def test_override_reads_text_as_the_type_of_the_field():
+    config = EmuConfig.preset("emu-nano").override(
+        {
+            "llm.layers": "6",
+            "objective.say_image": "true",
+            "decoder.unet_channels": "8,16",
+            "decoder.min_snr_gamma": "5",
+            "objective.image_loss": "cosine",
+        }
+    )
+    assert config.llm.layers == 6
+    assert config.objective.say_image is True
+    assert config.decoder.unet_channels == (8, 16)
+    assert config.decoder.min_snr_gamma == 5.0
+    assert config.objective.image_loss == "cosine"
+    assert config.override({"decoder.min_snr_gamma": "none"}).decoder.min_snr_gamma is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"llm.layer": 6}, "unknown configuration key 'llm.layer': did you mean 'layers'?"),
+        ({"lm.layers": 6}, "unknown configuration key 'lm': did you mean 'llm'?"),
+        ({"llm": 6}, "configuration key 'llm' is a section; give its fields as llm.NAME=VALUE"),
+        ({"llm.layers": "six"}, "llm.layers='six' should be of type int"),
+        ({"llm.layers": True}, "llm.layers=True should be of type int"),
+        ({"objective.image_loss": "l1"}, "objective.image_loss='l1' is not one of mse, cosine"),
+        ({"llm.heads": 5}, "llm.width=48 is not a multiple of llm.heads=5; change one of them"),
+        (
+            {"llm.width": 64},
+            "decoder.condition_width is 48 but the visual embeddings are 64 wide; set decoder.condition_width=64",
+        ),
+        ({"decoder.unet_channels": 3}, "decoder.unet_channels=3 should be a list"),
+    ],
+)
+def test_a_wrong_key_or_value_is_one_clear_line(changes, message):
+    with pytest.raises(MinemuError) as error:
+        EmuConfig.preset("emu-nano").override(changes)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_preset_is_suggested():
+    with pytest.raises(MinemuError, match="unknown preset 'emu-tini': did you mean 'emu-tiny'"):
+        EmuConfig.preset("emu-tini")

@@ -1,0 +1,216 @@
+"""The model: two paths that must agree, strict storage, and the published implementation's own numbers where they are at hand."""
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from minemu import sequence
+from minemu.causal_transformer import CausalTransformer
+from minemu.config import BridgeConfig, EmuConfig
+from minemu.errors import MinemuError
+from minemu.model import Emu
+from minemu.objective import image_loss, text_loss
+from minemu.processor import EmuProcessor, train_tokenizer
+
+PRESETS = ["emu-nano", "emu2-nano"]
+
+
+def make(preset, **changes):
+    torch.manual_seed(0)
+    config = EmuConfig.preset(preset).override(changes)
+    return Emu(config).eval()
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return EmuProcessor(train_tokenizer(["two dogs and three pandas."], 1024), image_size=32, n_image=4)
+
+
+@pytest.fixture(scope="module")
+def batch(processor):
+    a, b = (Image.effect_noise((32, 32), 90).convert("RGB") for _ in range(2))
+    return processor([["two dogs.", a, "three pandas.", b], ["dogs", b, "pandas and more"]])
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_forward_gives_both_losses_and_gradients_everywhere(preset, batch):
+    model = make(preset)
+    out = model(**batch)
+    assert out.logits.shape == (*batch["input_ids"].shape, 1024)
+    assert torch.isclose(out.loss, out.text_loss + out.image_loss)
+    out.loss.backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert silent == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_losses_equal_a_plain_loop_over_positions(preset, batch):
+    model = make(preset, **{"objective.image_loss_weight": 0.5})
+    out = model(**batch)
+    embeds = model.encode_images(batch["images"])
+    ids, words, distances, picture, slot = model.ids, [], [], 0, 0
+    for b, row in enumerate(batch["input_ids"].tolist()):
+        for t, token in enumerate(row[1:]):
+            if token == ids.image:
+                distances.append((out.predictions[b, t] - embeds[picture, slot]).square().mean())
+                slot += 1
+                if slot == embeds.shape[1]:
+                    picture, slot = picture + 1, 0
+            elif token == ids.image_end and model.config.objective.end_of_image_pair:
+                word = model.llm.get_input_embeddings().weight[token]
+                distances.append((out.predictions[b, t] - word).square().mean())
+            elif token not in ids.structure:
+                words.append(-out.logits[b, t].log_softmax(-1)[token])
+    assert picture == 3
+    torch.testing.assert_close(out.text_loss, torch.stack(words).mean())
+    torch.testing.assert_close(out.image_loss, torch.stack(distances).mean())
+    torch.testing.assert_close(out.loss, out.text_loss + 0.5 * out.image_loss)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_padded_batch_equals_its_rows_alone(preset, batch):
+    model = make(preset)
+    together = model(**batch)
+    alone = model(
+        input_ids=batch["input_ids"][1:], attention_mask=batch["attention_mask"][1:], images=batch["images"][2:]
+    )
+    real = batch["attention_mask"][1].bool()
+    torch.testing.assert_close(together.logits[1, real], alone.logits[0, real], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_packed_rows_equal_padded_ones(preset, batch):
+    model = make(preset)
+    rows = [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+    packed = sequence.pack_rows(rows, model.ids, length=sum(map(len, rows)))
+    assert len(packed["input_ids"]) == 1 and packed.pop("order").tolist() == [0, 1]
+    out, padded = model(**packed, images=batch["images"]), model(**batch)
+    torch.testing.assert_close(out.text_loss, padded.text_loss, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out.image_loss, padded.image_loss, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_cached_embeddings_equal_recomputing_the_prefix(preset, batch):
+    model = make(preset)
+    cached = model.generate_image_embeds(**batch)
+    assert cached.shape == (2, 4, model.config.embed_width)
+    ids, mask = sequence.pad_left(batch["input_ids"], batch["attention_mask"])
+    inputs = torch.cat(
+        [
+            model.embed(ids, model.encode_images(batch["images"])),
+            model.embed(torch.full((2, 1), model.ids.image_start)),
+        ],
+        1,
+    )
+    for n in range(4):  # as the released code does: the whole prefix anew for each embedding
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        hidden = model.llm.model(
+            inputs_embeds=inputs, attention_mask=mask, position_ids=sequence.positions(mask)
+        ).last_hidden_state
+        predicted = model.regression_head(hidden[:, -1:])
+        torch.testing.assert_close(cached[:, n : n + 1], predicted, atol=1e-5, rtol=1e-4)
+        inputs = torch.cat([inputs, model.into_llm(predicted)], 1)
+
+
+def test_generating_does_not_depend_on_the_side_of_the_padding(processor, batch):
+    model = make("emu-nano")
+    ids, mask = sequence.pad_left(batch["input_ids"], batch["attention_mask"])
+    kwargs = {"images": batch["images"], "max_new_tokens": 6, "num_beams": 2}
+    assert torch.equal(model.generate(**batch, max_new_tokens=6, num_beams=2), model.generate(ids, mask, **kwargs))
+    torch.testing.assert_close(
+        model.generate_image_embeds(**batch), model.generate_image_embeds(ids, mask, batch["images"])
+    )
+
+
+def test_causal_embeddings_do_not_see_later_ones():
+    torch.manual_seed(0)
+    transformer = CausalTransformer(BridgeConfig(n_image=6, width=32, heads=4, ff_width=64), 24, 16).eval()
+    features = torch.randn(2, 10, 24)
+    before = transformer(features)
+    transformer.queries.data[:, 4] += 1.0
+    changed = (transformer(features) - before).abs().amax((0, 2)) > 1e-7
+    assert changed.tolist() == [False] * 4 + [True] * 2
+
+
+@pytest.mark.parametrize(("targets", "reaches"), [("detached", False), ("attached", True)])
+def test_regression_targets_are_detached_unless_asked_for(batch, targets, reaches):
+    model = make("emu-nano", **{"objective.targets": targets})
+    embeds = model.encode_images(batch["images"]).detach()
+    aim = embeds.clone().requires_grad_(True)
+    model(batch["input_ids"], batch["attention_mask"], image_embeds=embeds, image_targets=aim).image_loss.backward()
+    assert (aim.grad is not None and bool(aim.grad.abs().sum() > 0)) is reaches
+
+
+def test_cosine_loss_forgets_the_length():
+    objective = EmuConfig.preset("emu-nano").override({"objective.image_loss": "cosine"}).objective
+    ids = sequence.TokenIds.of(EmuConfig.preset("emu-nano").llm)
+    row = torch.tensor([sequence.interleave([sequence.PICTURE], ids, 4)])
+    found = sequence.targets(row, ids, objective)
+    embeddings = torch.randn(1, row.shape[1], 8)
+    predictions = torch.cat([3 * embeddings[:, 1:], embeddings[:, :1]], 1)
+    assert image_loss(predictions, embeddings, found, objective).abs() < 1e-6
+
+
+def test_text_alone_has_no_image_loss_and_nothing_is_not_a_number(processor):
+    model = make("emu-nano")
+    out = model(**processor([["two dogs"]]))
+    assert out.image_loss == 0 and torch.isfinite(out.loss)
+    only = sequence.targets(torch.tensor([[model.ids.image_start, model.ids.image]]), model.ids, model.config.objective)
+    assert text_loss(torch.randn(1, 2, 1024), only) == 0
+
+
+def test_more_or_fewer_pictures_than_slots(batch):
+    model = make("emu-nano")
+    for images in (batch["images"][:2], None):
+        with pytest.raises(
+            MinemuError,
+            match=r"room for 3 pictures of 4, but \d pictures were given; give one picture for each \[IMG\]",
+        ):
+            model(batch["input_ids"], batch["attention_mask"], images=images)
+
+
+def test_save_and_load_is_bit_equal_and_strict(tmp_path, batch):
+    model = make("emu-nano")
+    model.save_pretrained(tmp_path)
+    again = Emu.from_pretrained(tmp_path)
+    assert again.config == model.config
+    assert torch.equal(again(**batch).logits, model(**batch).logits)
+    tensors = load_file(tmp_path / "model.safetensors")
+    lost = tensors.pop("regression_head.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(
+        MinemuError, match="1 tensors missing and 0 unexpected \\(first: missing regression_head.weight\\)"
+    ):
+        Emu.from_pretrained(tmp_path)
+    save_file({**tensors, "regression_head.weight": lost[:5]}, tmp_path / "model.safetensors")
+    with pytest.raises(
+        MinemuError, match=r"regression_head.weight has shape \(5, 48\) but this configuration needs \(48, 48\)"
+    ):
+        Emu.from_pretrained(tmp_path)
+    whole = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(MinemuError, match="model.safetensors is damaged"):
+        Emu.from_pretrained(tmp_path)
+
+
+def test_a_folder_that_is_no_checkpoint(tmp_path):
+    with pytest.raises(MinemuError, match="there is no checkpoint folder .*nowhere; check the path, or train one"):
+        Emu.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(MinemuError, match="config.json is missing"):
+        Emu.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(MinemuError, match="is not of a minemu model"):
+        Emu.from_pretrained(tmp_path)
+
+
+def test_the_published_sizes():
+    """SPEC: parameter counts of the released Emu-14B, part by part (its Causal Transformer counts an unused 32128 x 768 table)."""
+    with torch.device("meta"):
+        model = Emu(EmuConfig.preset("emu-14b"))
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    unused_head = 2 * 1408 + 1024 * 1408 + 1024
+    assert count["visual_encoder"] == 1_012_588_928 - unused_head
+    assert count["ln_visual"] == 2_816
+    assert count["causal_transformer"] == 153_707_648 - 32128 * 768
+    assert count["llm"] + count["regression_head"] == 13_042_119_680

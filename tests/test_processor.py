@@ -1,0 +1,138 @@
+"""Text and pictures of every kind -> tensors; and one clear line for those that cannot be."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from minemu.errors import MinemuError
+from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, read_picture, train_tokenizer
+
+CORPUS = ["a big llama on a green background, Twemoji style", "two llamas above a kick scooter", "three pandas."]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return EmuProcessor(train_tokenizer(CORPUS, 400), image_size=16, n_image=4)
+
+
+def red(size=(40, 30), mode="RGB"):
+    return Image.new("RGB", size, (200, 30, 30)).convert(mode)
+
+
+def test_the_batch_of_the_documentation(processor):
+    batch = processor([["two dogs.", red(), "three pandas.", red()], [red()]], return_tensors="pt")
+    assert batch["images"].shape == (3, 3, 16, 16)
+    assert (batch["input_ids"] == processor.ids.image).sum(1).tolist() == [8, 4]
+    assert batch["input_ids"][:, 0].tolist() == [processor.ids.bos] * 2
+    assert batch["attention_mask"].sum(1).tolist()[1] == 1 + 6
+
+
+def test_pixels_are_clip_normalised(processor):
+    pixels = processor.preprocess(red())
+    assert torch.allclose(pixels[:, 3, 3] * CLIP_STD + CLIP_MEAN, torch.tensor([200, 30, 30]) / 255, atol=1e-6)
+
+
+@given(text=st.text(max_size=40))
+@settings(max_examples=60)
+def test_any_text_comes_back(processor, text):
+    text = " ".join(text.split())
+    if any(token in text for token in processor._special) or "▁" in text:
+        return
+    assert processor.decode(processor.encode(text)) == text
+
+
+@pytest.mark.parametrize("token", ["[IMG]", "[/IMG]", "<image>", "[PAD]", "<s>", "</s>"])
+def test_a_special_token_in_the_text_is_refused(processor, token):
+    with pytest.raises(MinemuError) as error:
+        processor([[f"a dog {token} here"]])
+    assert f"the text contains the special token '{token}'" in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "1", "CMYK", "I;16", "I", "F"])
+def test_every_kind_of_picture_is_read(mode):
+    picture = red().convert("L").convert("I").convert(mode) if mode in ("I;16", "I", "F") else red(mode=mode)
+    read = read_picture(picture)
+    assert read.mode == "RGB"
+    assert read.size == (40, 30)
+
+
+def test_alpha_lies_on_white_and_exif_turns_the_picture(tmp_path):
+    clear = Image.new("RGBA", (10, 10), (0, 0, 0, 0))
+    assert read_picture(clear).getpixel((5, 5)) == (255, 255, 255)
+    palette = Image.new("P", (10, 10), 0)
+    palette.info["transparency"] = 0
+    assert read_picture(palette).getpixel((5, 5)) == (255, 255, 255)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    red((40, 30)).save(tmp_path / "turned.jpg", exif=exif)
+    assert read_picture(tmp_path / "turned.jpg").size == (30, 40)
+
+
+def test_sixteen_bit_grey_keeps_its_shades():
+    ramp = Image.fromarray(np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16))
+    values = np.asarray(read_picture(ramp))[..., 0]
+    assert values.min() == 0 and values.max() == 255 and len(np.unique(values)) > 200
+
+
+def test_bad_pictures_are_named(tmp_path, monkeypatch):
+    whole = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(whole, "PNG")
+    (tmp_path / "cut.png").write_bytes(whole.getvalue()[:3000])
+    (tmp_path / "text.png").write_text("not a picture")
+    red((1, 1)).save(tmp_path / "dot.png")
+    cases = {
+        "cut.png": "cannot be read as a picture",
+        "text.png": "cannot be read as a picture",
+        "dot.png": "is only 1 x 1 pixels",
+        "none.png": "does not exist",
+    }
+    for name, message in cases.items():
+        with pytest.raises(MinemuError) as error:
+            read_picture(tmp_path / name)
+        assert message in str(error.value) and name in str(error.value)
+        assert "\n" not in str(error.value)
+    monkeypatch.setattr("minemu.processor.MAX_PIXELS", 1000)
+    with pytest.raises(MinemuError, match="40 x 30 pixels, more than 1,000; make it smaller"):
+        read_picture(red())
+
+
+@given(data=st.binary(max_size=300), cut=st.integers(0, 200))
+@settings(max_examples=60)
+def test_broken_files_never_raise_anything_else(tmp_path_factory, data, cut):
+    whole = io.BytesIO()
+    red().save(whole, "PNG")
+    path = tmp_path_factory.mktemp("broken") / "picture.png"
+    path.write_bytes(whole.getvalue()[:cut] + data)
+    try:
+        assert read_picture(path).mode == "RGB"
+    except MinemuError as error:
+        assert "picture.png" in str(error)
+
+
+def test_calls_that_make_no_sense(processor):
+    with pytest.raises(MinemuError, match="give a list of samples"):
+        processor("a dog")
+    with pytest.raises(MinemuError, match="a sample holds a int; give text, PIL pictures or paths"):
+        processor([["a", 3]])
+    with pytest.raises(MinemuError, match="padding_side='up' is not one of left, right"):
+        processor([["a"]], padding_side="up")
+    with pytest.raises(MinemuError, match="return_tensors='np' is not supported"):
+        processor([["a"]], return_tensors="np")
+    with pytest.raises(MinemuError, match="would cut a picture in two"):
+        processor([["a", red()]], max_length=5)
+
+
+def test_save_and_load(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    again = EmuProcessor.from_pretrained(tmp_path)
+    assert again.ids == processor.ids and again.encode("two llamas") == processor.encode("two llamas")
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(MinemuError, match="tokenizer.json is not valid JSON"):
+        EmuProcessor.from_pretrained(tmp_path)
+    with pytest.raises(MinemuError, match="processor.json is missing"):
+        EmuProcessor.from_pretrained(tmp_path / "nowhere")
