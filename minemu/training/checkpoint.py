@@ -1,0 +1,85 @@
+"""Exact training checkpoints: everything a step depends on, in safetensors and JSON, never pickle.
+
+What a step draws at random is a function of (seed, step) and so is its batch (see `loop.py`), so the step number *is* the state
+of the data and of every random generator; weights, optimizer moments and the moving average are tensors.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minemu.errors import MinemuError
+from minemu.files import atomic_dir, read_json, write_json
+from minemu.weights import load_strict, load_tensors, save_tensors
+
+KEEP = 2  # checkpoints of a stage that stay on disk
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest whole checkpoint in `folder`, or None. Half-written ones carry another name and are never seen."""
+    found = sorted(folder.glob("step-*"), key=lambda path: int(path.name.split("-")[1]))
+    return found[-1] if found else None
+
+
+def save(
+    folder: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    meta: dict[str, Any],
+) -> Path:
+    """Write `folder/step-N`, whole or not at all, and drop the oldest ones."""
+    path = folder / f"step-{step:07d}"
+    with atomic_dir(path) as temporary:
+        save_tensors(module.state_dict(), temporary / "model.safetensors")
+        save_tensors(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        if average:
+            save_tensors(average, temporary / "average.safetensors")
+        write_json(temporary / "meta.json", {"step": step, **meta})
+    for old in sorted(folder.glob("step-*"))[:-KEEP]:
+        retired = old.rename(
+            folder / f".{old.name}"
+        )  # first out of sight, so a kill in between leaves no half checkpoint
+        shutil.rmtree(retired)
+    return path
+
+
+def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> dict[str, Any]:
+    """Restore everything that `save` wrote and return its meta data."""
+    meta = read_json(path / "meta.json")
+    load_strict(module, load_tensors(path / "model.safetensors"), str(path))
+    _load_optimizer(optimizer, load_tensors(path / "optimizer.safetensors"), path)
+    if average:
+        for name, tensor in load_tensors(path / "average.safetensors").items():
+            average[name].copy_(tensor)
+    return meta
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{index}.{key}": value
+        for index, parameter in enumerate(_parameters(optimizer))
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
+    parameters = _parameters(optimizer)
+    for name, tensor in tensors.items():
+        index, key = name.split(".", 1)
+        if int(index) >= len(parameters):
+            raise MinemuError(
+                f"{path}: the optimizer has {len(parameters)} parameters but the file knows of number {index}; "
+                "the stage was changed, start it afresh"
+            )
+        optimizer.state[parameters[int(index)]][key] = tensor

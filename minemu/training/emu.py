@@ -1,0 +1,117 @@
+"""Stages `language` and `emu`: the toy LLaMA on captions alone, then Emu's unified pretraining on pictures and captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from minemu.config import EmuConfig
+from minemu.data import captions
+from minemu.data.datasets import batch_samples
+from minemu.data.world import ToyWorld
+from minemu.files import atomic_write
+from minemu.model import Emu, build_llama
+from minemu.objective import text_loss
+from minemu.processor import EmuProcessor, normalise
+from minemu.sequence import PICTURE, TokenIds, interleave, pad_rows, targets
+from minemu.training.loop import Stage, TrainConfig
+from minemu.weights import load_strict, load_tensors, part_of, save_tensors
+
+
+class LanguageStage(Stage):
+    """A small LLaMA that knows how captions are worded; the authors took LLaMA-13B here."""
+
+    name = "language"
+
+    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld):
+        torch.manual_seed(train.seed)
+        self.config, self.train, self.processor, self.world = config, train, processor, world
+        self.module = build_llama(config.llm, TokenIds.of(config.llm))
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        size, ids = self.train.batch_size, self.processor.ids
+        scenes = [self.world.scene(i) for i in range(index * size, (index + 1) * size)]
+        texts = [
+            captions.caption(scene) if scene.seed % 2 else captions.prompt(scene, np.random.default_rng(scene.seed))
+            for scene in scenes
+        ]
+        return pad_rows([interleave([self.processor.encode(text)], ids, 0, eos=True) for text in texts], ids)
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        logits = self.module(**batch).logits
+        return {"loss": text_loss(logits, targets(batch["input_ids"], self.processor.ids, self.config.objective))}
+
+    def finish(self, folder: Path) -> None:
+        with atomic_write(folder / "llm.safetensors") as temporary:
+            save_tensors(self.module.state_dict(), temporary)
+
+
+class EmuStage(Stage):
+    """Unified pretraining: a picture stands before or after its text at random, and both losses act on every sample.
+
+    After the picture the full caption is to be said; before it, a prompt from which parts are left out at random.
+    """
+
+    name = "emu"
+
+    def __init__(
+        self,
+        config: EmuConfig,
+        train: TrainConfig,
+        processor: EmuProcessor,
+        world: ToyWorld,
+        root: Path,
+    ):
+        torch.manual_seed(train.seed)
+        self.config, self.train, self.processor, self.world = config, train, processor, world
+        self.module = Emu(config)
+        encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
+        bridge = load_tensors(root / "bridge" / "bridge.safetensors")
+        load_strict(self.module.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
+        for name in ("ln_visual", "causal_transformer"):
+            load_strict(self.module.get_submodule(name), part_of(bridge, name), "stage bridge")
+        load_strict(self.module.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
+        self.teacher = None
+        if config.objective.targets == "frozen":  # regress what the visual side said when this stage began
+            self.teacher = Emu(config)
+            self.teacher.load_state_dict(self.module.state_dict())
+            self.teacher.eval().requires_grad_(False)
+
+    def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
+        """Per-module rates, as in the paper: ViT 4e-5, Causal Transformer 1e-4, LLaMA 3e-5."""
+        rates = {
+            "visual_encoder": config.lr_vision,
+            "ln_visual": config.lr_bridge,
+            "causal_transformer": config.lr_bridge,
+            "project_up": config.lr_bridge,
+        }
+        lrs = {}
+        for name, parameter in self.module.named_parameters():
+            rate = rates.get(name.split(".")[0])
+            lrs[parameter] = config.lr if rate is None else rate
+        return lrs
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        size, ids = self.train.batch_size, self.processor.ids
+        samples = batch_samples(self.world, index * size, size)
+        rows = []
+        for sample in samples:
+            picture_first = sample.scene.seed % 2 == 0
+            text = self.processor.encode(sample.caption if picture_first else sample.prompt)
+            pieces = [PICTURE, text] if picture_first else [text, PICTURE]
+            rows.append(interleave(pieces, ids, self.config.bridge.n_image, eos=True))
+        return {**pad_rows(rows, ids), "pixels": torch.stack([torch.from_numpy(sample.pixels) for sample in samples])}
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        images, image_targets = normalise(batch.pop("pixels")), None
+        if self.teacher is not None:
+            with torch.no_grad():
+                image_targets = self.teacher.encode_images(images)
+        out = self.module(**batch, images=images, image_targets=image_targets)
+        return {"loss": out.loss, "text_loss": out.text_loss, "image_loss": out.image_loss}
+
+    def finish(self, folder: Path) -> None:
+        self.module.save_pretrained(folder)

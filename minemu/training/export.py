@@ -1,0 +1,92 @@
+"""From the folders of a finished recipe to one checkpoint that `EmuPipeline.from_pretrained` loads, card and logs included."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from minemu.config import EmuConfig
+from minemu.errors import MinemuError
+from minemu.files import atomic_dir, atomic_write, read_json
+from minemu.model import Emu
+from minemu.pipeline import DECODER_FOLDER, EmuPipeline
+from minemu.processor import EmuProcessor
+from minemu.visual_decoder import VisualDecoder
+
+LOGS = "training"  # folder of the checkpoint with each stage's settings and log
+
+
+def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float16) -> Path:
+    """Write the checkpoint of the recipe run in `root` to `out` (default: root/checkpoint), weights in half precision."""
+    out = Path(out or root / "checkpoint")
+    for stage in ("emu", "decoder"):
+        if not (root / stage / "done.json").exists():
+            raise MinemuError(f"stage {stage} of {root} is not complete; run: minemu recipe {root.name}")
+    pipe = EmuPipeline(
+        Emu.from_pretrained(root / "emu"),
+        EmuProcessor.from_pretrained(root),
+        VisualDecoder.from_pretrained(root / "decoder" / DECODER_FOLDER),
+    )
+    with atomic_dir(out) as temporary:
+        pipe.save_pretrained(temporary, dtype)
+        for stage in sorted(path.parent for path in root.glob("*/done.json")):
+            (temporary / LOGS).mkdir(exist_ok=True)
+            shutil.copy(stage / "log.jsonl", temporary / LOGS / f"{stage.name}.jsonl")
+            shutil.copy(stage / "run.json", temporary / LOGS / f"{stage.name}.json")
+        (temporary / "README.md").write_text(model_card(temporary), encoding="utf-8")
+    return out
+
+
+def refresh_card(folder: Path) -> None:
+    """Write the card anew, after results.json came or changed."""
+    with atomic_write(folder / "README.md") as temporary:
+        temporary.write_text(model_card(folder), encoding="utf-8")
+
+
+def model_card(folder: Path) -> str:
+    """The card of a checkpoint: every number in it is read from the checkpoint's own files."""
+    values = read_json(folder / "config.json")
+    values.pop("model_type")
+    config = EmuConfig.from_dict(values)
+    with torch.device("meta"):
+        model = Emu(config)
+    sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER)
+    sizes["visual_decoder"] = sum(p.numel() for p in decoder.parameters())
+    bytes_on_disk = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+    lines = [
+        "---", "library_name: minemu", "license: apache-2.0", "tags: [emu, multimodal, image-to-text, text-to-image]", "---", "",
+        f"# {config.name}", "",
+        "Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of 250 things in four styles.",
+        "It reads and draws such pictures, 64 pixels wide, and nothing else. Weights are stored in float16.", "",
+        "```python", "from minemu import EmuPipeline", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
+        'pipe(["a llama, Twemoji style"]).images[0]', "```", "",
+        f"## Parts ({sum(sizes.values()):,} parameters, {bytes_on_disk / 1e6:.1f} MB)", "", "| part | parameters |", "|---|---|",
+        *(f"| `{name}` | {size:,} |" for name, size in sizes.items()), "", "## Training", "",
+        "| stage | steps | pictures or texts a step | hours | peak memory | commit |", "|---|---|---|---|---|---|",
+        *(_training_row(path) for path in sorted((folder / LOGS).glob("*.json"))), "",
+        f"Settings and logs of each stage: `{LOGS}/`. The whole again: `minemu recipe {config.name}`.", "",
+    ]  # fmt: skip
+    if (folder / "results.json").exists():
+        from minemu.evaluation.report import read_results, table
+
+        lines += ["## Results", "", table(read_results(folder / "results.json")), ""]
+    lines += [
+        "## Limits", "",
+        "Knows 250 concepts, eight backgrounds, four drawing styles and one or two things at a time;",
+        "photographs and free text mean nothing to it.",
+        "Data: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent 3D and Fluent flat (MIT); see NOTICE.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _training_row(settings: Path) -> str:
+    run = read_json(settings)
+    entries = [json.loads(line) for line in settings.with_suffix(".jsonl").read_text().splitlines()]
+    seconds = sum(entry["seconds"] for entry in entries) / max(1, len(entries)) * run["train"]["steps"]
+    peak = max((entry["peak_gb"] for entry in entries), default=0.0)
+    batch = run["train"]["batch_size"] * run["train"]["accumulate"]
+    return f"| {run['stage']} | {run['train']['steps']} | {batch} | {seconds / 3600:.2f} | {peak:.2f} GB | `{run['commit'][:12]}` |"

@@ -1,0 +1,202 @@
+"""The one training loop. Every stage is a `Stage`; what differs between stages is in its `batch` and its `loss`.
+
+Batch number i is a pure function of (seed, i), and the random generator is set from (seed, step) before each step. So a run
+that was killed and resumed does the very same arithmetic as one that was not, and ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minemu.errors import MinemuError
+from minemu.training import checkpoint
+from minemu.training.run import RunLog
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How one stage is trained."""
+
+    steps: int = 1000
+    batch_size: int = 64  # pictures (or texts) a micro step
+    accumulate: int = 1  # micro steps an update
+    lr: float = 1e-3
+    lr_vision: float | None = None  # None: lr; 0: frozen. The paper: ViT 4e-5, Causal Transformer 1e-4, LLaMA 3e-5
+    lr_bridge: float | None = None
+    warmup: int = 100
+    final_lr: float = 0.05  # share of lr at the last step, reached along a cosine
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast; weights and moments stay float32
+    ema_decay: float | None = None
+    checkpoint_every: int = 200
+    log_every: int = 20
+    preview_every: int = 0  # steps between sample pictures; 0: none
+    seed: int = 0
+
+
+class Stage:
+    """What the loop needs to know of a stage. Subclasses fill these in."""
+
+    name: str
+    module: nn.Module  # everything that is trained; frozen parts are kept elsewhere
+
+    def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
+        """Peak learning rate of each parameter; 0 freezes it."""
+        return dict.fromkeys(self.module.parameters(), config.lr)
+
+    def batch(self, index: int) -> Any:
+        """Micro batch `index`: a pure function of the seed and the index."""
+        raise NotImplementedError
+
+    def loss(self, batch: Any) -> dict[str, Tensor]:
+        """`{"loss": ..., other scalars to log}`."""
+        raise NotImplementedError
+
+    def preview(self, folder: Path, step: int) -> None:
+        """Optional: write sample pictures to `folder`."""
+
+    def finish(self, folder: Path) -> None:
+        """Write what the next stages read. `self.module` holds the final (or averaged) weights."""
+        raise NotImplementedError
+
+
+def learning_rate(step: int, config: TrainConfig) -> float:
+    """Share of the peak rate at `step`: linear warm-up, then a cosine down to `final_lr`."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def make_optimizer(stage: Stage, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with one group per (rate, decay); vectors (norms, biases) are not decayed; rate 0 freezes."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter, lr in stage.parameter_lrs(config).items():
+        parameter.requires_grad_(lr > 0)
+        if lr > 0:
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": params, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), params in groups.items()],
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
+
+
+def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_after: int | None = None) -> bool:
+    """Train `stage` in `folder` up to `config.steps` (or `stop_after`), resuming from its newest checkpoint. True when complete."""
+    if config.steps == 0:  # nothing to train, such as a linear codec
+        stage.finish(folder)
+        return True
+    checkpoints = folder / "checkpoints"
+    optimizer = make_optimizer(stage, config)
+    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    average = (
+        {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
+        if config.ema_decay
+        else {}
+    )
+    step = 0
+    if newest := checkpoint.latest(checkpoints):
+        step = checkpoint.load(newest, stage.module, optimizer, average)["step"]
+    log.rewind(step)
+    end = config.steps if stop_after is None else min(config.steps, stop_after)
+    stage.module.train()
+    bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
+    with ThreadPoolExecutor(1) as reader, bar:
+        ahead = reader.submit(stage.batch, step * config.accumulate)
+        while step < end:
+            started = time.perf_counter()
+            torch.manual_seed(config.seed * 1_000_003 + step)
+            optimizer.zero_grad(set_to_none=True)
+            sums: dict[str, float] = {}
+            waited = 0.0
+            for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
+                asked = time.perf_counter()
+                batch = ahead.result()
+                waited += time.perf_counter() - asked
+                ahead = reader.submit(stage.batch, micro + 1)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    losses = stage.loss(batch)
+                _refuse_non_finite(losses["loss"], stage, micro, checkpoints)
+                (losses["loss"] / config.accumulate).backward()
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value.item() / config.accumulate
+            norm = nn.utils.clip_grad_norm_(trained, config.clip)
+            _refuse_non_finite(norm, stage, micro, checkpoints)
+            rate = learning_rate(step, config)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate
+            optimizer.step()
+            step += 1
+            if average:
+                update_average(average, stage.module, config.ema_decay, step)
+            bar.update()
+            if step % config.log_every == 0 or step == config.steps:
+                bar.set_postfix({name: f"{value:.4g}" for name, value in sums.items()}, refresh=False)
+                log.write({
+                    "stage": stage.name, "step": step, **sums, "lr": config.lr * rate, "grad_norm": norm.item(),
+                    "seconds": time.perf_counter() - started, "data_wait": waited, "peak_gb": peak_memory_gb(),
+                })  # fmt: skip
+            if step % config.checkpoint_every == 0 or step == end:
+                checkpoint.save(checkpoints, step, stage.module, optimizer, average, {"stage": stage.name})
+            if config.preview_every and (step % config.preview_every == 0 or step == config.steps):
+                _with_average(stage, average, lambda: stage.preview(folder, step))  # noqa: B023 (called at once)
+    if step < config.steps:
+        return False
+    _with_average(stage, average, lambda: stage.finish(folder))
+    return True
+
+
+def update_average(average: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
+    """Exponential moving average of the weights; early on a shorter memory, so that the random start is forgotten."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point():
+            average[name].lerp_(tensor, 1 - decay)
+        else:
+            average[name].copy_(tensor)
+
+
+def _with_average(stage: Stage, average: dict[str, Tensor], action: Any) -> None:
+    """Run `action` in eval mode, with the averaged weights in place where there are any."""
+    own = {name: tensor.clone() for name, tensor in stage.module.state_dict().items()} if average else None
+    if average:
+        stage.module.load_state_dict(average)
+    stage.module.eval()
+    with torch.no_grad():
+        action()
+    if own:
+        stage.module.load_state_dict(own)
+    stage.module.train()
+
+
+def _refuse_non_finite(value: Tensor, stage: Stage, batch: int, checkpoints: Path) -> None:
+    if not torch.isfinite(value):
+        kept = checkpoint.latest(checkpoints)
+        raise MinemuError(
+            f"stage {stage.name}: loss or gradient is {value.item()} in batch {batch}; stopped before the update. "
+            f"Last good checkpoint: {kept.name if kept else 'none yet'}. Lower lr or clip, or use precision=float32, and run again"
+        )
+
+
+def peak_memory_gb() -> float:
+    """Largest resident size of this process so far, in 10^9 bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -1,0 +1,218 @@
+"""The recipes: which stages make a preset, in which order, with which settings; and how a stage is started or resumed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from minemu.config import EmuConfig, override
+from minemu.data.captions import tokenizer_corpus
+from minemu.data.world import ToyWorld
+from minemu.errors import MinemuError, suggest
+from minemu.files import read_json, write_json
+from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.training.decoder import CodecStage, DecoderStage
+from minemu.training.emu import EmuStage, LanguageStage
+from minemu.training.encoder import BridgeStage, EncoderStage
+from minemu.training.loop import Stage, TrainConfig, train
+from minemu.training.run import RunLog, describe
+
+STAGES = ("encoder", "bridge", "language", "emu", "codec", "decoder")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of every stage of one preset, and the world it learns from."""
+
+    encoder: TrainConfig
+    bridge: TrainConfig
+    language: TrainConfig
+    emu: TrainConfig
+    codec: TrainConfig
+    decoder: TrainConfig
+    core: bool = True  # the 250 common concepts, or all
+    world_seed: int = 0
+
+
+RECIPES: dict[str, Recipe] = {
+    "emu-nano": Recipe(
+        encoder=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        bridge=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        language=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
+        codec=TrainConfig(steps=0),
+        decoder=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5, ema_decay=0.99),
+    ),
+    "emu-tiny": Recipe(
+        encoder=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=60, precision="bfloat16", checkpoint_every=100),
+        bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
+        language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
+        emu=TrainConfig(
+            steps=2400,
+            batch_size=64,
+            lr=1e-3,
+            lr_vision=0.0,  # frozen: fixed features make a steady target, and each step costs a third
+            lr_bridge=1e-4,
+            warmup=100,
+            precision="bfloat16",
+            checkpoint_every=200,
+        ),
+        codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
+        decoder=TrainConfig(
+            steps=8000,
+            batch_size=32,
+            lr=1e-3,
+            warmup=200,
+            final_lr=0.02,
+            beta2=0.99,
+            weight_decay=1e-3,
+            precision="bfloat16",
+            ema_decay=0.999,
+            checkpoint_every=500,
+            log_every=50,
+            preview_every=1000,
+        ),
+    ),
+}
+
+
+NEEDS = {
+    "encoder": (),
+    "bridge": ("encoder",),
+    "language": (),
+    "emu": ("encoder", "bridge", "language"),
+    "codec": (),
+    "decoder": ("emu", "codec"),
+}
+SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
+    "encoder": ("vision",),
+    "bridge": ("vision", "bridge"),
+    "language": ("llm",),
+    "emu": ("vision", "bridge", "llm", "objective"),
+    "codec": ("decoder",),
+    "decoder": ("vision", "bridge", "llm", "decoder"),
+}
+
+
+def build_stage(
+    name: str, config: EmuConfig, settings: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path
+) -> Stage:
+    """The stage `name`, reading what earlier stages left in `root`."""
+    if name == "encoder":
+        return EncoderStage(config, settings, processor, world)
+    if name == "bridge":
+        return BridgeStage(config, settings, processor, world, root / "encoder")
+    if name == "language":
+        return LanguageStage(config, settings, processor, world)
+    if name == "emu":
+        return EmuStage(config, settings, processor, world, root)
+    if name == "codec":
+        return CodecStage(config, settings, processor, world)
+    return DecoderStage(config, settings, processor, world, root)
+
+
+def recipe_of(preset: str) -> Recipe:
+    if preset not in RECIPES:
+        EmuConfig.preset(preset)  # an unknown preset is told apart from one too large to train here
+        raise MinemuError(f"preset '{preset}' has no recipe on the toy world; with one: {', '.join(RECIPES)}")
+    return RECIPES[preset]
+
+
+def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
+    """Model and recipe with `llm.layers=6` (model) and `train.emu.steps=100` (recipe) applied."""
+    config, recipe = EmuConfig.preset(preset), recipe_of(preset)
+    of_recipe = {key.removeprefix("train."): value for key, value in overrides.items() if key.startswith("train.")}
+    of_model = {key: value for key, value in overrides.items() if not key.startswith("train.")}
+    return config.override(of_model), override(recipe, of_recipe)
+
+
+def train_stage(
+    preset: str,
+    stage: str,
+    run_dir: str | Path = "runs",
+    overrides: dict[str, Any] | None = None,
+    log_to: str | None = None,
+    stop_after: int | None = None,
+) -> bool:
+    """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage."""
+    if stage not in STAGES:
+        raise MinemuError(f"unknown stage '{stage}': {suggest(stage, STAGES)}")
+    config, recipe = resolve(preset, overrides or {})
+    settings: TrainConfig = getattr(recipe, stage)
+    root = Path(run_dir) / preset
+    folder = root / stage
+    facts = {
+        "preset": preset,
+        "stage": stage,
+        "model": {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]},
+        "train": asdict(settings),
+        "world": {"core": recipe.core, "seed": recipe.world_seed},
+    }
+    if is_complete(folder, facts):
+        return True
+    for needed in NEEDS[stage]:
+        if not (root / needed / "done.json").exists():
+            raise MinemuError(f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}")
+    _refuse_other_settings(folder, facts)
+    describe(folder, **facts)
+    processor = make_processor(root, config, recipe)
+    world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
+    started = time.time()
+    built = build_stage(stage, config, settings, processor, world, root)
+    complete = train(built, settings, folder, RunLog(folder / "log.jsonl", log_to), stop_after)
+    if complete:
+        write_json(folder / "done.json", {**facts, "seconds_of_last_run": round(time.time() - started, 1)})
+    return complete
+
+
+def run_recipe(
+    preset: str, run_dir: str | Path = "runs", overrides: dict[str, Any] | None = None, log_to: str | None = None
+) -> Path:
+    """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint."""
+    from minemu.training.export import export
+
+    for stage in STAGES:
+        train_stage(preset, stage, run_dir, overrides, log_to)
+    return export(Path(run_dir) / preset)
+
+
+def make_processor(root: Path, config: EmuConfig, recipe: Recipe) -> EmuProcessor:
+    """The tokenizer, trained on the world's captions in a second, kept beside the stages."""
+    if not (root / "tokenizer.json").exists():
+        labels = ToyWorld("seen", core=recipe.core).labels
+        tokenizer = train_tokenizer(tokenizer_corpus(labels), config.llm.vocab_size)
+        EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
+    return EmuProcessor.from_pretrained(root)
+
+
+def is_complete(folder: Path, facts: dict[str, Any]) -> bool:
+    if not (folder / "done.json").exists():
+        return False
+    _refuse_other_settings(folder, facts)
+    return True
+
+
+def _refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
+    """A run goes on only with the settings that it began with."""
+    if not (folder / "run.json").exists():
+        return
+    before = read_json(folder / "run.json")
+    for part in ("model", "train", "world"):
+        changed = [path for path, value in _flat(facts[part]).items() if _flat(before.get(part, {})).get(path) != value]
+        if changed:
+            raise MinemuError(
+                f"{folder} was begun with another {part} setting of '{changed[0]}'; "
+                "use another --run-dir, or delete the folder to start anew"
+            )
+
+
+def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{where}{key}.")
+        else:
+            flat[f"{where}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat

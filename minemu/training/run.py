@@ -1,0 +1,105 @@
+"""What a run leaves behind: `run.json` (what was run, by which code and versions) and `log.jsonl` (one line an entry)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from minemu.errors import MinemuError, suggest
+from minemu.files import atomic_write, write_json
+
+PACKAGES = ("torch", "transformers", "diffusers", "datasets", "tokenizers", "numpy", "pillow")
+LOGGERS = ("tensorboard", "wandb", "trackio")
+
+
+def commit() -> str:
+    """Commit of the code that runs, with `+changes` if the tree differs from it; "unknown" outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return head + ("+changes" if changed.stdout.strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+
+
+def describe(folder: Path, **facts: Any) -> None:
+    """Write `run.json`: the resolved configuration and what a reader needs to run the same again."""
+    write_json(
+        folder / "run.json",
+        {
+            "command": " ".join(["minemu", *sys.argv[1:]]),
+            "commit": commit(),
+            "versions": versions(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            **facts,
+        },
+    )
+
+
+class RunLog:
+    """Appends JSON lines; mirrors the numbers to one tracker if asked for."""
+
+    def __init__(self, path: Path, log_to: str | None = None, project: str = "minemu"):
+        self.path = path
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch()
+        self.tracker = _tracker(log_to, path.parent, project) if log_to else None
+
+    def rewind(self, step: int) -> None:
+        """Drop entries after `step`: a resumed run writes them again."""
+        kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+        with atomic_write(self.path) as temporary:
+            temporary.write_text("".join(line + "\n" for line in kept))
+
+    def write(self, entry: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({key: _round(value) for key, value in entry.items()}) + "\n")
+        if self.tracker:
+            self.tracker({key: value for key, value in entry.items() if isinstance(value, float)}, entry["step"])
+
+
+def _step(line: str) -> int:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return sys.maxsize  # a half-written last line
+
+
+def _round(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _tracker(name: str, folder: Path, project: str) -> Any:
+    if name not in LOGGERS:
+        raise MinemuError(f"unknown logger '{name}': {suggest(name, LOGGERS)}")
+    try:
+        if name == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            writer = SummaryWriter(folder / "tensorboard")
+            return lambda values, step: [writer.add_scalar(key, value, step) for key, value in values.items()]
+        module = importlib.import_module(name)  # wandb and trackio share this much of an interface
+    except ImportError:
+        raise MinemuError(f"--log-to {name} needs the package {name}: pip install {name}") from None
+    module.init(project=project, name=folder.name)
+    return lambda values, step: module.log(values, step=step)

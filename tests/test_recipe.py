@@ -1,0 +1,90 @@
+"""The whole recipe at nano size: every stage, stopped and resumed, up to a checkpoint that the pipeline loads."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minemu.errors import MinemuError
+from minemu.pipeline import EmuPipeline
+from minemu.training import checkpoint
+from minemu.training.recipe import STAGES, run_recipe, train_stage
+
+SHORT = {
+    f"train.{stage}.{key}": value
+    for stage in ("encoder", "bridge", "language", "emu", "decoder")
+    for key, value in {"steps": 6, "checkpoint_every": 3, "log_every": 1}.items()
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    return folder, run_recipe("emu-nano", folder, SHORT)
+
+
+def test_the_checkpoint_loads_draws_and_speaks(finished):
+    _, folder = finished
+    pipe = EmuPipeline.from_pretrained(folder)
+    out = pipe(["a llama, Twemoji style"], generator=torch.Generator().manual_seed(0))
+    again = pipe(["a llama, Twemoji style"], generator=torch.Generator().manual_seed(0))
+    assert out.images[0].size == (32, 32) and out.images[0].tobytes() == again.images[0].tobytes()
+    assert isinstance(pipe.caption(out.images[0], max_new_tokens=3), str)
+    assert pipe([out.images[0]]).embeds.shape == (1, 4, 48)
+    assert pipe([["a cat"], ["a dog", out.images[0], "a cat"]], output_type="pt").images.shape == (2, 3, 32, 32)
+
+
+def test_the_card_says_what_the_files_say(finished):
+    root, folder = finished
+    card = (folder / "README.md").read_text()
+    pipe = EmuPipeline.from_pretrained(folder)
+    parameters = sum(p.numel() for p in pipe.model.parameters()) + sum(p.numel() for p in pipe.decoder.parameters())
+    assert f"{parameters:,} parameters" in card
+    assert "| emu | 6 | 8 |" in card
+    log = (folder / "training" / "emu.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == list(range(1, 7))
+    assert {path.stem for path in (folder / "training").glob("*.json")} == set(STAGES)
+
+
+def test_a_finished_recipe_trains_nothing_again(finished, monkeypatch):
+    root, folder = finished
+    monkeypatch.setattr("minemu.training.recipe.train", lambda *_: pytest.fail("trained again"))
+    assert run_recipe("emu-nano", root, SHORT) == folder
+
+
+@pytest.mark.parametrize("stage", ["emu", "decoder"])
+def test_later_stages_resume_exactly(finished, tmp_path, stage):
+    root, _ = finished
+    shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
+    shutil.rmtree(tmp_path / "emu-nano" / stage)
+    assert not train_stage("emu-nano", stage, tmp_path, SHORT, stop_after=4)
+    assert train_stage("emu-nano", stage, tmp_path, SHORT)
+    whole, parts = (checkpoint.latest(folder / "emu-nano" / stage / "checkpoints") for folder in (root, tmp_path))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        a, b = load_file(whole / name), load_file(parts / name)
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
+    root, _ = finished
+    shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
+    assert train_stage("emu-nano", "encoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.inference_steps'"):
+        train_stage("emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"objective.targets": "frozen"},
+        {"objective.image_loss": "cosine", "objective.say_image": True},
+        {"decoder.codec": "vae", "decoder.latent_channels": 4, "train.codec.steps": 4},
+    ],
+)
+def test_named_options_train(tmp_path, changes):
+    """Each choice that the papers leave open runs through its stage."""
+    short = {**SHORT, **{f"train.{stage}.steps": 2 for stage in ("encoder", "bridge", "language", "emu")}, **changes}
+    stages = ("codec",) if "decoder.codec" in changes else ("encoder", "bridge", "language", "emu")
+    assert all(train_stage("emu-nano", stage, tmp_path, short) for stage in stages)

@@ -1,0 +1,231 @@
+"""The loop: a run that was killed and resumed ends with the same bits, and nothing bad is ever written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from minemu import files
+from minemu.errors import MinemuError
+from minemu.training import checkpoint
+from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizer, train
+from minemu.training.recipe import train_stage
+from minemu.training.run import RunLog
+
+
+class Toy(Stage):
+    """Regression with dropout: small, but random numbers and data order matter to it."""
+
+    name = "toy"
+
+    def __init__(self, broken_batch=None, micro_size=4):
+        torch.manual_seed(0)
+        self.module = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
+        self.broken_batch, self.micro_size = broken_batch, micro_size
+
+    def batch(self, index):
+        x = torch.randn(self.micro_size, 3, generator=torch.Generator().manual_seed(index))
+        return x * float("nan") if index == self.broken_batch else x
+
+    def loss(self, batch):
+        return {"loss": (self.module(batch) - batch.sum(1, keepdim=True)).square().mean()}
+
+    def finish(self, folder):
+        checkpoint.save_tensors(self.module.state_dict(), folder / "final.safetensors")
+
+
+CONFIG = TrainConfig(steps=12, warmup=3, accumulate=2, ema_decay=0.9, checkpoint_every=4, log_every=1)
+
+
+def run(folder, stage=None, config=CONFIG, stop_after=None):
+    folder.mkdir(exist_ok=True)
+    return train(stage or Toy(), config, folder, RunLog(folder / "log.jsonl"), stop_after)
+
+
+def bits(folder):
+    newest = checkpoint.latest(folder / "checkpoints")
+    return {
+        f"{path.name}:{name}": tensor
+        for path in sorted(newest.glob("*.safetensors"))
+        for name, tensor in load_file(path).items()
+    }
+
+
+@pytest.mark.parametrize("stops", [(4,), (5,), (1, 2, 11)])
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stops):
+    assert run(tmp_path / "whole")
+    for stop in stops:
+        assert not run(tmp_path / "parts", stop_after=stop)
+    assert run(tmp_path / "parts")
+    whole, parts = bits(tmp_path / "whole"), bits(tmp_path / "parts")
+    assert whole.keys() == parts.keys() and len(whole) > 12
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    final = [load_file(tmp_path / name / "final.safetensors") for name in ("whole", "parts")]
+    assert all(torch.equal(final[0][name], final[1][name]) for name in final[0])
+    losses = [
+        [json.loads(line)["loss"] for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        for name in ("whole", "parts")
+    ]
+    assert losses[0] == losses[1] and len(losses[0]) == 12
+
+
+def test_losing_steps_since_the_last_checkpoint_changes_nothing(tmp_path):
+    """A kill between checkpoints: what is on disk is an older step, and log lines after it are written anew."""
+    run(tmp_path / "whole")
+    run(tmp_path / "killed", stop_after=4)
+    with (tmp_path / "killed" / "log.jsonl").open("a") as log:
+        log.write('{"stage": "toy", "step": 5, "loss": 123}\n{"stage": "toy", "st')
+    (tmp_path / "killed" / "checkpoints" / ".step-0000008.abc.tmp").mkdir()
+    run(tmp_path / "killed")
+    whole, killed = bits(tmp_path / "whole"), bits(tmp_path / "killed")
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert "123" not in (tmp_path / "killed" / "log.jsonl").read_text()
+
+
+def test_accumulation_equals_one_large_batch(tmp_path):
+    class Halves(Toy):
+        def __init__(self, micro_size):
+            super().__init__(micro_size=micro_size)
+            self.module[1].p = 0.0
+
+        def batch(self, index):
+            rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(7))
+            return rows[index * self.micro_size : (index + 1) * self.micro_size]
+
+    large, small = Halves(8), Halves(4)
+    run(tmp_path / "large", large, TrainConfig(steps=6, warmup=1, accumulate=1))
+    run(tmp_path / "small", small, TrainConfig(steps=6, warmup=1, accumulate=2))
+    for a, b in zip(large.module.parameters(), small.module.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path):
+    with pytest.raises(
+        MinemuError,
+        match="stage toy: loss or gradient is nan in batch 13; stopped before the update. Last good checkpoint: step-0000004",
+    ):
+        run(tmp_path / "broken", Toy(broken_batch=13))
+    run(tmp_path / "good", stop_after=4)
+    good, kept = bits(tmp_path / "good"), bits(tmp_path / "broken")
+    assert all(torch.equal(good[name], kept[name]) for name in good)
+
+
+def test_no_disk_space_keeps_the_checkpoint_before(tmp_path, monkeypatch):
+    run(tmp_path / "run", stop_after=4)
+    before = bits(tmp_path / "run")
+
+    def full(*arguments, **keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    with pytest.raises(
+        MinemuError,
+        match="could not write .*step-0000008: No space left on device; what was there before is untouched. Free disk space",
+    ):
+        run(tmp_path / "run")
+    monkeypatch.undo()
+    after = bits(tmp_path / "run")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-0000004"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    run(tmp_path / "run", stop_after=4)
+    file = checkpoint.latest(tmp_path / "run" / "checkpoints") / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(MinemuError, match="step-0000004/model.safetensors is damaged"):
+        run(tmp_path / "run")
+
+
+def test_learning_rate_rises_and_falls():
+    config = TrainConfig(steps=100, warmup=10, final_lr=0.1)
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[0] == 0.1 and rates[9] == 1.0
+    assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[99] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_rates_of_modules_and_frozen_ones():
+    class Two(Toy):
+        def parameter_lrs(self, config):
+            return {p: 0.0 if p.shape[0] == 8 else config.lr for p in self.module.parameters()}
+
+    stage = Two()
+    optimizer = make_optimizer(stage, TrainConfig(lr=0.5, weight_decay=0.1))
+    assert {(g["peak"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups} == {
+        (0.5, 0.1, 1),
+        (0.5, 0.0, 1),
+    }
+    assert [p.requires_grad for p in stage.module.parameters()] == [False, False, True, True]
+
+
+def test_atomic_writes_never_leave_half_a_file(tmp_path):
+    (tmp_path / "a.json").write_text("old")
+    with pytest.raises(RuntimeError), files.atomic_write(tmp_path / "a.json") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "a.json").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("stage", ["encoder", "language"])
+def test_stages_learn_and_resume_exactly(tmp_path, stage):
+    shorter = {f"train.{stage}.steps": 6, f"train.{stage}.checkpoint_every": 3, f"train.{stage}.log_every": 1}
+    assert train_stage("emu-nano", stage, tmp_path / "whole", shorter)
+    assert not train_stage("emu-nano", stage, tmp_path / "parts", shorter, stop_after=4)
+    assert train_stage("emu-nano", stage, tmp_path / "parts", shorter)
+    whole, parts = (bits(tmp_path / name / "emu-nano" / stage) for name in ("whole", "parts"))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    record = json.loads((tmp_path / "whole" / "emu-nano" / stage / "run.json").read_text())
+    assert {"command", "commit", "versions", "model", "train", "world", "preset", "stage"} <= record.keys()
+    with pytest.raises(MinemuError, match="was begun with another train setting of 'lr'; use another --run-dir"):
+        train_stage("emu-nano", stage, tmp_path / "whole", {**shorter, f"train.{stage}.lr": 0.5})
+
+
+def test_what_cannot_be_trained_is_said(tmp_path):
+    with pytest.raises(MinemuError, match="unknown stage 'encode': did you mean 'encoder'"):
+        train_stage("emu-nano", "encode", tmp_path)
+    with pytest.raises(MinemuError, match="unknown preset 'emu-tinny': did you mean 'emu-tiny'"):
+        train_stage("emu-tinny", "encoder", tmp_path)
+    with pytest.raises(MinemuError, match="preset 'emu-14b' has no recipe on the toy world"):
+        train_stage("emu-14b", "encoder", tmp_path)
+    with pytest.raises(
+        MinemuError, match="stage emu needs stage encoder first: minemu train encoder --preset emu-nano"
+    ):
+        train_stage("emu-nano", "emu", tmp_path)
+    with pytest.raises(MinemuError, match="unknown configuration key 'emu.step': did you mean 'steps'"):
+        train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
+    with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
+        RunLog(tmp_path / "log.jsonl", "wandbb")
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_a_random_moment_ends_with_the_same_bits(tmp_path):
+    """SIGKILL, several times, in the middle of steps and of saving; then on to the end."""
+    script = (
+        "import sys; from minemu.training.recipe import train_stage; train_stage('emu-nano', 'language', sys.argv[1], "
+        "{'train.language.steps': 60, 'train.language.checkpoint_every': 2})"
+    )
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    folder = tmp_path / "killed" / "emu-nano" / "language"
+    for steps in (6, 20, 40):
+        process = subprocess.Popen([*command, str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)
+        limit = time.time() + 120
+        while time.time() < limit and process.poll() is None:
+            newest = checkpoint.latest(folder / "checkpoints")
+            if newest and int(newest.name.split("-")[1]) >= steps:
+                break
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment, capture_output=True)
+    whole, killed = bits(tmp_path / "whole" / "emu-nano" / "language"), bits(folder)
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
