@@ -1,0 +1,270 @@
+"""The command line: `minemu demo | train | recipe | generate | evaluate | report | bench`.
+
+Each command prints for people and, with `--json FILE`, writes one JSON object for programs. Bad input ends with status 2 and one line
+on the error stream that names the problem and the fix. Heavy imports wait until a command needs them, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minemu.errors import MinemuError, suggest
+
+CHECKPOINT = Path("data_samples/emu-tiny")
+BAD_INPUT, INTERRUPTED = 2, 130
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object for programs.")]
+Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: llm.layers=6, train.emu.steps=100."),
+]
+RunDir = Annotated[Path, typer.Option(help="Folder of the runs; a stopped one goes on from its last checkpoint.")]
+LogTo = Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio.")]
+
+
+@app.callback()
+def minemu() -> None:
+    """Emu (arXiv 2307.05222) in small: reads pictures, draws pictures, and shows every step of how."""
+
+
+@app.command()
+def demo(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Folder or hub repository (default: the shipped one).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the gallery.")] = Path("demo"),
+    seed: Seed = 0,
+    show: Annotated[bool, typer.Option("--open", help="Open the gallery in a browser.")] = False,
+    json: Json = None,
+) -> None:
+    """Caption unseen pictures, draw from words, continue a document, rebuild a picture; leaves a gallery."""
+    from minemu.demo import run_demo
+
+    _write(json, run_demo(checkpoint, out, seed, show))
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="encoder, language, emu, codec or decoder.")],
+    preset: Annotated[str, typer.Option(help="Which preset to train.")] = "emu-tiny",
+    run_dir: RunDir = Path("runs"),
+    settings: Set = None,
+    log_to: LogTo = None,
+    json: Json = None,
+) -> None:
+    """Train one stage of a preset, or go on where it stopped."""
+    from minemu.training.recipe import train_stage
+
+    complete = train_stage(preset, stage, run_dir, _overrides(settings), log_to)
+    folder = run_dir / preset / stage
+    typer.echo(f"stage {stage} of {preset} is {'complete' if complete else 'not complete yet'}: {folder}")
+    _write(json, {"preset": preset, "stage": stage, "complete": complete, "folder": str(folder)})
+
+
+@app.command()
+def recipe(
+    preset: Annotated[str, typer.Argument(help="emu-nano or emu-tiny.")],
+    run_dir: RunDir = Path("runs"),
+    settings: Set = None,
+    log_to: LogTo = None,
+    json: Json = None,
+) -> None:
+    """Train all stages of a preset in order; what is complete is kept."""
+    from minemu.training.recipe import run_recipe
+
+    checkpoint = run_recipe(preset, run_dir, _overrides(settings), log_to)
+    typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
+    _write(json, {"preset": preset, "checkpoint": str(checkpoint)})
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
+    prompt: Annotated[list[str], typer.Argument(help="Words and picture files, in order.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the next picture into this file; without it, continue in words.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Diffusion steps (default: the checkpoint's).")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of words.")] = 64,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Continue words and pictures with words, or with a picture (--out FILE). One picture alone is rebuilt."""
+    import torch
+
+    from minemu.files import atomic_write
+    from minemu.pipeline import EmuPipeline
+
+    pipe = EmuPipeline.from_pretrained(checkpoint)
+    if out is None:
+        text = pipe.chat(prompt, max_new_tokens=max_new_tokens).text
+        typer.echo(text)
+        _write(json, {"prompt": prompt, "text": text})
+        return
+    sample = [Path(prompt[0])] if len(prompt) == 1 and Path(prompt[0]).is_file() else prompt
+    generator = torch.Generator().manual_seed(seed)
+    picture = pipe(sample, num_inference_steps=steps, guidance_scale=guidance, generator=generator).images[0]
+    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
+    with atomic_write(out) as temporary:
+        picture.save(temporary, format={".png": "PNG", ".webp": "WEBP"}.get(out.suffix.lower(), "JPEG"))
+    typer.echo(f"drew {out}")
+    _write(json, {"prompt": prompt, "picture": str(out), "seed": seed})
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub repository.")] = None,
+    task: Annotated[str | None, typer.Option(help="Which task; see --list.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="seen, new-drawing or new-concept (default: the task's first).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of samples (default: the task's).")] = None,
+    seed: Seed = 0,
+    all_tasks: Annotated[
+        bool, typer.Option("--all", help="Every task that is trained, on each of its splits.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--list", help="Say what each task is, on which splits, and what is not trained yet.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Measure a checkpoint on held-out samples, beside chance, a blind baseline and an upper bound."""
+    from minemu.evaluation import report, tasks
+
+    if show:
+        listed = {
+            name: {"about": t.about, "splits": list(t.splits), "trained": t.run is not None}
+            for name, t in tasks.TASKS.items()
+        }
+        for name, entry in listed.items():
+            typer.echo(f"{name:16} {entry['about']}  [{', '.join(entry['splits']) or 'not trained yet'}]")
+        _write(json, listed)
+        return
+    if checkpoint is None or (task is None) == (not all_tasks):
+        raise MinemuError(
+            f"say what to measure: minemu evaluate {checkpoint or CHECKPOINT} --task caption (or --all; --list names the tasks)"
+        )
+    wanted = tasks.ALL if all_tasks else [(task, split)]
+    for name, on in wanted:
+        tasks.check(name, on, limit)  # before minutes are spent
+    from minemu.evaluation.judge import Judge
+    from minemu.pipeline import EmuPipeline
+
+    pipe = EmuPipeline.from_pretrained(checkpoint)
+    judge = Judge() if any(tasks.TASKS[name].judged for name, _ in wanted) else None
+    results = []
+    for name, on in wanted:
+        results.append(tasks.evaluate(pipe, name, on, limit, seed, judge))
+        typer.echo(report.line(results[-1]))
+        if all_tasks:
+            _write(json, report.collect(results, pipe.model.config.name))  # also what is known so far survives a stop
+    if not all_tasks:
+        _write(json, {**results[0].to_dict(), **report.provenance(), "preset": pipe.model.config.name})
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="What `minemu evaluate --all --json` wrote.")],
+    page: Annotated[Path, typer.Argument(help="Markdown file with <!-- results:begin --> and <!-- results:end -->.")],
+    times: Annotated[
+        Path | None, typer.Option("--bench", help="What `minemu bench --json` wrote, for <!-- bench:begin --> ... end.")
+    ] = None,
+) -> None:
+    """Write the tables of results into a README; a model card beside the results is written anew."""
+    from minemu.evaluation import report as reporting
+
+    reporting.fill(page, "results", reporting.table(reporting.read_results(results)))
+    if times is not None:
+        reporting.fill(page, "bench", reporting.bench_table(reporting.read_bench(times)))
+    typer.echo(f"wrote the results into {page}")
+    if (results.parent / "config.json").exists():
+        from minemu.training.export import refresh_card
+
+        refresh_card(results.parent)
+        typer.echo(f"wrote {results.parent / 'README.md'}")
+
+
+@app.command()
+def bench(
+    row: Annotated[str | None, typer.Argument(help="Which row; all without it. --list names them.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Name the rows.")] = False,
+    json: Json = None,
+) -> None:
+    """Time parts of minemu against the plain way to do the same, in the same run."""
+    from minemu import bench as benchmarks
+
+    if show:
+        for name, about in benchmarks.ROWS.items():
+            typer.echo(f"{name:20} {about}")
+        _write(json, dict(benchmarks.ROWS))
+        return
+    if row is not None and row not in benchmarks.ROWS:
+        raise MinemuError(f"unknown bench row '{row}': {suggest(row, benchmarks.ROWS)}")
+    from minemu.evaluation.report import provenance
+
+    measured = benchmarks.run_bench([row] if row else list(benchmarks.ROWS))
+    _write(json, {**measured, **provenance()})
+
+
+def _overrides(settings: list[str] | None) -> dict[str, str]:
+    """`["llm.layers=6"]` as a dict."""
+    pairs = [setting.partition("=") for setting in settings or []]
+    for key, equals, _ in pairs:
+        if not (key and equals):
+            raise MinemuError(f"--set {key} has no value; write it as KEY=VALUE, such as --set llm.layers=6")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _write(path: Path | None, value: dict[str, Any]) -> None:
+    if path is not None:
+        from minemu.files import write_json
+
+        write_json(path, value)
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit status."""
+    command = typer.main.get_command(app)
+    try:
+        status = int(command.main(arguments or ["--help"], prog_name="minemu", standalone_mode=False) or 0)
+    except MinemuError as error:
+        return _fail(str(error))
+    except typer.Abort:
+        status = INTERRUPTED
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # the command line parser's own errors have it, bugs do not
+            raise
+        return _fail(_usage(error, command))
+    return _fail("stopped; run the same command again to go on", status) if status == INTERRUPTED else status
+
+
+def _usage(error: Any, command: Any) -> str:
+    """One line for what the parser did not understand."""
+    message = error.format_message().strip().splitlines()[0].rstrip(".")
+    if message.startswith("No such command"):
+        word = message.split("'")[1]
+        return f"unknown command '{word}': {suggest(word, command.commands)}"
+    where = getattr(getattr(error, "ctx", None), "command_path", "minemu")
+    return f"{message} (see: {where} --help)"
+
+
+def _fail(message: str, status: int = BAD_INPUT) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return status
+
+
+def main() -> None:
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

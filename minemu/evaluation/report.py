@@ -1,0 +1,170 @@
+"""Results on paper: one JSON file with where they come from, and the Markdown tables that README and model card show of it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minemu.errors import MinemuError
+from minemu.evaluation.tasks import Result
+from minemu.files import atomic_write, read_json
+from minemu.training.run import commit, versions
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table: which number of which result, and what was aimed at."""
+
+    title: str
+    task: str
+    split: str
+    aim: float
+    top5: bool = False
+
+
+ROWS = (
+    Row("caption of one drawing, exact", "caption", "seen", 0.95),
+    Row("caption of two drawings, exact (both, relation, background, style)", "scene-caption", "seen", 0.80),
+    Row("concept of a new drawing, likeliest", "caption", "new-drawing", 0.15),
+    Row("concept of a new drawing, among the five likeliest", "caption", "new-drawing", 0.45, top5=True),
+    Row("drawing from words, judged", "text-to-image", "seen", 0.75),
+    Row("drawing from words in a style new to the concept, judged", "text-to-image", "new-drawing", 0.40),
+    Row("two drawings from words, both in their places, judged", "scene-to-image", "seen", 0.50),
+    Row("picture rebuilt from its embeddings, judged", "autoencode", "seen", 0.85),
+    Row("new drawing rebuilt from its embeddings, judged", "autoencode", "new-drawing", 0.0),
+)
+
+
+BENCH_AIMS = {
+    "image-embeds-n32": 5.0,
+    "image-embeds-n64": 8.5,
+    "image-embeds-n32-bf16": 8.0,
+    "image-embeds-n64-bf16": 14.0,
+}
+
+
+def provenance() -> dict[str, Any]:
+    """What a reader needs to get the same numbers again."""
+    return {
+        "command": shlex.join(["minemu", *sys.argv[1:]]),
+        "commit": commit(),
+        "versions": versions(),
+    }
+
+
+def collect(results: Sequence[Result], preset: str) -> dict[str, Any]:
+    """All results of one checkpoint as one JSON object."""
+    return {**provenance(), "preset": preset, "results": [result.to_dict() for result in results]}
+
+
+def line(result: Result) -> str:
+    """A result for a person to read."""
+    low, high = result.details["interval"]
+    text = (
+        f"{result.task} ({result.split}): {result.score:.1%}  [{low:.1%}, {high:.1%}]  n {result.n}, seed {result.seed}"
+    )
+    text += f"; chance {_percent(result.chance)}, blind {_percent(result.blind)}, upper bound {_percent(result.upper_bound)}"
+    return text + (f"; among the five likeliest {result.details['top5']:.1%}" if "top5" in result.details else "")
+
+
+def table(collected: dict[str, Any]) -> str:
+    """The results that `collect` gave as a Markdown table, and below it the command, commit and seeds behind it."""
+    found = {(result["task"], result["split"]): result for result in collected["results"]}
+    lines = [
+        "| on the core world | split | n | aim | measured | 95 % interval | chance | blind | upper bound |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in ROWS:
+        if (row.task, row.split) in found:
+            result = found[row.task, row.split]
+            cells = [
+                row.title,
+                row.split,
+                str(result["n"]),
+                f"≥ {row.aim:.0%}" if row.aim else "",
+                *_numbers(result, row.top5),
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    seeds = sorted({result["seed"] for result in collected["results"]})
+    origin = f"`{collected['command']}` at commit `{collected['commit'][:12]}`, seed {', '.join(map(str, seeds))}."
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Measured by {origin} Judged rows: share of the judge's rate on real pictures, which is the upper bound.",
+        ]
+    )
+
+
+def _numbers(result: dict[str, Any], top5: bool) -> list[str]:
+    details = result["details"]
+    if top5:
+        score, interval, chance, blind = (
+            details[name] for name in ("top5", "top5_interval", "top5_chance", "top5_blind")
+        )
+    else:
+        score, interval, chance, blind = result["score"], details["interval"], result["chance"], result["blind"]
+    low, high = interval
+    return [
+        f"**{_percent(score)}**",
+        f"{low:.1%} – {high:.1%}",
+        _percent(chance),
+        _percent(blind),
+        _percent(result["upper_bound"]),
+    ]
+
+
+def _percent(value: float) -> str:
+    return f"{value:.1%}" if value == 0 or value >= 0.001 else "< 0.1%"
+
+
+def bench_table(bench: dict[str, Any]) -> str:
+    """What `minemu bench --json` wrote as a Markdown table."""
+    lines = ["| time | against | aim | measured | range | runs | largest error |", "|---|---|---|---|---|---|---|"]
+    for name, row in bench["rows"].items():
+        aim = f"≥ {BENCH_AIMS[name]:g} ×" if name in BENCH_AIMS else ""
+        error = f"{row['error']:.0e}" if "error" in row else ""
+        extent = f"{row['min']:.1f} – {row['max']:.1f} ×"
+        cells = [f"`{name}`", row["against"], aim, f"**{row['ratio']:.1f} ×**", extent, str(row["runs"]), error]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", f"Measured by `{bench['command']}` at commit `{bench['commit'][:12]}`."])
+
+
+def fill(path: str | os.PathLike, name: str, text: str) -> None:
+    """Put `text` between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a Markdown file, in place of what stands there."""
+    path = Path(path)
+    if not path.is_file():
+        raise MinemuError(f"there is no file {path} to write the table into; check the path")
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise MinemuError(
+            f"{path} has no place for the table; write the two lines {begin} and {end} where it should stand"
+        )
+    with atomic_write(path) as temporary:
+        temporary.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
+def read_results(path: str | os.PathLike) -> dict[str, Any]:
+    """A results file, as `minemu evaluate --all --json` wrote it."""
+    return _read(path, "results", "minemu evaluate CHECKPOINT --all")
+
+
+def read_bench(path: str | os.PathLike) -> dict[str, Any]:
+    """A file that `minemu bench --json` wrote."""
+    return _read(path, "rows", "minemu bench")
+
+
+def _read(path: str | os.PathLike, key: str, command: str) -> dict[str, Any]:
+    if not Path(path).exists():
+        raise MinemuError(f"there is no results file {path}; write one with: {command} --json {path}")
+    value = read_json(path)
+    if not isinstance(value, dict) or key not in value:
+        raise MinemuError(f"{path} is no results file; write one with: {command} --json {path}")
+    return value

@@ -1,0 +1,242 @@
+"""The command line: what programs read, and one clear line on bad input."""
+
+import json
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from minemu import cli
+from minemu.errors import MinemuError
+from minemu.evaluation import report, tasks
+
+
+def refused(capsys, *arguments):
+    """The one line that a refused command prints."""
+    assert cli.run(list(arguments)) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1
+    return error.removeprefix("error: ").strip()
+
+
+def module(monkeypatch, name, **contents):
+    """Stand-in for a module that a command would import."""
+    fake = ModuleType(name)
+    vars(fake).update(contents)
+    monkeypatch.setitem(sys.modules, name, fake)
+    parent, _, child = name.rpartition(".")
+    monkeypatch.setattr(sys.modules[parent], child, fake, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trian emu", "unknown command 'trian': did you mean 'train'?"),
+        ("train", "(see: minemu train --help)"),
+        ("train emu --stpes 3", "No such option: --stpes"),
+        ("train encodr --preset emu-nano", "unknown stage 'encodr': did you mean 'encoder'?"),
+        ("train encoder --preset emu-tyni", "unknown preset 'emu-tyni': did you mean 'emu-tiny'?"),
+        ("train encoder --preset emu-14b", "preset 'emu-14b' has no recipe"),
+        ("train encoder --preset emu-nano --set llm.layer=2", "unknown configuration key 'llm.layer': did you mean 'layers'?"),
+        ("train encoder --preset emu-nano --set llm.layers", "--set llm.layers has no value; write it as KEY=VALUE"),
+        ("recipe emu-nano --set train.emu.step=3", "unknown configuration key 'emu.step': did you mean 'steps'?"),
+        ("evaluate nowhere --task captoin", "unknown task 'captoin': did you mean 'caption'?"),
+        ("evaluate nowhere --task vqa", "task 'vqa' is not trained yet"),
+        ("evaluate nowhere --task caption --split sene", "has no split 'sene': did you mean 'seen'?"),
+        ("evaluate nowhere --task caption --limit 0", "--limit 0 is too few"),
+        ("evaluate nowhere --task caption --limit many", "Invalid value for '--limit'"),
+        ("evaluate nowhere", "say what to measure: minemu evaluate nowhere --task caption"),
+        ("evaluate nowhere --all --task caption", "say what to measure"),
+        ("report nothing.json README.md", "there is no results file nothing.json; write one with: minemu evaluate"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line_with_the_fix(line, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert message in refused(capsys, *line.split())
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_help_is_quick_and_names_every_command():
+    code = "import sys; from minemu import cli; cli.run(['--help']); assert 'torch' not in sys.modules"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for command in ("demo", "train", "recipe", "generate", "evaluate", "report", "bench"):
+        assert f"\n  {command} " in shown
+
+
+def test_a_bug_is_not_taken_for_bad_input(monkeypatch):
+    def broken(*_):
+        raise KeyError("oops")
+
+    module(monkeypatch, "minemu.demo", run_demo=broken)
+    with pytest.raises(KeyError, match="oops"):
+        cli.run(["demo"])
+
+
+def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    module(monkeypatch, "minemu.demo", run_demo=stopped)
+    assert cli.run(["demo"]) == cli.INTERRUPTED
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_demo_passes_its_arguments_on_and_writes_json(monkeypatch, tmp_path):
+    asked = {}
+
+    def run_demo(checkpoint, out, seed, open_browser):
+        assert not open_browser
+        asked.update(checkpoint=checkpoint, out=out, seed=seed)
+        return {"captions": 3}
+
+    module(monkeypatch, "minemu.demo", run_demo=run_demo)
+    assert (
+        cli.run(["demo", "here", "--out", str(tmp_path), "--seed", "4", "--json", str(tmp_path / "a" / "x.json")]) == 0
+    )
+    assert asked == {"checkpoint": "here", "out": tmp_path, "seed": 4}
+    assert json.loads((tmp_path / "a" / "x.json").read_text()) == {"captions": 3}
+
+
+def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
+    from minemu.training import recipe
+
+    asked = []
+    monkeypatch.setattr(recipe, "train_stage", lambda *arguments: asked.append(arguments) or False)
+    line = [
+        "train",
+        "emu",
+        "--preset",
+        "emu-nano",
+        "--set",
+        "llm.layers=6",
+        "--set",
+        "train.emu.steps = 3",
+        "--run-dir",
+        "r",
+    ]
+    assert cli.run([*line, "--json", str(tmp_path / "x.json")]) == 0
+    assert [str(part) for part in asked[0][:3]] == ["emu-nano", "emu", "r"]
+    assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"}
+    assert "not complete yet" in capsys.readouterr().out
+    assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
+
+
+class Pipe:
+    """A pipeline that draws red and says what it was asked."""
+
+    model = SimpleNamespace(config=SimpleNamespace(name="emu-nano"))
+
+    @classmethod
+    def from_pretrained(cls, source):
+        if source == "nowhere":
+            raise MinemuError("there is no checkpoint folder nowhere")
+        return cls()
+
+    def chat(self, sample, max_new_tokens):
+        return SimpleNamespace(text=f"{len(sample)} pieces")
+
+    def __call__(self, sample, num_inference_steps, guidance_scale, generator):
+        noise = torch.rand(1, generator=generator).item()
+        return SimpleNamespace(images=[Image.new("RGB", (8, 8), (int(255 * noise), num_inference_steps or 0, 0))])
+
+
+@pytest.fixture
+def pipe(monkeypatch):
+    module(monkeypatch, "minemu.pipeline", EmuPipeline=Pipe)
+
+
+def test_generate_says_or_draws(pipe, tmp_path, capsys):
+    assert cli.run(["generate", "c", "a llama", "and an ox"]) == 0
+    assert capsys.readouterr().out == "2 pieces\n"
+    drawn = []
+    for seed in ("1", "1", "2"):
+        out = tmp_path / "x.png"
+        assert cli.run(["generate", "c", "a llama", "--out", str(out), "--seed", seed, "--steps", "7"]) == 0
+        drawn.append(Image.open(out).getpixel((0, 0)))
+    assert drawn[0] == drawn[1] != drawn[2] and drawn[0][1] == 7
+
+
+def test_generate_refuses_what_it_cannot_write_or_find(pipe, tmp_path, capsys):
+    assert "should end in .png" in refused(capsys, "generate", "c", "a llama", "--out", str(tmp_path / "x.exe"))
+    assert "there is no checkpoint folder" in refused(capsys, "generate", "nowhere", "a llama")
+
+
+def test_evaluate_lists_tasks(tmp_path, capsys):
+    assert cli.run(["evaluate", "--list", "--json", str(tmp_path / "x.json")]) == 0
+    shown = capsys.readouterr().out
+    listed = json.loads((tmp_path / "x.json").read_text())
+    assert list(listed) == list(tasks.TASKS)
+    assert listed["caption"]["trained"] and not listed["vqa"]["trained"]
+    assert all(name in shown for name in listed) and "not trained yet" in shown
+
+
+@pytest.fixture
+def measured(pipe, monkeypatch):
+    def evaluate(pipe, task, split, n, seed, judge):
+        _, split, n = tasks.check(task, split, n)
+        return tasks.Result(task, split, n, seed, 0.5, 0.1, 0.2, 0.9, {"interval": [0.4, 0.6]})
+
+    monkeypatch.setattr(tasks, "evaluate", evaluate)
+    module(monkeypatch, "minemu.evaluation.judge", Judge=lambda: None)
+
+
+def test_evaluate_writes_the_contract(measured, tmp_path, capsys):
+    out = tmp_path / "x.json"
+    line = [
+        "evaluate",
+        "c",
+        "--task",
+        "caption",
+        "--split",
+        "new-drawing",
+        "--limit",
+        "12",
+        "--seed",
+        "9",
+        "--json",
+        str(out),
+    ]
+    assert cli.run(line) == 0
+    result = json.loads(out.read_text())
+    assert {name: result[name] for name in ("task", "split", "n", "seed", "score", "chance", "blind", "upper_bound")} == {
+        "task": "caption", "split": "new-drawing", "n": 12, "seed": 9, "score": 0.5, "chance": 0.1, "blind": 0.2, "upper_bound": 0.9,
+    }  # fmt: skip
+    assert {"details", "command", "commit", "preset"} <= set(result)
+    assert "caption (new-drawing): 50.0%" in capsys.readouterr().out
+
+
+def test_evaluate_all_and_report(measured, tmp_path):
+    out, page = tmp_path / "results.json", tmp_path / "README.md"
+    assert cli.run(["evaluate", "c", "--all", "--limit", "5", "--json", str(out)]) == 0
+    collected = json.loads(out.read_text())
+    assert [(result["task"], result["split"]) for result in collected["results"]] == tasks.ALL
+    page.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    for result in collected["results"]:
+        result["details"] = {
+            "interval": [0, 1],
+            "top5": 0.5,
+            "top5_interval": [0, 1],
+            "top5_chance": 0.02,
+            "top5_blind": 0.02,
+        }
+    out.write_text(json.dumps(collected))
+    assert cli.run(["report", str(out), str(page)]) == 0
+    assert report.table(collected) in page.read_text()
+
+
+def test_bench_runs_the_rows_that_were_asked_for(monkeypatch, tmp_path, capsys):
+    rows = {"image-embeds-n32": "cached against recomputed", "image-embeds-n64": "the same, longer"}
+    module(
+        monkeypatch, "minemu.bench", ROWS=rows, run_bench=lambda names: {"machine": "m", "rows": {n: {} for n in names}}
+    )
+    out = tmp_path / "x.json"
+    assert cli.run(["bench", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert list(found["rows"]) == list(rows) and {"machine", "command", "commit", "versions"} <= set(found)
+    assert cli.run(["bench", "image-embeds-n64", "--json", str(out)]) == 0
+    assert list(json.loads(out.read_text())["rows"]) == ["image-embeds-n64"]
+    assert cli.run(["bench", "--list"]) == 0 and "image-embeds-n32" in capsys.readouterr().out
+    assert "unknown bench row 'image-embeds-32': did you mean" in refused(capsys, "bench", "image-embeds-32")

@@ -1,0 +1,160 @@
+"""The project's own files agree with each other: packaging, pins, licence, make targets, what the README claims."""
+
+import ast
+import os
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+import minemu
+from minemu import cli
+from minemu.evaluation import report
+from minemu.training.export import model_card
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+UNFIT = {
+    "torchvision",
+    "timm",
+    "open-clip-torch",
+    "torch-fidelity",
+    "pytorch-fid",
+    "clean-fid",
+}  # torchvision breaks imports
+
+
+def pins(python: str) -> dict[str, Requirement]:
+    """What constraints.txt pins for a Python version; a name twice is an error."""
+    environment = {"python_version": python, "python_full_version": f"{python}.9"}
+    found: dict[str, Requirement] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if line and not line.startswith("#"):
+            pin = Requirement(line)
+            if pin.marker is None or pin.marker.evaluate(environment):
+                assert canonicalize_name(pin.name) not in found, f"{pin.name} is pinned twice for Python {python}"
+                found[canonicalize_name(pin.name)] = pin
+    return found
+
+
+def requirements(*extras: str) -> list[Requirement]:
+    """Core dependencies and those of some extras, with `minemu[...]` inside an extra resolved."""
+    lines = list(PROJECT["dependencies"])
+    for extra in extras:
+        for line in EXTRAS[extra]:
+            found = Requirement(line)
+            lines += map(str, requirements(*found.extras)) if found.name == "minemu" else [line]
+    return [Requirement(line) for line in lines]
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_every_requirement_has_a_pin_inside_its_range(python):
+    pinned = pins(python)
+    for requirement in requirements("dev", "build"):
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
+            pin = pinned[canonicalize_name(requirement.name)]
+            (exact,) = pin.specifier
+            assert exact.operator == "==" and requirement.specifier.contains(exact.version), f"{requirement} but {pin}"
+
+
+def test_nothing_that_needs_torchvision_is_wanted_or_installed():
+    named = {canonicalize_name(r.name) for r in requirements(*EXTRAS)} | set(pins("3.11"))
+    assert not named & UNFIT
+    assert find_spec("torchvision") is None
+
+
+def test_conda_environment_installs_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (pip,) = (entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    (python,) = (
+        re.fullmatch(r"python=([\d.]+)", e)[1] for e in environment["dependencies"] if str(e).startswith("python")
+    )
+    assert "pip" in environment["dependencies"]
+    assert python in PYTHONS and SpecifierSet(PROJECT["requires-python"]).contains(python)
+    makefile = (ROOT / "Makefile").read_text()
+    (extra,) = re.findall(r"--editable '?\.\[(\w+)\]", makefile)
+    assert extra in EXTRAS
+    assert (
+        pip == ["--constraint constraints.txt", f"--editable .[{extra}]"] and "--constraint constraints.txt" in makefile
+    )
+
+
+def test_workflow_covers_the_pythons_that_are_claimed():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    job = workflow["jobs"]["test"]
+    claimed = [name.rsplit(" ", 1)[1] for name in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", name)]
+    assert job["strategy"]["matrix"]["python"] == claimed == PYTHONS
+    assert job["steps"][-1]["run"] == ".ci/run"
+    assert os.access(ROOT / ".ci/run", os.X_OK) and "make test" in (ROOT / ".ci/run").read_text()
+
+
+def test_one_version_one_licence():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert PROJECT["version"] == minemu.__version__ == citation["version"]
+    assert PROJECT["license"] == citation["license"] == "Apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert all((ROOT / name).is_file() for name in PROJECT["license-files"])
+
+
+def test_readme_names_commands_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    assert {"demo", "test"} <= set(re.findall(r"\bmake (\w+)", readme)) & targets
+    commands = {command.callback.__name__ for command in cli.app.registered_commands}
+    assert set(re.findall(r"^\s*(?:\$ )?minemu (\w+)", readme, flags=re.M)) <= commands
+
+
+CHECKPOINT = ROOT / "data_samples/emu-tiny"
+
+
+@pytest.mark.parametrize(
+    ("page", "name", "source", "table"),
+    [
+        ("README.md", "results", "results.json", lambda path: report.table(report.read_results(path))),
+        ("README.md", "bench", "bench.json", lambda path: report.bench_table(report.read_bench(path))),
+    ],
+)
+def test_readme_shows_what_the_results_files_say(page, name, source, table):
+    parts = re.split(rf"<!-- {name}:(?:begin|end) -->", (ROOT / page).read_text())
+    shown = parts[1].strip() if len(parts) == 3 else ""
+    path = CHECKPOINT / source
+    assert shown == (table(path) if path.exists() else ""), (
+        "run: minemu report data_samples/emu-tiny/results.json README.md"
+    )
+
+
+def test_model_card_shows_what_its_files_say():
+    card = CHECKPOINT / "README.md"
+    assert not card.exists() or card.read_text() == model_card(CHECKPOINT)
+
+
+def test_samples_stay_small():
+    sizes = {path: path.stat().st_size for path in (ROOT / "data_samples").rglob("*") if path.is_file()}
+    checkpoint = sum(size for path, size in sizes.items() if "emu-tiny" in path.parts)
+    assert checkpoint <= 40e6
+    assert sum(sizes.values()) - checkpoint <= 10e6
+
+
+def test_nothing_is_ever_unpickled():
+    for path in [*ROOT.glob("minemu/**/*.py"), *ROOT.glob("data_samples/*.py"), *ROOT.glob("tests/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not names & {"pickle", "dill", "joblib", "shelve"}, (
+                    f"{path} line {node.lineno} imports a pickler"
+                )
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert "weights_only=True" in ast.unparse(node), f"{path} line {node.lineno} may unpickle"
