@@ -102,6 +102,9 @@ class ObjectiveConfig:
     targets: Literal["detached", "attached", "frozen"] = "detached"  # released code: detached, so a moving target
     end_of_image_pair: bool = True  # released code: the last of the N + 1 targets is the word embedding of [/IMG]
     say_image: bool = False  # released code never classifies [IMG]: the user appends it
+    input_noise: float = (
+        0.0  # most noise, in standard deviations, on embeddings read while their picture is being written
+    )
 
 
 @dataclass(frozen=True)
@@ -224,7 +227,11 @@ PRESETS: dict[str, dict[str, Any]] = {
             "cached": 64,
         },
     },
-    "emu-tiny": {"vision": {"stem": "conv"}},
+    "emu-tiny": {
+        "vision": {"stem": "conv"},
+        # Without noise an embedding is copied from the true ones before it, and drawing from words alone falls apart.
+        "objective": {"input_noise": 3.0},
+    },
     "emu-14b": {
         "vision": {
             "image_size": 224,

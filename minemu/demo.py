@@ -21,7 +21,6 @@ from tqdm import tqdm
 from minemu.data.captions import parse, same
 from minemu.data.samples import data_dir
 from minemu.data.world import Scene, ToyWorld
-from minemu.errors import MinemuError
 from minemu.files import atomic_dir
 from minemu.gallery import check_folder, write_gallery
 from minemu.model import local_folder
@@ -64,7 +63,7 @@ def run_demo(
     open_browser: bool = False,
 ) -> dict[str, Any]:
     """Run everything, write the folder `out` (it appears when all is done), print a summary, return what is in results.json."""
-    folder, out = _checkpoint_folder(checkpoint), Path(out)
+    folder, out = local_folder(checkpoint or data_dir() / "emu-tiny"), Path(out)
     check_folder(out)
     started = time.time()
     pipe = EmuPipeline.from_pretrained(folder)
@@ -80,16 +79,6 @@ def run_demo(
     if open_browser:
         webbrowser.open((out / "index.html").resolve().as_uri())
     return results
-
-
-def _checkpoint_folder(checkpoint: str | os.PathLike | None) -> Path:
-    """A folder here; only `owner/name` that can be no path here is looked up on the hub."""
-    source = Path(checkpoint) if checkpoint is not None else data_dir() / "emu-tiny"
-    if not source.is_dir() and (not isinstance(checkpoint, str) or source.parent.is_dir()):
-        raise MinemuError(
-            f"there is no checkpoint folder {source}; check the path, or train one with: minemu recipe emu-tiny"
-        )
-    return local_folder(source)
 
 
 def _short(folder: Path) -> str:

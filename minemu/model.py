@@ -181,7 +181,7 @@ def local_folder(source: str | os.PathLike, revision: str | None = None) -> Path
     if Path(source).is_dir():
         return Path(source)
     name = str(source)
-    if name.count("/") != 1 or name.startswith((".", "/", "~")):
+    if not isinstance(source, str) or name.count("/") != 1 or Path(name).parent.is_dir() or name.startswith(("/", "~")):
         raise MinemuError(f"there is no checkpoint folder {name}; check the path, or train one with: minemu recipe emu-tiny")
     from huggingface_hub import snapshot_download
 

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from minemu.config import EmuConfig
 from minemu.data import captions
 from minemu.data.datasets import batch_samples
-from minemu.data.world import ToyWorld
+from minemu.data.world import Sample, ToyWorld
 from minemu.files import atomic_write
 from minemu.model import Emu, build_llama
 from minemu.objective import text_loss
 from minemu.processor import EmuProcessor, normalise
-from minemu.sequence import PICTURE, TokenIds, interleave, pad_rows, targets
+from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, pad_rows, targets
 from minemu.training.loop import Stage, TrainConfig
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
@@ -49,13 +49,24 @@ class LanguageStage(Stage):
             save_tensors(self.module.state_dict(), temporary)
 
 
+def documents(samples: list[Sample]) -> list[list[Sample]]:
+    """Samples in rows: two thirds of the rows hold one, the others are interleaved documents of two or three."""
+    rows, start = [], 0
+    while start < len(samples):
+        length = (1, 1, 1, 1, 2, 3)[samples[start].scene.seed // 2 % 6]
+        rows.append(samples[start : start + length])
+        start += length
+    return rows
+
+
 class EmuStage(Stage):
-    """Unified pretraining: a picture stands before or after its text at random, and both losses act on every sample.
+    """Unified pretraining: in each row pictures stand before or after their texts at random, and both losses act on it.
 
     After the picture the full caption is to be said; before it, a prompt from which parts are left out at random.
     """
 
     name = "emu"
+    packed_length = 160
 
     def __init__(
         self,
@@ -97,21 +108,39 @@ class EmuStage(Stage):
     def batch(self, index: int) -> dict[str, Tensor]:
         size, ids = self.train.batch_size, self.processor.ids
         samples = batch_samples(self.world, index * size, size)
+        told = documents(samples)
         rows = []
-        for sample in samples:
-            picture_first = sample.scene.seed % 2 == 0
-            text = self.processor.encode(sample.caption if picture_first else sample.prompt)
-            pieces = [PICTURE, text] if picture_first else [text, PICTURE]
+        for document in told:
+            picture_first = document[0].scene.seed % 2 == 0
+            pieces: list[list[int] | Picture] = []
+            for sample in document:
+                text = self.processor.encode(sample.caption if picture_first else sample.prompt)
+                pieces += [PICTURE, text] if picture_first else [text, PICTURE]
             rows.append(interleave(pieces, ids, self.config.bridge.n_image, eos=True))
-        return {**pad_rows(rows, ids), "pixels": torch.stack([torch.from_numpy(sample.pixels) for sample in samples])}
+        packed = pack_rows(rows, ids, self.packed_length)
+        told = [told[i] for i in packed.pop("order")]  # pictures in reading order
+        pixels = torch.stack([torch.from_numpy(sample.pixels) for document in told for sample in document])
+        after = torch.tensor([document[0].scene.seed % 2 == 1 for document in told for _ in document])
+        return {**packed, "pixels": pixels, "after_text": after}
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        images, image_targets = normalise(batch.pop("pixels")), None
+        images, after = normalise(batch.pop("pixels")), batch.pop("after_text")
+        embeds = self.module.encode_images(images)  # (B, N, E)
+        aims = embeds
         if self.teacher is not None:
             with torch.no_grad():
-                image_targets = self.teacher.encode_images(images)
-        out = self.module(**batch, images=images, image_targets=image_targets)
+                aims = self.teacher.encode_images(images)
+        out = self.module(**batch, image_embeds=self.disturb(embeds, after), image_targets=aims)
         return {"loss": out.loss, "text_loss": out.text_loss, "image_loss": out.image_loss}
+
+    def disturb(self, embeds: Tensor, where: Tensor) -> Tensor:
+        """Against exposure bias: noise on the embeddings (B, N, E) of pictures `where` (B,) that follow their text.
+
+        In training each embedding is predicted from true ones, in generation from predicted ones. With noise, of a strength
+        drawn for each picture, those before it cannot be trusted and the words have to be read.
+        """
+        strength = torch.rand(len(embeds), 1, 1) * where[:, None, None] * self.config.objective.input_noise
+        return embeds + strength * embeds.std().detach() * torch.randn_like(embeds)
 
     def finish(self, folder: Path) -> None:
         self.module.save_pretrained(folder)
