@@ -102,9 +102,7 @@ class ObjectiveConfig:
     targets: Literal["detached", "attached", "frozen"] = "detached"  # released code: detached, so a moving target
     end_of_image_pair: bool = True  # released code: the last of the N + 1 targets is the word embedding of [/IMG]
     say_image: bool = False  # released code never classifies [IMG]: the user appends it
-    input_noise: float = (
-        0.0  # most noise, in standard deviations, on embeddings read while their picture is being written
-    )
+    hide_written: float = 0.0  # share of pictures whose embeddings are hidden while they are being written
 
 
 @dataclass(frozen=True)
@@ -229,8 +227,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "emu-tiny": {
         "vision": {"stem": "conv"},
-        # Without noise an embedding is copied from the true ones before it, and drawing from words alone falls apart.
-        "objective": {"input_noise": 3.0},
+        # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
+        "objective": {"hide_written": 0.5},
     },
     "emu-14b": {
         "vision": {
