@@ -127,7 +127,7 @@ class DecoderConfig:
     zero_terminal_snr: bool = True
     min_snr_gamma: float | None = None
     conditions: Literal["generated", "encoder", "both"] = "both"  # what it learns from; Emu: generated, Emu2: encoder
-    cached: int = 32_768  # samples whose conditions are computed once, before training
+    cached: int = 24_576  # samples whose conditions are computed once, before training
     condition_dropout: float = 0.1
     condition_noise: float = 0.1
     guidance_scale: float = 2.0

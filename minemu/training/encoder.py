@@ -1,11 +1,13 @@
-"""Stages `encoder` and `bridge`: what stands between a picture and the LLM, before the LLM reads it.
+"""Stages `encoder`, `names` and `bridge`: what stands between a picture and the LLM, before the LLM reads it.
 
 `encoder` pretrains the toy EVA-CLIP tower, which the authors of Emu took ready-made. EVA learns by rebuilding pictures and CLIP
 by telling matching captions from others; here one loss does both:
 
     L = contrastive(class token, caption) + PIXEL_WEIGHT x MSE(patch tokens -> the pixels of their patch)
 
-The second term keeps in the tokens what a caption does not say and a decoder will need. `bridge` gives the Causal Transformer
+The second term keeps in the tokens what a caption does not say and a decoder will need. In a batch of 128, background, style and
+size nearly tell the right caption: after 800 steps 97 % matched, but given all of these only 40 % of the names. `names` goes on
+with every second caption a bare name. `bridge` gives the Causal Transformer
 the same start on top of the frozen tower: the mean of its N embeddings matches the caption, each embedding its cell of the
 picture. Emu starts it at random; at toy size that cost 600 steps without one concept learnt (VL-GPT, arXiv 2312.09251, also
 trains it first).
@@ -14,6 +16,7 @@ trains it first).
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,8 +26,9 @@ from torch import Tensor, nn
 
 from minemu.causal_transformer import CausalTransformer
 from minemu.config import EmuConfig, VisionConfig
+from minemu.data import captions
 from minemu.data.datasets import batch_samples
-from minemu.data.world import ToyWorld
+from minemu.data.world import Sample, ToyWorld
 from minemu.errors import MinemuError
 from minemu.files import atomic_write
 from minemu.processor import EmuProcessor, normalise
@@ -146,11 +150,14 @@ class EncoderStage(Stage):
         self.config, self.train, self.processor, self.world = config, train, processor, world
         self.module = ContrastivePretraining(config.vision, config.llm.vocab_size)
 
+    def text(self, sample: Sample) -> str:
+        return sample.caption
+
     def batch(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         size = self.train.batch_size
         samples = batch_samples(self.world, index * size, size)
         pixels = torch.stack([torch.from_numpy(sample.pixels) for sample in samples])
-        text = pad_rows([self.processor.encode(sample.caption) for sample in samples], self.processor.ids)
+        text = pad_rows([self.processor.encode(self.text(sample)) for sample in samples], self.processor.ids)
         return pixels, text["input_ids"], text["attention_mask"]
 
     def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
@@ -162,13 +169,28 @@ class EncoderStage(Stage):
             save_tensors(self.module.state_dict(), temporary)
 
 
-class BridgeStage(EncoderStage):
+class NamesStage(EncoderStage):
+    """The encoder goes on with harder pairs: every second caption is a bare name, so that backgrounds and styles give nothing away."""
+
+    name = "names"
+
+    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
+        super().__init__(config, train, processor, world)
+        load_strict(self.module, load_tensors(root / "encoder" / "contrastive.safetensors"), "stage encoder")
+
+    def text(self, sample: Sample) -> str:
+        if sample.scene.seed % 2:
+            return sample.caption
+        return captions.caption(replace(sample.scene, size=None, background=None, style=None))
+
+
+class BridgeStage(NamesStage):
     name = "bridge"
 
-    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, encoder: Path):
-        super().__init__(config, train, processor, world)
+    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
+        super().__init__(config, train, processor, world, root)
+        load_strict(self.module, load_tensors(root / "names" / "contrastive.safetensors"), "stage names")
         self.frozen = self.module.eval().requires_grad_(False)
-        load_strict(self.frozen, load_tensors(encoder / "contrastive.safetensors"), "stage encoder")
         self.module = BridgePretraining(config)
 
     def loss(self, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:

@@ -15,11 +15,11 @@ from minemu.files import read_json, write_json
 from minemu.processor import EmuProcessor, train_tokenizer
 from minemu.training.decoder import CodecStage, DecoderStage
 from minemu.training.emu import EmuStage, LanguageStage
-from minemu.training.encoder import BridgeStage, EncoderStage
+from minemu.training.encoder import BridgeStage, EncoderStage, NamesStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.run import RunLog, describe
 
-STAGES = ("encoder", "bridge", "language", "emu", "codec", "decoder")
+STAGES = ("encoder", "names", "bridge", "language", "emu", "codec", "decoder")
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Recipe:
     """Settings of every stage of one preset, and the world it learns from."""
 
     encoder: TrainConfig
+    names: TrainConfig
     bridge: TrainConfig
     language: TrainConfig
     emu: TrainConfig
@@ -39,6 +40,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "emu-nano": Recipe(
         encoder=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        names=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         bridge=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         language=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
@@ -47,10 +49,11 @@ RECIPES: dict[str, Recipe] = {
     ),
     "emu-tiny": Recipe(
         encoder=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=60, precision="bfloat16", checkpoint_every=100),
-        bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
+        names=TrainConfig(steps=330, batch_size=128, lr=7e-4, warmup=20, precision="bfloat16", checkpoint_every=100),
+        bridge=TrainConfig(steps=200, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
-            steps=1700,
+            steps=1100,
             batch_size=64,
             lr=1.5e-3,
             lr_vision=0.0,  # frozen: fixed features make a steady target, and each step costs a third
@@ -61,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=8000,
+            steps=3600,
             batch_size=32,
             lr=1e-3,
             warmup=200,
@@ -80,14 +83,16 @@ RECIPES: dict[str, Recipe] = {
 
 NEEDS = {
     "encoder": (),
-    "bridge": ("encoder",),
+    "names": ("encoder",),
+    "bridge": ("names",),
     "language": (),
-    "emu": ("encoder", "bridge", "language"),
+    "emu": ("names", "bridge", "language"),
     "codec": (),
     "decoder": ("emu", "codec"),
 }
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
     "encoder": ("vision",),
+    "names": ("vision",),
     "bridge": ("vision", "bridge"),
     "language": ("llm",),
     "emu": ("vision", "bridge", "llm", "objective"),
@@ -102,8 +107,10 @@ def build_stage(
     """The stage `name`, reading what earlier stages left in `root`."""
     if name == "encoder":
         return EncoderStage(config, settings, processor, world)
+    if name == "names":
+        return NamesStage(config, settings, processor, world, root)
     if name == "bridge":
-        return BridgeStage(config, settings, processor, world, root / "encoder")
+        return BridgeStage(config, settings, processor, world, root)
     if name == "language":
         return LanguageStage(config, settings, processor, world)
     if name == "emu":
