@@ -64,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=3600,
+            steps=2800,
             batch_size=32,
             lr=1e-3,
             warmup=200,
