@@ -62,7 +62,7 @@ def model_card(folder: Path) -> str:
         f"# {config.name}", "",
         "Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of 250 things in four styles.",
         "It reads and draws such pictures, 64 pixels wide, and nothing else. Weights are stored in float16.", "",
-        "```python", "from minemu import EmuPipeline", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
+        "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
         'pipe(["a llama, Twemoji style"]).images[0]', "```", "",
         f"## Parts ({sum(sizes.values()):,} parameters, {bytes_on_disk / 1e6:.1f} MB)", "", "| part | parameters |", "|---|---|",
         *(f"| `{name}` | {size:,} |" for name, size in sizes.items()), "", "## Training", "",
