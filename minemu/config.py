@@ -175,55 +175,32 @@ class EmuConfig:
         return from_dict(cls, values)
 
 
+_NANO_VISION = {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16, "mlp_width": 64}
+_NANO_LLM = {"words": 1020, "width": 48, "layers": 2, "heads": 2, "ff_width": 96, "context": 256}
+_NANO_DECODER = {
+    "image_size": 32,
+    "unet_channels": (16, 32),
+    "unet_attention": (False, True),
+    "unet_heads": (1, 2),
+    "norm_groups": 8,
+    "vae_width": 8,
+    "inference_steps": 4,
+    "cached": 64,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "emu-nano": {
-        "vision": {
-            "image_size": 32,
-            "patch_size": 8,
-            "width": 32,
-            "layers": 2,
-            "head_width": 16,
-            "mlp_width": 64,
-            "stem": "conv",
-        },
+        "vision": {**_NANO_VISION, "stem": "conv"},
         "bridge": {"n_image": 4, "n_frame": 4, "width": 32, "layers": 2, "heads": 2, "ff_width": 64},
-        "llm": {"words": 1020, "width": 48, "layers": 2, "heads": 2, "ff_width": 96, "context": 256},
-        "decoder": {
-            "image_size": 32,
-            "unet_channels": (16, 32),
-            "unet_attention": (False, True),
-            "unet_heads": (1, 2),
-            "norm_groups": 8,
-            "vae_width": 8,
-            "condition_width": 48,
-            "inference_steps": 4,
-            "cached": 64,
-        },
+        "llm": _NANO_LLM,
+        "decoder": {**_NANO_DECODER, "condition_width": 48},
     },
     "emu2-nano": {
-        "vision": {
-            "image_size": 32,
-            "patch_size": 8,
-            "width": 32,
-            "layers": 2,
-            "head_width": 16,
-            "mlp_width": 64,
-            "post_norm": True,
-        },
+        "vision": {**_NANO_VISION, "post_norm": True},
         "bridge": {"kind": "pool", "n_image": 4, "n_frame": 1},
-        "llm": {"words": 1020, "width": 48, "layers": 2, "heads": 2, "ff_width": 96, "context": 256},
+        "llm": _NANO_LLM,
         "objective": {"end_of_image_pair": False, "targets": "frozen"},
-        "decoder": {
-            "image_size": 32,
-            "unet_channels": (16, 32),
-            "unet_attention": (False, True),
-            "unet_heads": (1, 2),
-            "norm_groups": 8,
-            "vae_width": 8,
-            "condition_width": 32,
-            "inference_steps": 4,
-            "cached": 64,
-        },
+        "decoder": {**_NANO_DECODER, "condition_width": 32},
     },
     "emu-tiny": {
         "vision": {"stem": "conv"},

@@ -173,10 +173,13 @@ class NamesStage(EncoderStage):
     """The encoder goes on with harder pairs: every second caption is a bare name, so that backgrounds and styles give nothing away."""
 
     name = "names"
+    begins_with = "encoder"  # the stage whose weights it goes on from
 
     def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
         super().__init__(config, train, processor, world)
-        load_strict(self.module, load_tensors(root / "encoder" / "contrastive.safetensors"), "stage encoder")
+        load_strict(
+            self.module, load_tensors(root / self.begins_with / "contrastive.safetensors"), f"stage {self.begins_with}"
+        )
 
     def text(self, sample: Sample) -> str:
         if sample.scene.seed % 2:
@@ -186,10 +189,10 @@ class NamesStage(EncoderStage):
 
 class BridgeStage(NamesStage):
     name = "bridge"
+    begins_with = "names"
 
     def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
         super().__init__(config, train, processor, world, root)
-        load_strict(self.module, load_tensors(root / "names" / "contrastive.safetensors"), "stage names")
         self.frozen = self.module.eval().requires_grad_(False)
         self.module = BridgePretraining(config)
 
