@@ -22,7 +22,7 @@ class VisionConfig:
     patch_size: int = 8
     width: int = 192
     layers: int = 6
-    head_width: int = 48
+    head_width: int = 64
     mlp_width: int = 768
     post_norm: bool = False  # Emu2's tower: x + norm(f(x)) instead of x + f(norm(x))
     stem: Literal["patch", "conv"] = "patch"  # "conv" learns much faster from few pictures; the papers use "patch"

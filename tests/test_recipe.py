@@ -19,7 +19,7 @@ from minemu.training.recipe import STAGES, make_processor, resolve, run_recipe, 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
     f"train.{stage}.{key}": value
-    for stage in ("encoder", "names", "bridge", "language", "emu", "decoder")
+    for stage in ("encoder", "bridge", "language", "emu", "decoder")
     for key, value in {"steps": 6, "checkpoint_every": 3, "log_every": 1}.items()
 }
 
@@ -107,10 +107,10 @@ def test_named_options_train(tmp_path, changes):
     """Each choice that the papers leave open runs through its stage."""
     short = {
         **SHORT,
-        **{f"train.{stage}.steps": 2 for stage in ("encoder", "names", "bridge", "language", "emu")},
+        **{f"train.{stage}.steps": 2 for stage in ("encoder", "bridge", "language", "emu")},
         **changes,
     }
-    stages = ("codec",) if "decoder.codec" in changes else ("encoder", "names", "bridge", "language", "emu")
+    stages = ("codec",) if "decoder.codec" in changes else ("encoder", "bridge", "language", "emu")
     assert all(train_stage("emu-nano", stage, tmp_path, short) for stage in stages)
 
 

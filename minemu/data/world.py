@@ -50,7 +50,7 @@ HELD_OUT = 0.05  # share of the scenes of split "seen" that training never shows
 CANVAS = 64  # all sizes below are pixels of a picture this wide
 PAIR, PAIR_OF_TWO = 28, 24  # a drawing of a pair; where its half holds two
 ROW = {2: 28, 3: 19}  # drawings in a row
-JITTER_ALONE, JITTER, JITTER_OF_THREE = 3, 2, 1
+JITTER = 1  # no text says where exactly a drawing stands, so a model that regresses from words blurs what moves
 TWO_IN_PAIR = 0.25  # share of pairs in which one group has two drawings
 
 Box = tuple[str, int, int, int, int]  # label, x0, y0, x1, y1; x1 and y1 are the first pixels outside
@@ -234,10 +234,10 @@ class ToyWorld:
         canvas = np.empty((side, side, 3), np.uint8)
         canvas[:] = BACKGROUNDS[scene.background]
         boxes = []
-        for label, x, y, px, jitter in _layout(scene):
+        for label, x, y, px in _layout(scene):
             colour, clear, visible = self._find(label, scene.style).get(label, scene.style, max(1, round(px * scale)))
             height, width = colour.shape[:2]
-            dx, dy = rng.random(2) * (2 * jitter) - jitter
+            dx, dy = (2 * rng.random(2) - 1) * JITTER
             left = min(max(0, round((x + dx) * scale - width / 2)), side - width)
             top = min(max(0, round((y + dy) * scale - height / 2)), side - height)
             spot = canvas[top : top + height, left : left + width]
@@ -272,15 +272,14 @@ def _new_seed(rng: np.random.Generator) -> int:
     return int(rng.random() * 2**32)
 
 
-def _layout(scene: Scene) -> list[tuple[str, float, float, int, int]]:
-    """(label, centre x, centre y, longer side, jitter) of each drawing, in pixels of a 64-pixel canvas."""
+def _layout(scene: Scene) -> list[tuple[str, float, float, int]]:
+    """(label, centre x, centre y, longer side) of each drawing, in pixels of a 64-pixel canvas."""
     if scene.alone:
-        return [(scene.groups[0].label, CANVAS / 2, CANVAS / 2, SIZES[scene.size or "medium"], JITTER_ALONE)]
+        return [(scene.groups[0].label, CANVAS / 2, CANVAS / 2, SIZES[scene.size or "medium"])]
     if scene.relation is None:
         group = scene.groups[0]
         step = CANVAS / group.count
-        jitter = JITTER_OF_THREE if group.count == 3 else JITTER
-        return [(group.label, step * (k + 0.5), CANVAS / 2, ROW[group.count], jitter) for k in range(group.count)]
+        return [(group.label, step * (k + 0.5), CANVAS / 2, ROW[group.count]) for k in range(group.count)]
 
     places = []
     for group, near in zip(scene.groups, _halves(scene.relation), strict=True):
@@ -288,7 +287,7 @@ def _layout(scene: Scene) -> list[tuple[str, float, float, int, int]]:
         px = PAIR if group.count == 1 else PAIR_OF_TWO
         for far in across:
             x, y = (near, far) if scene.relation in ("left of", "right of") else (far, near)
-            places.append((group.label, x, y, px, JITTER))
+            places.append((group.label, x, y, px))
     return places
 
 

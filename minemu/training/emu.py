@@ -82,9 +82,9 @@ class EmuStage(Stage):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
         self.module = Emu(config)
-        encoder = load_tensors(root / "names" / "contrastive.safetensors")
+        encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
         bridge = load_tensors(root / "bridge" / "bridge.safetensors")
-        load_strict(self.module.visual_encoder, part_of(encoder, "visual_encoder"), "stage names")
+        load_strict(self.module.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
         for name in ("ln_visual", "causal_transformer"):
             load_strict(self.module.get_submodule(name), part_of(bridge, name), "stage bridge")
         load_strict(self.module.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")

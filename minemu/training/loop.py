@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from minemu.errors import MinemuError
@@ -119,7 +120,11 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
-    with ThreadPoolExecutor(1) as reader, bar:
+    with (
+        ThreadPoolExecutor(1) as reader,
+        bar,
+        sdpa_kernel(SDPBackend.MATH),
+    ):  # at toy lengths the fused backward is slower
         ahead = reader.submit(stage.batch, step * config.accumulate)
         while step < end:
             started = time.perf_counter()

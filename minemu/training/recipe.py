@@ -15,11 +15,11 @@ from minemu.files import read_json, write_json
 from minemu.processor import EmuProcessor, train_tokenizer
 from minemu.training.decoder import CodecStage, DecoderStage
 from minemu.training.emu import EmuStage, LanguageStage
-from minemu.training.encoder import BridgeStage, EncoderStage, NamesStage
+from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.run import RunLog, describe
 
-STAGES = ("encoder", "names", "bridge", "language", "emu", "codec", "decoder")
+STAGES = ("encoder", "bridge", "language", "emu", "codec", "decoder")
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Recipe:
     """Settings of every stage of one preset, and the world it learns from."""
 
     encoder: TrainConfig
-    names: TrainConfig
     bridge: TrainConfig
     language: TrainConfig
     emu: TrainConfig
@@ -40,7 +39,6 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "emu-nano": Recipe(
         encoder=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
-        names=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         bridge=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         language=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
@@ -48,8 +46,9 @@ RECIPES: dict[str, Recipe] = {
         decoder=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5, ema_decay=0.99),
     ),
     "emu-tiny": Recipe(
-        encoder=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=60, precision="bfloat16", checkpoint_every=100),
-        names=TrainConfig(steps=330, batch_size=128, lr=7e-4, warmup=20, precision="bfloat16", checkpoint_every=100),
+        encoder=TrainConfig(
+            steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
+        ),
         bridge=TrainConfig(steps=200, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
@@ -83,16 +82,14 @@ RECIPES: dict[str, Recipe] = {
 
 NEEDS = {
     "encoder": (),
-    "names": ("encoder",),
-    "bridge": ("names",),
+    "bridge": ("encoder",),
     "language": (),
-    "emu": ("names", "bridge", "language"),
+    "emu": ("encoder", "bridge", "language"),
     "codec": (),
     "decoder": ("emu", "codec"),
 }
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
     "encoder": ("vision",),
-    "names": ("vision",),
     "bridge": ("vision", "bridge"),
     "language": ("llm",),
     "emu": ("vision", "bridge", "llm", "objective"),
@@ -107,8 +104,6 @@ def build_stage(
     """The stage `name`, reading what earlier stages left in `root`."""
     if name == "encoder":
         return EncoderStage(config, settings, processor, world)
-    if name == "names":
-        return NamesStage(config, settings, processor, world, root)
     if name == "bridge":
         return BridgeStage(config, settings, processor, world, root)
     if name == "language":
