@@ -55,10 +55,10 @@ class BridgeConfig:
     kind: Literal["causal", "pool"] = "causal"
     n_image: int = 16  # N, visual embeddings a picture; a square number for "pool"
     n_frame: int = 16  # the same for a video frame ("pool" only; the Causal Transformer always gives n_image)
-    width: int = 128
+    width: int = 192
     layers: int = 3
     heads: int = 4
-    ff_width: int = 512
+    ff_width: int = 768
     dropout: float = 0.0
     position_buckets: int = 32  # T5 relative position bias
     position_distance: int = 128

@@ -49,7 +49,7 @@ RECIPES: dict[str, Recipe] = {
         encoder=TrainConfig(
             steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
         ),
-        bridge=TrainConfig(steps=200, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
+        bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
             steps=1100,
