@@ -121,6 +121,7 @@ class DecoderConfig:
     norm_groups: int = 16
     condition_width: int = 256  # D; must equal the width of the visual embeddings
     pooled_condition: bool = True  # the mean embedding joins the time embedding, as in Emu2's decoder
+    adaptive_norm: bool = False  # time scales what is normalised, not only shifts it (arXiv 2105.05233)
     position_channels: bool = True  # extra input channels that say where a latent position is
     prediction: Literal["v", "epsilon", "sample"] = "sample"
     schedule: Literal["scaled_linear", "squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
@@ -206,6 +207,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision": {"stem": "conv"},
         # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
         "objective": {"hide_written": 0.5},
+        "decoder": {"adaptive_norm": True},
     },
     "emu-14b": {
         "vision": {

@@ -316,8 +316,8 @@ def position_channels(side: int) -> Tensor:
 def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
     """The U-Net of Stable Diffusion v1.5 in any size; level i has cross-attention where `unet_attention[i]`, the middle always.
 
-    Two additions, off in the published models' presets: channels that say where a position is, and the mean embedding
-    added to the time embedding (as Emu2's decoder does with SDXL's pooled text).
+    Three additions, off in the published models' presets: channels that say where a position is, the mean embedding added to
+    the time embedding (as Emu2's decoder does with SDXL's pooled text), and time that scales as well as shifts.
     """
     attention, pooled = config.unet_attention, config.pooled_condition
     return UNet2DConditionModel(
@@ -331,6 +331,7 @@ def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
         cross_attention_dim=config.condition_width,
         attention_head_dim=config.unet_heads,  # what diffusers calls so is the number of heads
         norm_num_groups=config.norm_groups,
+        resnet_time_scale_shift="scale_shift" if config.adaptive_norm else "default",
         class_embed_type="projection" if pooled else None,
         projection_class_embeddings_input_dim=config.condition_width if pooled else None,
     )

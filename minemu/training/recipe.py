@@ -52,7 +52,7 @@ RECIPES: dict[str, Recipe] = {
         bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
-            steps=1100,
+            steps=2600,
             batch_size=64,
             lr=1.5e-3,
             lr_vision=0.0,  # frozen: fixed features make a steady target, and each step costs a third
@@ -63,8 +63,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=2800,
-            batch_size=32,
+            steps=5600,
+            batch_size=64,
             lr=1e-3,
             warmup=200,
             final_lr=0.02,
