@@ -52,10 +52,10 @@ RECIPES: dict[str, Recipe] = {
         bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
-            steps=2600,
+            steps=2300,
             batch_size=64,
             lr=1.5e-3,
-            lr_vision=0.0,  # frozen: fixed features make a steady target, and each step costs a third
+            lr_vision=1e-4,
             lr_bridge=3e-4,
             warmup=100,
             precision="bfloat16",
