@@ -63,7 +63,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=5600,
+            steps=4800,
             batch_size=64,
             lr=1e-3,
             warmup=200,
