@@ -87,8 +87,11 @@ class CausalBlock(nn.Module):
 class CausalTransformer(nn.Module):
     """Features (B, T, V) -> N causal visual embeddings (B, N, D)."""
 
-    def __init__(self, config: BridgeConfig, source_width: int, out_width: int, norm_eps: float = 1e-6):
+    def __init__(self, config: BridgeConfig, vision: VisionConfig, out_width: int, norm_eps: float = 1e-6):
         super().__init__()
+        self.config, source_width = config, vision.width
+        if config.source_positions:
+            self.source_positions = nn.Parameter(torch.empty(1, 1 + vision.patches, vision.width))
         self.queries = nn.Parameter(torch.empty(1, config.n_image, config.width))
         self.position_bias = RelativePositionBias(config)
         self.blocks = nn.ModuleList(CausalBlock(config, source_width, norm_eps) for _ in range(config.layers))
@@ -105,6 +108,8 @@ class CausalTransformer(nn.Module):
         """
         key_width = config.width // config.heads
         nn.init.normal_(self.queries)
+        if config.source_positions:
+            nn.init.normal_(self.source_positions, std=0.5)
         nn.init.normal_(self.position_bias.bias.weight, std=config.width**-0.5)
         for block in self.blocks:
             for attention, source in ((block.self_attention, config.width), (block.cross_attention, source_width)):
@@ -118,6 +123,8 @@ class CausalTransformer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         x = self.dropout(self.queries).expand(len(features), -1, -1)  # (B, N, C)
         bias = self.position_bias(x.shape[1])                         # (1, H, N, N)
+        if self.config.source_positions:
+            features = features + self.source_positions               # (B, T, V)
         for block in self.blocks:
             x = block(x, features, bias)                              # (B, N, C)
         return self.projection(self.dropout(self.norm(x)))            # (B, N, D)

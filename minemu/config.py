@@ -62,6 +62,9 @@ class BridgeConfig:
     dropout: float = 0.0
     position_buckets: int = 32  # T5 relative position bias
     position_distance: int = 128
+    source_positions: bool = (
+        False  # learned positions for the encoder's tokens, where they hardly say where they are themselves
+    )
 
     def __post_init__(self) -> None:
         if self.kind == "pool" and any(round(n**0.5) ** 2 != n for n in (self.n_image, self.n_frame)):
@@ -205,6 +208,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "emu-tiny": {
         "vision": {"stem": "conv"},
+        "bridge": {"source_positions": True},
         # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
         "objective": {"hide_written": 0.5},
         "decoder": {"adaptive_norm": True},
