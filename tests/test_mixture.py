@@ -80,6 +80,11 @@ def test_bad_weights_are_refused_in_one_line(weights, text):
     assert str(error.value) == text
 
 
+def test_a_negative_seed():
+    with pytest.raises(MinemuError, match="seed -1 of the mixture is negative: use 0 or more"):
+        Mixture({"labels": Numbers()}, {"labels": 1}, seed=-1)
+
+
 def test_unknown_source(training):
     with pytest.raises(MinemuError, match="no source 'clip' in the mixture: did you mean 'clips'?"):
         ToySource("clip", training)
@@ -243,6 +248,8 @@ def test_frame_numbers_are_ordered_and_inside(total, count, seed):
 def test_a_clip_without_frames():
     with pytest.raises(MinemuError, match="the clip has no frames; give one that has at least one"):
         frame_numbers(0)
+    with pytest.raises(MinemuError, match="0 frames of a clip are wanted; take 1 or more"):
+        frame_numbers(16, 0)
 
 
 # ---- storyboards -----------------------------------------------------------------------------------------------------

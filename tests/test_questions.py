@@ -17,6 +17,7 @@ from minemu.data.conversations import (
     follows,
     inventory,
 )
+from minemu.data.corpus import corpus
 from minemu.data.dialogues import dialogue
 from minemu.data.episodes import NAMES, WISHES, blend, blends, in_context, names_episode
 from minemu.data.questions import ASKS, CLIP_ASKS, clip_question, question
@@ -162,6 +163,16 @@ def test_training_asks_about_no_scene_of_evaluation(world):
         assert not is_held_out(movie.first) and not is_held_out(movie.last)
 
 
+@pytest.mark.parametrize("draw", [conversation, dialogue, lambda world, i: names_episode(world, i, 2)])
+def test_training_conversations_show_no_scene_of_evaluation(draw, world, monkeypatch):
+    shown = []
+    blank = np.zeros((64, 64, 3), np.uint8)
+    monkeypatch.setattr(ToyWorld, "_paint", lambda self, scene: shown.append(scene) or (blank, []))
+    for i in range(60):
+        draw(world, i)
+    assert len(shown) >= 40 and not any(is_held_out(scene) for scene in shown)
+
+
 def test_frames_of_a_clip_question(world, pictures):
     one = clip_question(world, 0, "direction")
     assert len(one.pictures) == 8 and one.pictures[0].shape == (64, 64, 3)
@@ -189,6 +200,8 @@ def test_candidates_of_a_dialogue(world):
         best.append(one.relevance.index(1.0))
     assert 5 < np.mean(best) < 60  # not always at the same place
     assert len(dialogue(world, 0, candidates=10).candidates) == 10
+    with pytest.raises(MinemuError, match="0 turns with 3 candidates: use 1 turn or more, and 4 to 100 candidates"):
+        dialogue(world, 0, turns=0, candidates=3)
 
 
 # ---- episodes --------------------------------------------------------------------------------------------------------
@@ -301,6 +314,26 @@ def test_forms(form, good, bad):
 def test_inventory():
     scene = Scene((Group("llama", 2), Group("ox")), "above", None, "orange", "flat")
     assert inventory(scene) == "1. two llamas 2. an ox 3. an orange background 4. Flat style"
+
+
+def test_the_corpus_has_every_wording(world):
+    texts = corpus(world, each=20)
+    words = {word for text in texts for word in text.replace("?", " ").replace(".", " ").split()}
+    assert {
+        "moves",
+        "grows",
+        "turns",
+        "into",
+        "now",
+        "belongs",
+        "dax",
+        "pim",
+        "sentence",
+        "image:",
+        "true",
+        "changes",
+    } <= words
+    assert not any("[" in text for text in texts)
 
 
 def test_the_template_and_where_the_loss_acts():

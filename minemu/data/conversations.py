@@ -17,6 +17,7 @@ from minemu.data.world import ToyWorld, pick
 from minemu.errors import MinemuError, suggest
 
 USER, ASSISTANT = "[USER]", "[ASSISTANT]"
+ROLES = (f"{USER}:", f"{ASSISTANT}:")
 
 # As published (Emu1/inference.py). `[IMG]` and `[/IMG]` in them are the special tokens.
 SYSTEM_IMAGE = (
@@ -52,7 +53,7 @@ class Conversation:
         """
         pieces: list[tuple[str | Picture, bool]] = [(self.system, False)] if self.system else []
         for turn in self.turns:
-            pieces += [(f"{USER}:", False), *((piece, False) for piece in turn.user), (f"{ASSISTANT}:", False)]
+            pieces += [(ROLES[0], False), *((piece, False) for piece in turn.user), (ROLES[1], False)]
             pieces.append((turn.answer, True))
         return pieces
 
@@ -99,20 +100,21 @@ def conversation(world: ToyWorld, i: int) -> Conversation:
 def _about_picture(world: ToyWorld, rng: np.random.Generator) -> Conversation:
     scene = world.draw(rng)
     asks = questions.askable(scene)
-    turns = []
+    turns: list[Turn] = []
     for name in rng.permutation(list(asks)).tolist()[: int(rng.integers(1, 4))]:
-        asked = asks[name](world, scene, rng)
-        turns.append(_turn(asked.text, {"word": asked.answer, "sentence": asked.say(asked.answer)}, scene, rng))
+        turn = _turn(asks[name](world, scene, rng), scene, rng)
+        if turn not in turns:  # a list of all there is may be asked for once
+            turns.append(turn)
     first = Turn((pixels(world, scene), *turns[0].user), turns[0].answer)
     return Conversation(SYSTEM_IMAGE, (first, *turns[1:]))
 
 
-def _turn(text: str, answers: dict[str, str], scene: Scene, rng: np.random.Generator) -> Turn:
+def _turn(asked: questions.Asked, scene: Scene, rng: np.random.Generator) -> Turn:
     """One question in one of the forms; an answer of several words is never asked for in one."""
-    form = pick(rng, [form for form in FORMS if form != "word" or " " not in answers["word"]])
+    form = pick(rng, [form for form in FORMS if form != "word" or " " not in asked.answer])
     if form == "list":
         return Turn((FORMS["list"],), inventory(scene))
-    return Turn((f"{text} {FORMS[form]}",), answers[form])
+    return Turn((f"{asked.text} {FORMS[form]}",), asked.answer if form == "word" else asked.say(asked.answer))
 
 
 def _about_clip(world: ToyWorld, rng: np.random.Generator, i: int) -> Conversation:

@@ -63,7 +63,7 @@ def _list_of_kind(world: ToyWorld, rng: np.random.Generator) -> Document:
     kind = pick(rng, kinds.asked(world))
     style = pick(rng, [style for label, style in world.keys if kinds.kind(label) == kind])
     keys = [key for key in world.keys if key[1] == style and kinds.kind(key[0]) == kind]
-    scenes = _singles(world, rng, keys)[: _how_many(rng)]
+    scenes = _singles(world, rng, keys, _how_many(rng))
     if not scenes:
         return _list_of_kind(world, rng)
     named = [(scene, captions.noun_phrase(scene.groups[0])) for scene in scenes]
@@ -101,13 +101,17 @@ def _in_turn(world: ToyWorld, named: list[tuple[Scene, str]], picture_first: boo
     return [piece for scene, text in named for piece in beside(pixels(world, scene), text, picture_first)]
 
 
-def _singles(world: ToyWorld, rng: np.random.Generator, keys: list[tuple[str, str]]) -> list[Scene]:
-    """Each of the drawings (label, style) alone, in random order, at a random size on a random background.
+def _singles(
+    world: ToyWorld, rng: np.random.Generator, keys: list[tuple[str, str]], most: int = MAX_PICTURES
+) -> list[Scene]:
+    """Up to `most` of the drawings (label, style), each alone, in random order, at any size on any background.
 
     A drawing is left out if the world may show it in no such way, as happens on evaluation's side of split "seen".
     """
     scenes = []
     for k in rng.permutation(len(keys)):
+        if len(scenes) == most:
+            break
         label, style = keys[k]
         looks = [(size, background) for size in SIZES for background in BACKGROUNDS]
         allowed = [look for look in looks if world.owns(Scene((Group(label),), None, *look, style))]

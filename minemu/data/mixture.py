@@ -115,6 +115,8 @@ class Mixture:
                 raise MinemuError(f"source '{name}' has weight {weight} but no data: {suggest(name, sources)}")
         if not any(weights.values()):
             raise MinemuError("every source of the mixture has weight 0: give one of them more")
+        if seed < 0:
+            raise MinemuError(f"seed {seed} of the mixture is negative: use 0 or more")
         self.sources, self.seed = dict(sources), seed
         shrink = math.gcd(*weights.values())
         self.weights = {name: weight // shrink for name, weight in weights.items() if weight}

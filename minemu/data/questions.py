@@ -267,7 +267,9 @@ CHANGE_NAMES = {"background": "the background", "size": "the size", "drawing": "
 def change(world: ToyWorld, rng: np.random.Generator) -> tuple[Movie, Asked]:
     answer = pick(rng, tuple(CHANGE_NAMES))
     movie = movies.changing(world, rng, answer)
-    return movie, Asked("what changes?", CHANGE_NAMES[answer], tuple(CHANGE_NAMES.values()), "{} changes in the clip.".format)
+    return movie, Asked(
+        "what changes?", CHANGE_NAMES[answer], tuple(CHANGE_NAMES.values()), "{} changes in the clip.".format
+    )
 
 
 CLIP_ASKS: dict[str, Callable[[ToyWorld, np.random.Generator], tuple[Movie, Asked]]] = {

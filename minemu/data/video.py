@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,16 @@ from minemu.errors import MinemuError
 from minemu.processor import PICTURE_SUFFIXES, read_picture
 
 FRAMES = 8  # a clip, as in Emu
+# What PIL raises for damaged files; a claimed size beyond reason is a warning first, then an error.
+BROKEN_PICTURE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombWarning,
+    Image.DecompressionBombError,
+)
 ANIMATED = (".webp", ".gif", ".png")
 
 
@@ -22,6 +33,8 @@ def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | No
     """
     if total < 1:
         raise MinemuError("the clip has no frames; give one that has at least one")
+    if count < 1:
+        raise MinemuError(f"{count} frames of a clip are wanted; take 1 or more")
     if rng is None:
         return [int((k + 0.5) * total / count) for k in range(count)]
     return sorted(rng.choice(total, count, replace=total < count).tolist())
@@ -46,8 +59,10 @@ def read_frames(
         )
     try:
         return _animated(path, count, rng)
-    except (OSError, EOFError, SyntaxError) as error:  # what PIL raises for damaged files
-        raise MinemuError(f"the clip {path} is broken ({error}); fetch it again or leave it out") from None
+    except MinemuError:
+        raise
+    except BROKEN_PICTURE:
+        raise MinemuError(f"the clip {path} is broken; fetch it again or leave it out") from None
 
 
 def _animated(path: Path, count: int, rng: np.random.Generator | None) -> list[Image.Image]:
