@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minemu.data.conversations import SYSTEM_IMAGE, SYSTEM_VIDEO
-from minemu.data.formats import DataConfig, open_source
+from minemu.data.formats import FORMATS, DataConfig, open_source
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
@@ -333,7 +333,7 @@ def test_parts_of_a_page_fit_and_keep_pictures_with_their_sentences(tokens, seed
 
 
 def test_webvid(webvid):
-    reader = WebVid([webvid], webvid.parent, training=False)
+    reader = WebVid([webvid], webvid.parent, random_frames=False)
     assert reader.blocks == [6]
     for k, text in enumerate(["a snail, slowly", 'two lines and "quotes"']):
         assert split(reader.read(k, LOT)) == ([0, 2, 3, 5, 6, 8, 9, 11], [text])
@@ -388,7 +388,7 @@ def test_bad_storyboards(storyboards, file, content, text):
 
 
 def test_chats(talks):
-    reader = Chats([talks], talks.parent, training=False)
+    reader = Chats([talks], talks.parent, random_frames=False)
     llava, videochat, alpaca, plain, sharegpt = (reader.read(k, LOT) for k in range(5))
     assert llava.system == SYSTEM_IMAGE and number(llava.turns[0].user[0]) == 1
     assert [(turn.user[-1], turn.answer) for turn in llava.turns] == [
@@ -529,6 +529,23 @@ def test_a_mixture_of_files(shards, pages, storyboards):
     assert split(Mixture(sources, {"labels": 2, "interleaved": 1, "storyboards": 1}).document(5)) == split(
         mixture.document(5)
     )
+
+
+def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboards, talks):
+    folder = str(talks.parent)
+    configs = [
+        DataConfig("webdataset", shards),
+        DataConfig("parquet", str(parquet / "*.parquet")),
+        DataConfig("mmc4", str(pages), folder, mmc4=MMC4Config(pictures=1)),
+        DataConfig("webvid", str(webvid), folder, frames=3),
+        DataConfig("storyboards", str(storyboards)),
+        DataConfig("chats", str(talks), folder, frames=3, random_frames=False),
+    ]
+    assert [config.format for config in configs] == list(FORMATS)
+    for config in configs:
+        assert open_source(config, words, 4, seed=3).document(2)
+    assert len(split(open_source(configs[2], words, 4).document(0))[0]) == 1
+    assert len(split(open_source(configs[3], words, 4).document(0))[0]) == 3
 
 
 def test_bad_configuration(tmp_path):

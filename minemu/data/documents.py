@@ -38,8 +38,8 @@ def by_time(pictures: Iterable[tuple[float, Picture]], subtitles: Iterable[tuple
 
 
 def pixels(world: ToyWorld, scene: Scene) -> np.ndarray:
-    """The picture of a scene, uint8 (S, S, 3)."""
-    return np.asarray(world.render(scene)[0])
+    """The picture of a scene, uint8 (S, S, 3); a copy, which may be written to and given to torch."""
+    return np.array(world.render(scene)[0])
 
 
 def interleaved(world: ToyWorld, rng: np.random.Generator) -> Document:

@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 
 from minemu.data import captions, samples
+from minemu.data.documents import pixels
 from minemu.data.scene import BACKGROUNDS, SIZES, Group, Scene
 from minemu.data.video import FRAMES, frame_numbers
 from minemu.data.world import CANVAS, ToyWorld, new_seed, pick
@@ -127,7 +128,7 @@ def frames(
     moments = frame_numbers(LENGTH, count, rng)
     if movie.direction:
         return [_moved(world, movie, moment) for moment in moments]
-    first, last = (np.asarray(world.render(scene)[0]) for scene in (movie.first, movie.last))
+    first, last = (pixels(world, scene) for scene in (movie.first, movie.last))
     return [first if moment < LENGTH // 2 else last for moment in moments]
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minemu.data.formats.chats import Chats
-from minemu.data.formats.mmc4 import MMC4
+from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
 from minemu.data.formats.reading import Shuffled, files
 from minemu.data.formats.storyboards import Storyboards
 from minemu.data.formats.webvid import WebVid
+from minemu.data.video import FRAMES
 from minemu.errors import MinemuError, suggest
 
-__all__ = ["FORMATS", "DataConfig", "open_source"]
+__all__ = ["FORMATS", "DataConfig", "MMC4Config", "open_source"]
 
 FORMATS = {
     "webdataset": "tar shards of image-text pairs (LAION-2B, LAION-COCO)",
@@ -34,6 +35,9 @@ class DataConfig:
     path: str  # a file, a pattern ("laion/*.tar"), or for storyboards a folder
     folder: str = "."  # where the pictures or clips lie that the files name
     max_bad: float = 0.05  # share of bad samples at which the run stops
+    mmc4: MMC4Config = MMC4Config()
+    frames: int = FRAMES  # of a clip
+    random_frames: bool = True  # as in training; else evenly spread
 
 
 def open_source(config: DataConfig, length: Callable[[str], int], n_image: int, seed: int = 0) -> Shuffled:
@@ -51,11 +55,11 @@ def open_source(config: DataConfig, length: Callable[[str], int], n_image: int, 
         case "parquet":
             reader = Parquet(files(config.path))
         case "mmc4":
-            reader = MMC4(files(config.path), folder, length, n_image + 2)
+            reader = MMC4(files(config.path), folder, length, n_image + 2, config.mmc4)
         case "webvid":
-            reader = WebVid(files(config.path), folder)
+            reader = WebVid(files(config.path), folder, config.frames, config.random_frames)
         case "storyboards":
             reader = Storyboards(Path(config.path))
         case "chats":
-            reader = Chats(files(config.path), folder)
+            reader = Chats(files(config.path), folder, config.frames, config.random_frames)
     return Shuffled(reader, seed, config.max_bad)

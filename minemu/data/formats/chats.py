@@ -29,9 +29,9 @@ PLACEHOLDERS = ("<image>", "<video>")  # where LLaVA's text says that a picture 
 class Chats:
     """Conversations of all four kinds, told apart by their fields; pictures and clips lie in `folder`."""
 
-    def __init__(self, paths: Sequence[Path], folder: Path, frames: int = FRAMES, training: bool = True):
+    def __init__(self, paths: Sequence[Path], folder: Path, frames: int = FRAMES, random_frames: bool = True):
         self.records, self.folder = Records(paths), Path(folder)
-        self.frames, self.training = frames, training
+        self.frames, self.random_frames = frames, random_frames
         self.blocks = self.records.blocks
 
     def read(self, k: int, rng: np.random.Generator) -> Conversation:
@@ -58,7 +58,7 @@ class Chats:
             return SYSTEM_IMAGE, [read_picture(self.folder / record["image"])]
         if "video" in record:
             clip = self._clip(self.folder / record["video"])
-            return SYSTEM_VIDEO, read_frames(clip, self.frames, rng if self.training else None)
+            return SYSTEM_VIDEO, read_frames(clip, self.frames, rng if self.random_frames else None)
         return "", []
 
     def _clip(self, named: Path) -> Path:

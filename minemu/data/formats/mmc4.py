@@ -37,11 +37,11 @@ class MMC4:
         folder: Path,
         length: Callable[[str], int],
         picture_length: int,
-        config: MMC4Config | None = None,
+        config: MMC4Config = MMC4Config(),
     ):
         self.records, self.folder = Records(paths), Path(folder)
         self.length, self.picture_length = length, picture_length
-        self.config = config or MMC4Config()
+        self.config = config
         self.blocks = self.records.blocks
 
     def read(self, k: int, rng: np.random.Generator) -> Document:

@@ -22,19 +22,19 @@ NEEDED = ("videoid", "page_dir", "name")
 class WebVid:
     """Clips with captions. A clip is a folder of frames or an animated picture: page_dir/videoid/ or page_dir/videoid.webp."""
 
-    def __init__(self, paths: Sequence[Path], folder: Path, frames: int = FRAMES, training: bool = True):
+    def __init__(self, paths: Sequence[Path], folder: Path, frames: int = FRAMES, random_frames: bool = True):
         self.paths, self.folder = list(paths), Path(folder)
-        self.frames, self.training = frames, training
+        self.frames, self.random_frames = frames, random_frames
         self.rows = [_rows(path) for path in self.paths]
         self.blocks = [len(starts) - 1 for _, starts in self.rows]
 
     def read(self, k: int, rng: np.random.Generator) -> Document:
-        """`frames` frames, random ones in training, before or after the caption."""
+        """`frames` frames before or after the caption."""
         block, place = locate(self.blocks, k)
         name = f"row {place + 1} of {self.paths[block]}"
         row = self._row(block, place)
         text = clean_text(row["name"], name)
-        pictures = read_frames(self._clip(row, name), self.frames, rng if self.training else None)
+        pictures = read_frames(self._clip(row, name), self.frames, rng if self.random_frames else None)
         return [*pictures, text] if rng.random() < 0.5 else [text, *pictures]
 
     def _row(self, block: int, place: int) -> dict[str, str]:
