@@ -63,7 +63,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=4400,
+            steps=3900,
             batch_size=64,
             lr=1e-3,
             warmup=200,
