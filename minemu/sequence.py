@@ -19,6 +19,7 @@ from minemu.errors import MinemuError
 
 PAD, IMAGE_START, IMAGE_END, IMAGE = "[PAD]", "[IMG]", "[/IMG]", "<image>"
 SPECIAL_TOKENS = (PAD, IMAGE_START, IMAGE_END, IMAGE)  # in the order of their ids, after the words (SPEC: 32000 ... 32003)
+FRAME = "[gIMG]"  # Emu2 only, the next id: the slot of a video frame, which is pooled to fewer embeddings than a picture
 IGNORE = -100
 
 
@@ -32,16 +33,18 @@ class TokenIds:
     image_start: int
     image_end: int
     image: int
+    frame: int | None = None
 
     @property
     def structure(self) -> tuple[int, ...]:
         """Never targets of the text loss in the released code."""
-        return (self.pad, self.image_start, self.image_end, self.image)
+        slots = (self.image,) if self.frame is None else (self.image, self.frame)
+        return (self.pad, self.image_start, self.image_end, *slots)
 
     @classmethod
     def of(cls, llm: LLMConfig) -> TokenIds:
         """LLaMA's <s> and </s>, then ours right after the words."""
-        return cls(1, 2, *range(llm.words, llm.words + len(SPECIAL_TOKENS)))
+        return cls(1, 2, *range(llm.words, llm.words + len(SPECIAL_TOKENS) + llm.frame_slot))
 
 
 class Picture:
@@ -168,11 +171,16 @@ def count_pictures(input_ids: Tensor, ids: TokenIds) -> int:
     return int((input_ids == ids.image_start).sum())
 
 
-def check_slots(input_ids: Tensor, ids: TokenIds, n_image: int, pictures: int) -> None:
-    """As many pictures as slots, or one line that says what is wrong."""
-    slots = int((input_ids == ids.image).sum())
-    if slots != pictures * n_image:
+def check_slots(input_ids: Tensor, ids: TokenIds, n: int, given: int, frames: bool = False) -> None:
+    """As many pictures (or video frames) as there is room for, or one line that says what is wrong."""
+    slot, token, what = (ids.frame, FRAME, "frames") if frames else (ids.image, IMAGE, "pictures")
+    if slot is None:
+        if given:
+            raise MinemuError("this model reads the frames of a video as pictures; give them as images")
+        return
+    slots = int((input_ids == slot).sum())
+    if slots != given * n:
         raise MinemuError(
-            f"the text has {slots} <image> slots, room for {slots / n_image:g} pictures of {n_image}, but {pictures} pictures were given; "
+            f"the text has {slots} {token} slots, room for {slots / n:g} {what} of {n}, but {given} {what} were given; "
             "give one picture for each [IMG]"
         )
