@@ -77,6 +77,7 @@ class LLMConfig:
 
     words: int = 2044  # plain vocabulary; [PAD], [IMG], [/IMG], <image> take the ids after it, in this order
     special_tokens: int = 4  # more for Emu-I ([USER], [ASSISTANT]) and Emu2 (grounding, video)
+    frame_slot: bool = False  # Emu2 marks the slots of a video frame with [gIMG], the token after <image>
     width: int = 256
     layers: int = 4
     heads: int = 4
@@ -91,6 +92,10 @@ class LLMConfig:
 
     def __post_init__(self) -> None:
         _divides("llm.width", self.width, "llm.heads", self.heads)
+        if self.frame_slot and self.special_tokens < 5:
+            raise MinemuError(
+                f"llm.special_tokens={self.special_tokens} leaves no id for [gIMG]; set it to 5 or more, or frame_slot=false"
+            )
 
 
 @dataclass(frozen=True)

@@ -195,7 +195,9 @@ def test_what_cannot_be_trained_is_said(tmp_path):
         train_stage("emu-tinny", "encoder", tmp_path)
     with pytest.raises(MinemuError, match="preset 'emu-14b' has no recipe on the toy world"):
         train_stage("emu-14b", "encoder", tmp_path)
-    with pytest.raises(MinemuError, match="stage emu needs stage encoder first: minemu train encoder --preset emu-nano"):
+    with pytest.raises(
+        MinemuError, match="stage emu needs stage encoder first: minemu train encoder --preset emu-nano"
+    ):
         train_stage("emu-nano", "emu", tmp_path)
     with pytest.raises(MinemuError, match="unknown configuration key 'emu.step': did you mean 'steps'"):
         train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
