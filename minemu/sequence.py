@@ -54,6 +54,30 @@ class Picture:
 PICTURE = Picture()
 
 
+@dataclass(frozen=True)
+class Special:
+    """A special token as an item of a sample, such as `Special("[USER]")`: inside a text it would be refused."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video as an item of a sample: its frames, pictures or paths, in order of time."""
+
+    frames: Sequence
+
+    def __post_init__(self) -> None:
+        if not len(self.frames):
+            raise MinemuError("a video without frames; give its pictures in order of time")
+
+    @classmethod
+    def sampled(cls, frames: Sequence, count: int) -> Video:
+        """At most `count` frames, the middle ones of as many equal parts."""
+        step = max(len(frames) / count, 1.0)
+        return cls([frames[int((part + 0.5) * step)] for part in range(min(count, len(frames)))])
+
+
 def interleave(pieces: Sequence[list[int] | Picture], ids: TokenIds, n_image: int, bos: bool = True, eos: bool = False) -> list[int]:
     """Token ids of one sample. `pieces` are texts (already token ids) and pictures, in order."""
     row = [ids.bos] if bos else []
@@ -70,7 +94,7 @@ def truncate(row: list[int], ids: TokenIds, max_length: int) -> list[int]:
     """Cut a row at `max_length`, but never inside a picture: that is an error, as half a picture means nothing."""
     if len(row) <= max_length:
         return row
-    if row[max_length] in (ids.image, ids.image_end):
+    if row[max_length] in (ids.image, ids.frame, ids.image_end):
         raise MinemuError(
             f"a sequence of {len(row)} tokens cut at max_length={max_length} would cut a picture in two; "
             "raise max_length or leave out a picture"

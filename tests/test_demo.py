@@ -18,7 +18,8 @@ from minemu.demo import PROMPTS, UPSCALE, Demo, run_demo, summary
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
-from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import train_tokenizer
 from minemu.visual_decoder import VisualDecoder
 
 

@@ -11,7 +11,8 @@ from minemu.config import BridgeConfig, EmuConfig
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.objective import image_loss, text_loss
-from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import train_tokenizer
 
 PRESETS = ["emu-nano", "emu2-nano"]
 
