@@ -1,6 +1,6 @@
 """The published checkpoints of Emu and Emu2: what each of their names is called here, and back.
 
-Two tables of prefixes do all of it (`RULES`); the longest match is not needed, the first one counts. What the tables do not say:
+Two tables of prefixes do all of it (`RULES`), read in either direction; the first rule that fits counts. What they do not say:
 
 - the Hugging Face copies of Emu2 put `model.` before every name;
 - Emu-I is wrapped by peft: `base_model.model.` inside the LLM, and low-rank factors beside q, k, v and o. Early peft leaves the
@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -60,6 +61,7 @@ UNUSED = {
 }
 WORD_TABLE = "decoder.lm.model.embed_tokens.weight"
 INSTRUCT_TOKENS = 2  # [USER], [ASSISTANT]
+PROBLEMS_SHOWN = 20
 CHAT_EMBEDS = 256  # Emu2-Chat, a still picture
 
 
@@ -96,6 +98,12 @@ class Mapping:
             "unexpected": len(self.unexpected),
             "wrong shape": len(self.wrong_shape),
         }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "complete": self.complete, "counts": self.counts, "loaded": self.loaded, "lora": self.lora, "unused": self.unused,
+            "missing": self.missing, "unexpected": self.unexpected, "wrong_shape": self.wrong_shape,
+        }  # fmt: skip
 
     def require_complete(self, what: str) -> Mapping:
         """Itself; raises `MinemuError` with the first problem where there is one."""
@@ -143,13 +151,35 @@ def _merge_into(
     mapping: Mapping, name: str, pair: dict[str, str], shapes: dict[str, Shape], ours: dict[str, Shape]
 ) -> None:
     """Note that the factors A (rank, in) and B (out, rank) belong to the weight `name` (out, in)."""
-    if name not in ours or len(pair) != 2:
+    if name not in ours or len(pair) != 2 or any(len(shapes[factor]) != 2 for factor in pair.values()):
         mapping.unexpected += pair.values()
         return
     (rank, into), (out, rank_too) = shapes[pair["A"]], shapes[pair["B"]]
     if (out, into) != ours[name] or rank != rank_too:
         mapping.wrong_shape.append(f"{pair['A']} and its B do not multiply to {list(ours[name])}")
     mapping.lora[name] = pair["A"], pair["B"]
+
+
+def report(mapping: Mapping, names: int) -> str:
+    """The mapping in lines for people: counts, every kind of unused name with its reason, every problem."""
+    lines = [f"{names:,} published names, read as {mapping.config.name}:"]
+    lines += [f"  {kind:12} {count:6,}" for kind, count in mapping.counts.items()]
+    if mapping.lora:
+        lines[1] += f"   ({2 * len(mapping.lora):,} of them LoRA factors, merged into {len(mapping.lora):,} weights)"
+    kinds: dict[tuple[str, str], int] = {}
+    for name, why in mapping.unused.items():
+        kind = re.sub(r"\.\d+\.", ".#.", name), why
+        kinds[kind] = kinds.get(kind, 0) + 1
+    lines += [f"unused: {name} ({count}): {why}" for (name, why), count in kinds.items()]
+    lines += mapping.problems[:PROBLEMS_SHOWN]
+    if len(mapping.problems) > PROBLEMS_SHOWN:
+        lines.append(f"... and {len(mapping.problems) - PROBLEMS_SHOWN:,} more")
+    verdict = (
+        "complete"
+        if mapping.complete
+        else f"not complete: this is no checkpoint of {mapping.config.name}; name its own preset"
+    )
+    return "\n".join([*lines, verdict])
 
 
 def fit(config: EmuConfig, shapes: dict[str, Shape], keep_lora: bool = False) -> EmuConfig:
