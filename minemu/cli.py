@@ -265,7 +265,7 @@ def bench(
     show: Annotated[bool, typer.Option("--list", help="Name the rows.")] = False,
     json: Json = None,
 ) -> None:
-    """Time parts of minemu against the plain way to do the same, in the same run."""
+    """Time parts of minemu against the plain way to do the same, in the same run; and the memory of a conversion."""
     from minemu import bench as benchmarks
 
     if show:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,14 @@ from torch import Tensor
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
-from minemu.files import read_json, write_json
+from minemu.files import atomic_write, read_json, write_json
 from minemu.model import Emu, read_config
 from minemu.official import Mapping, map_names, published_name
 from minemu.shards import Shards, write_index, write_shard
 from minemu.weights import load_strict
 
 RECORD = "conversion.json"  # what the folder is made from; stays in it
+TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 MAX_FILE_BYTES = 4 * 1024**3
 
 
@@ -66,11 +68,19 @@ def convert(
     keep_lora: bool = False,
     max_file_bytes: int = MAX_FILE_BYTES,
 ) -> Mapping:
-    """Write a published checkpoint as a folder that `Emu.from_pretrained` loads. `dtype` None keeps each tensor's own."""
+    """Write a published checkpoint as a folder that `Emu.from_pretrained` loads; a tokenizer beside it comes along.
+
+    `dtype` None keeps each tensor's own. Raises `MinemuError` for what is not the checkpoint of `config`, and for a folder that
+    holds something else.
+    """
     shards, out = Shards(source), Path(out)
     mapping = map_names(shards.shapes, config, keep_lora).require_complete(str(source))
     _begin(out, _record(shards, dtype, preset=config.name, keep_lora=keep_lora))
     _write_files(shards, pieces_of(mapping), out, dtype, max_file_bytes)
+    for name in TOKENIZERS:
+        if (shards.source.parent / name).exists():
+            with atomic_write(out / name) as temporary:
+                shutil.copyfile(shards.source.parent / name, temporary)
     write_json(out / "config.json", {"model_type": "emu", **mapping.config.to_dict()})
     return mapping
 
