@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -159,9 +158,17 @@ def print_peak() -> None:
     folder = Path(sys.argv[1])
     config = EmuConfig.from_dict(read_json(folder / "config.json"))
     our_shapes(config)  # what is imported and built for any checkpoint does not count
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    before = _memory("VmRSS")
     convert(folder / "published", config, folder / "converted")
-    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before}))
+    print(
+        json.dumps({"peak": _memory("VmHWM") - before})
+    )  # ru_maxrss would also remember the process that started this one
+
+
+def _memory(field: str) -> int:
+    """Bytes that Linux notes for this process: VmRSS is what it holds, VmHWM the most it ever held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def _timed(into: list[float], call: Callable[[], Tensor]) -> Tensor:

@@ -88,9 +88,12 @@ class CausalBlock(nn.Module):
 class CausalTransformer(nn.Module):
     """Features (B, T, V) -> N causal visual embeddings (B, N, D)."""
 
-    def __init__(self, config: BridgeConfig, source_width: int, out_width: int):
+    def __init__(self, config: BridgeConfig, vision: VisionConfig, out_width: int):
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, config.n_image, config.width) * 0.02)
+        self.config, source_width = config, vision.width
+        if config.source_positions:
+            self.source_positions = nn.Parameter(torch.empty(1, 1 + vision.patches, vision.width))
+        self.queries = nn.Parameter(torch.empty(1, config.n_image, config.width))
         self.position_bias = RelativePositionBias(config)
         self.blocks = nn.ModuleList(CausalBlock(config, source_width) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
@@ -99,7 +102,14 @@ class CausalTransformer(nn.Module):
         self.reset_parameters(config, source_width)
 
     def reset_parameters(self, config: BridgeConfig, source_width: int) -> None:
-        """T5's initialisation: queries carry the missing 1/sqrt(K)."""
+        """T5's initialisation: q carries the missing 1/sqrt(K), and the learned queries start as its words do, at a deviation of 1.
+
+        Emu starts them at 0.02. In the residual stream that drowns in what cross-attention adds to all of them alike, and at toy
+        size the N embeddings of a picture stayed nearly one and the same vector.
+        """
+        nn.init.normal_(self.queries)
+        if config.source_positions:
+            nn.init.normal_(self.source_positions, std=0.5)
         nn.init.normal_(self.position_bias.bias.weight, std=config.width**-0.5)
         for block in self.blocks:
             for attention, source in ((block.self_attention, config.width), (block.cross_attention, source_width)):
@@ -113,6 +123,8 @@ class CausalTransformer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         x = self.dropout(self.queries).expand(len(features), -1, -1)  # (B, N, C)
         bias = self.position_bias(x.shape[1])                         # (1, H, N, N)
+        if self.config.source_positions:
+            features = features + self.source_positions               # (B, T, V)
         for block in self.blocks:
             x = block(x, features, bias)                              # (B, N, C)
         return self.projection(self.dropout(self.norm(x)))            # (B, N, D)

@@ -55,15 +55,18 @@ class BridgeConfig:
     kind: Literal["causal", "pool"] = "causal"
     n_image: int = 16  # N, visual embeddings a picture; a square number for "pool"
     n_frame: int = 16  # the same for a video frame ("pool" only; the Causal Transformer always gives n_image)
-    width: int = 128
+    width: int = 192
     layers: int = 3
     heads: int = 4
     head_width: int | None = None  # K; width / heads unless given
-    ff_width: int = 512
+    ff_width: int = 768
     dropout: float = 0.0
     norm_eps: float = 1e-6
     position_buckets: int = 32  # T5 relative position bias
     position_distance: int = 128
+    source_positions: bool = (
+        False  # learned positions for the encoder's tokens, where they hardly say where they are themselves
+    )
 
     @property
     def key_width(self) -> int:
@@ -141,6 +144,7 @@ class DecoderConfig:
     condition_width: int = 256  # D; must equal the width of the visual embeddings
     pooled_condition: bool = True  # the mean embedding joins the time embedding, as in Emu2's decoder
     size_condition: bool = False  # SDXL: so do original size, crop and target size
+    adaptive_norm: bool = False  # time scales what is normalised, not only shifts it (arXiv 2105.05233)
     position_channels: bool = True  # extra input channels that say where a latent position is
     prediction: Literal["v", "epsilon", "sample"] = "sample"
     schedule: Literal["scaled_linear", "squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
@@ -237,8 +241,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "emu-tiny": {
         "vision": {"stem": "conv"},
+        "bridge": {"source_positions": True},
         # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
         "objective": {"hide_written": 0.5},
+        "decoder": {"adaptive_norm": True},
     },
     "emu-14b": {
         "vision": {"image_size": 224, "patch_size": 14, "width": 1408, "layers": 40, "head_width": 88, "mlp_width": 6144},

@@ -87,7 +87,7 @@ class Emu(nn.Module, EmuGeneration):
         self.visual_encoder = EVAVisionTransformer(vision)
         if bridge.kind == "causal":
             self.ln_visual = nn.LayerNorm(vision.width, eps=vision.norm_eps)
-            self.causal_transformer = CausalTransformer(bridge, vision.width, llm.width)
+            self.causal_transformer = CausalTransformer(bridge, vision, llm.width)
         else:
             self.project_up = nn.Linear(vision.width, llm.width, bias=False)
         self.llm = build_llama(llm, self.ids)

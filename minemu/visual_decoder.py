@@ -250,8 +250,8 @@ def position_channels(side: int) -> Tensor:
 def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
     """The U-Net of Stable Diffusion v1.5 or SDXL in any size; level i has cross-attention where `unet_attention[i]`, the middle always.
 
-    The mean embedding joins the time embedding, alone or with the sizes as in SDXL. One addition, off in the published models'
-    presets: channels that say where a position is.
+    The mean embedding joins the time embedding, alone or with the sizes as in SDXL. Two additions, off in the published models'
+    presets: channels that say where a position is, and time that scales as well as shifts.
     """
     attention, width = config.unet_attention, config.condition_width
     alone = config.pooled_condition and not config.size_condition
@@ -269,6 +269,7 @@ def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
         cross_attention_dim=width,
         attention_head_dim=config.unet_heads,  # what diffusers calls so is the number of heads
         norm_num_groups=config.norm_groups,
+        resnet_time_scale_shift="scale_shift" if config.adaptive_norm else "default",
         class_embed_type="projection" if alone else None,
         addition_embed_type="text_time" if config.size_condition else None,
         addition_time_embed_dim=SIZE_WAVES if config.size_condition else None,

@@ -9,7 +9,7 @@ from transformers.models.t5.modeling_t5 import T5Stack
 
 from minemu import sequence
 from minemu.causal_transformer import CausalTransformer
-from minemu.config import BridgeConfig, EmuConfig
+from minemu.config import BridgeConfig, EmuConfig, VisionConfig
 from minemu.model import Emu
 from minemu.official import RULES, rename
 from minemu.parity import Recording
@@ -65,7 +65,7 @@ def test_the_causal_transformer_is_a_t5_decoder(n, buckets, distance, key_width)
     config = BridgeConfig(
         n_image=n, width=32, heads=4, head_width=key_width, ff_width=48, layers=3, position_buckets=buckets, position_distance=distance
     )  # fmt: skip
-    ours = CausalTransformer(config, 32, 24).eval()
+    ours = CausalTransformer(config, VisionConfig(width=32, head_width=16), 24).eval()
     for block in ours.blocks:
         torch.nn.init.uniform_(block.self_norm.weight, 0.5, 1.5)
         torch.nn.init.uniform_(block.cross_norm.weight, 0.5, 1.5)
