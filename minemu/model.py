@@ -28,9 +28,10 @@ from minemu.config import EmuConfig, LLMConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 from minemu.generation import EmuGeneration
+from minemu.loading import load_module, main_device
 from minemu.objective import image_loss, text_loss, unified_loss
 from minemu.visual_encoder import EVAVisionTransformer
-from minemu.weights import load_strict, load_tensors, save_tensors
+from minemu.weights import load_tensors, save_tensors
 
 
 @dataclass
@@ -83,7 +84,9 @@ class Emu(nn.Module, EmuGeneration):
 
     @property
     def device(self) -> torch.device:
-        return self.regression_head.weight.device
+        """Where its inputs go; a device map may have spread the weights."""
+        spread = getattr(self, "hf_device_map", None)
+        return self.regression_head.weight.device if spread is None else main_device(spread)
 
     def encode_images(self, images: Tensor, frames: bool = False) -> Tensor:
         """CLIP-normalised pictures (n, 3, S, S) -> visual embeddings (n, N, E), the space that is regressed."""
@@ -158,12 +161,17 @@ class Emu(nn.Module, EmuGeneration):
         write_json(folder / "config.json", {"model_type": "emu", **self.config.to_dict()})
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Emu:
-        """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape."""
+    def from_pretrained(
+        cls, source: str | os.PathLike, dtype: torch.dtype | str = torch.float32, revision: str | None = None, **placing
+    ) -> Emu:
+        """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape.
+
+        `placing` are device_map, max_memory and quantization_config, as in transformers; see `minemu.loading.load_module`.
+        """
         folder = local_folder(source, revision)
-        model = cls(read_config(folder))
-        load_strict(model, load_tensors(folder / "model.safetensors"), str(source))
-        return model.to(dtype).eval()
+        config = read_config(folder)
+        tensors = load_tensors(folder / "model.safetensors")
+        return load_module(lambda: cls(config), tensors, str(source), dtype, **placing)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload config and weights; returns the address of the commit."""
