@@ -208,8 +208,10 @@ def parity(
     passed = all(tensor.passed for tensor in found)
     largest = max((tensor.error for tensor in found if not tensor.ids), default=0.0)
     typer.echo(f"{'equal' if passed else 'NOT equal'}: largest error {largest:.1e}, allowed {TOLERANCE:.0e}")
-    tensors = {tensor.name: {"shape": tensor.shape, "error": tensor.error, "passed": tensor.passed} for tensor in found}
-    _write(json, {"recording": str(recording), "passed": passed, "largest_error": largest, "tensors": tensors})
+    _write(
+        json,
+        {"recording": str(recording), "passed": passed, "tensors": {tensor.name: tensor.to_dict() for tensor in found}},
+    )
     if not passed:
         raise typer.Exit(1)
 
@@ -217,7 +219,10 @@ def parity(
 @app.command()
 def official(
     source: Annotated[
-        Path, typer.Argument(help="Published checkpoint (file, index or folder), or a JSON table of names and shapes.")
+        Path,
+        typer.Argument(
+            help="Published checkpoint (file, index or folder), a decoder folder of diffusers, or a JSON table of names and shapes."
+        ),
     ],
     preset: Annotated[str | None, typer.Option(help="What it is a checkpoint of: emu-14b or emu2-37b.")] = None,
     out: Annotated[
@@ -236,9 +241,10 @@ def official(
     from minemu import official as published
     from minemu.config import EmuConfig
     from minemu.convert import convert, convert_back
-    from minemu.shards import dtype_named, read_table
+    from minemu.loading import read_dtype
+    from minemu.shards import read_table
 
-    into = None if dtype is None else dtype_named(dtype)
+    into = None if dtype is None else read_dtype(dtype)
     if back:
         if out is None:
             raise MinemuError("--back writes a checkpoint: name its folder with --out FOLDER")
@@ -248,6 +254,8 @@ def official(
         return
     if preset is None:
         raise MinemuError("say what it is a checkpoint of: --preset emu-14b or --preset emu2-37b")
+    if (source / "unet").is_dir():
+        return _official_decoder(source, preset, out, into, json)
     shapes = read_table(source)
     mapping = published.map_names(shapes, EmuConfig.preset(preset), keep_lora)
     typer.echo(published.report(mapping, len(shapes)))
@@ -257,6 +265,21 @@ def official(
     if out is not None:
         convert(source, EmuConfig.preset(preset), out, into, keep_lora)
         typer.echo(f"wrote {out}; load it with Emu.from_pretrained('{out}')")
+
+
+def _official_decoder(source: Path, preset: str, out: Path | None, dtype: Any, json: Path | None) -> None:
+    """The same for a published visual decoder, a folder of diffusers; it is small enough to be loaded as a whole."""
+    from minemu.config import EmuConfig
+    from minemu.pipeline import DECODER_FOLDER
+    from minemu.visual_decoder import VisualDecoder
+
+    decoder = VisualDecoder.from_diffusers(source, EmuConfig.preset(preset).decoder)
+    count = len(decoder.unet.state_dict()) + len(decoder.codec.vae.state_dict())
+    typer.echo(f"{count:,} tensors of U-Net and VAE, all loaded into the visual decoder of {preset}: complete")
+    _write(json, {"source": str(source), "preset": preset, "complete": True, "counts": {"loaded": count}})
+    if out is not None:
+        decoder.save_pretrained(out / DECODER_FOLDER, dtype)
+        typer.echo(f"wrote {out / DECODER_FOLDER}")
 
 
 @app.command()

@@ -21,10 +21,9 @@ from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 from minemu.model import Emu, read_config
 from minemu.official import Mapping, map_names, published_name
-from minemu.shards import Shards, write_index, write_shard
+from minemu.shards import RECORD, Shards, write_index, write_shard
 from minemu.weights import load_strict
 
-RECORD = "conversion.json"  # what the folder is made from; stays in it
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
 MAX_FILE_BYTES = 4 * 1024**3
 

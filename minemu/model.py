@@ -28,9 +28,11 @@ from minemu.config import EmuConfig, LLMConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 from minemu.generation import EmuGeneration
+from minemu.loading import load_module, main_device
 from minemu.objective import image_loss, text_loss, unified_loss
+from minemu.shards import RECORD
 from minemu.visual_encoder import EVAVisionTransformer
-from minemu.weights import load_folder, load_strict, save_tensors
+from minemu.weights import load_folder, save_tensors
 
 
 @dataclass
@@ -95,7 +97,9 @@ class Emu(nn.Module, EmuGeneration):
 
     @property
     def device(self) -> torch.device:
-        return self.regression_head.weight.device
+        """Where its inputs go; a device map may have spread the weights."""
+        spread = getattr(self, "hf_device_map", None)
+        return self.regression_head.weight.device if spread is None else main_device(spread)
 
     def encode_images(self, images: Tensor, frames: bool = False) -> Tensor:
         """CLIP-normalised pictures (n, 3, S, S) -> visual embeddings (n, N, E), the space that is regressed."""
@@ -181,12 +185,16 @@ class Emu(nn.Module, EmuGeneration):
         write_json(folder / "config.json", {"model_type": "emu", **self.config.to_dict()})
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Emu:
-        """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape."""
+    def from_pretrained(
+        cls, source: str | os.PathLike, dtype: torch.dtype | str = torch.float32, revision: str | None = None, **placing
+    ) -> Emu:
+        """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape.
+
+        `placing` are device_map, max_memory and quantization_config, as in transformers; see `minemu.loading.load_module`.
+        """
         folder = local_folder(source, revision)
-        model = cls(read_config(folder))
-        load_strict(model, load_folder(folder), str(source))
-        return model.to(dtype).eval()
+        config = read_config(folder)
+        return load_module(lambda: cls(config), load_folder(folder), str(source), dtype, **placing)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload config and weights; returns the address of the commit."""
@@ -215,6 +223,8 @@ def local_folder(source: str | os.PathLike, revision: str | None = None) -> Path
 
 
 def read_config(folder: Path) -> EmuConfig:
+    if (folder / RECORD).exists() and not (folder / "config.json").exists():
+        raise MinemuError(f"{folder} is a conversion that was stopped; run the same minemu official command again to finish it")
     values = read_json(folder / "config.json")
     if values.pop("model_type", None) != "emu":
         raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu')")

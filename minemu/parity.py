@@ -9,6 +9,7 @@ moves hidden states by 1e-3; recordings are made with float32 tables, as they ar
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Callable
@@ -19,7 +20,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from minemu import sequence
 from minemu.config import EmuConfig
@@ -29,6 +29,7 @@ from minemu.files import read_json
 from minemu.model import EmuOutput
 from minemu.objective import image_loss
 from minemu.official import WORD_TABLE, canonical
+from minemu.processor import EmuProcessor
 from minemu.shards import Shards
 from minemu.tokenizer import load_tokenizer
 from minemu.weights import load_tensors
@@ -60,6 +61,10 @@ class Comparison:
     @property
     def passed(self) -> bool:
         return self.error == 0 if self.ids else self.error <= TOLERANCE
+
+    def to_dict(self) -> dict[str, Any]:
+        error = self.error if math.isfinite(self.error) else None  # JSON has no infinity
+        return {"shape": self.shape, "error": error, "ids": self.ids, "passed": self.passed}
 
 
 def compare(folder: str | os.PathLike) -> list[Comparison]:
@@ -98,9 +103,12 @@ class Recording:
             self.prompts = self.values["gen_prompts"]
         except (KeyError, TypeError, IndexError) as error:
             raise MinemuError(f"{folder / 'config.json'} is not of a recording of Emu or Emu2: no {error}") from None
-        self.special = {TOKENS.get(name, name): number for name, number in tokens.items()}
+        special = [TOKENS.get(name, name) for name in sorted(tokens, key=tokens.get)]
+        vision, bridge = self.config.vision, self.config.bridge
+        self.processor = EmuProcessor(
+            load_tokenizer(folder, special), vision.image_size, bridge.n_image, bridge.n_frame
+        )
         self.model = load_official(folder / "weights.safetensors", self.config)
-        self.tokenizer = load_tokenizer(folder)
 
     def ours(self, name: str) -> Tensor:
         """What this implementation gives for the output `name`."""
@@ -137,7 +145,7 @@ class Recording:
         return image_loss(self.forward.predictions, inputs, targets, objective).reshape(1)
 
     def tokenise(self, texts: list[str], side: str) -> dict[str, Tensor]:
-        """Ids and mask (B, L) as the published code gives them; its legacy tokenizer strips each text between special tokens."""
+        """Ids and mask (B, L) as the published code gives them."""
         bridge = self.config.bridge
         places = {
             PICTURE: "[IMG]" + "<image>" * bridge.n_image + "[/IMG]",
@@ -147,7 +155,7 @@ class Recording:
         for text in texts:
             for place, tokens in places.items():
                 text = text.replace(place, tokens)
-            rows.append([self.model.ids.bos, *_ids_of(text, self.special, self.tokenizer)])
+            rows.append([self.model.ids.bos, *_ids_of(text, self.processor)])
         return sequence.pad_rows(rows, self.model.ids, side)
 
     def image_embeds(self, name: str) -> Tensor:
@@ -194,15 +202,13 @@ _OURS: dict[str, Callable[[Recording, str], Tensor]] = {
 }
 
 
-def _ids_of(text: str, special: dict[str, int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _ids_of(text: str, processor: EmuProcessor) -> list[int]:
+    """Special tokens by their ids, and the text between them as the processor encodes any text."""
+    special = processor.special
     pieces = re.split(f"({'|'.join(map(re.escape, special))})", text)
-    ids: list[int] = []
-    for piece in pieces:
-        if piece in special:
-            ids.append(special[piece])
-        elif piece.strip():
-            ids += tokenizer.encode(piece.strip(), add_special_tokens=False)
-    return ids
+    return [
+        number for piece in pieces for number in ([special[piece]] if piece in special else processor.encode(piece))
+    ]
 
 
 def _decoding(name: str) -> tuple[int, dict[str, float]]:

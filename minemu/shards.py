@@ -17,10 +17,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from minemu.errors import MinemuError, suggest
+from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 
 INDEX = "model.safetensors.index.json"
+RECORD = "conversion.json"  # what a converted folder is made from; stays in it
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 WRAPPERS = ("module", "state_dict", "model")
 DTYPES = {  # torch's names; safetensors' names
@@ -169,16 +170,6 @@ def read_table(path: Path) -> dict[str, tuple[int, ...]]:
     ):
         raise MinemuError(f"{path} is no table of names and shapes; it should read {{'name': [size, ...], ...}}")
     return {name: tuple(shape) for name, shape in table.items()}
-
-
-def dtype_named(name: str | torch.dtype) -> torch.dtype:
-    """The floating-point type called `name`."""
-    if isinstance(name, torch.dtype):
-        return name
-    known = [dtype for dtype in DTYPES if "float" in dtype]
-    if name not in known:
-        raise MinemuError(f"unknown dtype '{name}': {suggest(name, known)}")
-    return getattr(torch, name)
 
 
 def write_shard(

@@ -25,6 +25,7 @@ from minemu.codec import build_codec
 from minemu.config import DecoderConfig, from_dict
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
+from minemu.loading import load_module, read_dtype
 from minemu.weights import load_strict, load_tensors, save_tensors
 
 TRAIN_STEPS = 1000  # T, noise levels
@@ -186,15 +187,15 @@ class VisualDecoder(nn.Module):
         write_json(folder / "config.json", {"model_type": "emu_visual_decoder", **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, dtype: torch.dtype = torch.float32) -> VisualDecoder:
+    def from_pretrained(cls, folder: str | os.PathLike, dtype: torch.dtype | str = torch.float32) -> VisualDecoder:
         """Load what `save_pretrained` wrote. Strict: every tensor has its place and its shape."""
         folder = Path(folder)
         values = read_json(folder / "config.json")
         if values.pop("model_type", None) != "emu_visual_decoder":
             raise MinemuError(f"{folder / 'config.json'} is not of a visual decoder (model_type is not 'emu_visual_decoder')")
-        decoder = cls(from_dict(DecoderConfig, values, "decoder."))
-        load_strict(decoder, load_tensors(folder / "model.safetensors"), str(folder))
-        return decoder.to(dtype).eval()
+        config = from_dict(DecoderConfig, values, "decoder.")
+        decoder = load_module(lambda: cls(config), load_tensors(folder / "model.safetensors"), str(folder), dtype)
+        return decoder.to(read_dtype(dtype))  # the position channels too, which no file holds
 
     @classmethod
     def from_diffusers(cls, folder: str | os.PathLike, config: DecoderConfig) -> VisualDecoder:

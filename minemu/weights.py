@@ -49,6 +49,12 @@ def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def load_strict(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     """Load every tensor into its place; a missing, unexpected or misshapen one is an error that names it."""
+    check_strict(module, tensors, what)
+    module.load_state_dict(tensors)
+
+
+def check_strict(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Refuse tensors that are not exactly those of the module, by name and shape; the module may be on the meta device."""
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
@@ -64,4 +70,3 @@ def load_strict(module: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
             f"{what}: {len(missing)} tensors missing and {len(unexpected)} unexpected (first: {example}); "
             "it is a checkpoint of another preset or of another version"
         )
-    module.load_state_dict(tensors)

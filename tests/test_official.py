@@ -9,7 +9,7 @@ import torch
 
 from minemu import cli
 from minemu.config import EmuConfig
-from minemu.convert import convert_back, load_official
+from minemu.convert import convert, convert_back, load_official
 from minemu.model import Emu
 from minemu.official import canonical, map_names, our_shapes, published_name, why_unused
 
@@ -190,7 +190,8 @@ def test_lora_kept_and_merged_give_equal_outputs(tmp_path):
     model.save_pretrained(tmp_path / "ours")
     convert_back(tmp_path / "ours", tmp_path / "published")
     plain = config.override({"llm.lora_rank": 0})
-    kept = load_official(tmp_path / "published", plain, keep_lora=True)
+    convert(tmp_path / "published", plain, tmp_path / "kept", keep_lora=True)
+    kept = Emu.from_pretrained(tmp_path / "kept")
     merged = load_official(tmp_path / "published", plain)
     assert (kept.config.llm.lora_rank, merged.config.llm.lora_rank) == (4, 0)
     ids = torch.arange(3, 20)[None]

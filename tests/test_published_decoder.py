@@ -1,12 +1,13 @@
 """The decoders of Emu and Emu2-Gen: the published shapes and samplers, at full size on the meta device and in small."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 
-from minemu.config import DecoderConfig, EmuConfig
+from minemu import cli
+from minemu.config import PRESETS, DecoderConfig, EmuConfig
 from minemu.errors import MinemuError
 from minemu.visual_decoder import VisualDecoder, build_sampler, build_unet
 
@@ -16,6 +17,7 @@ SMALL_SDXL = DecoderConfig(
     condition_width=24, prediction="epsilon", schedule="scaled_linear", zero_terminal_snr=False, condition_noise=0.0,
     sampler="euler", inference_steps=30,
 )  # fmt: skip
+SMALL_VISION = {"image_size": 32, "patch_size": 8, "width": 24, "head_width": 12}
 
 
 def make(config=SMALL_SDXL):
@@ -85,7 +87,7 @@ def test_sizes_and_pooled_embeddings_reach_the_unet():
     assert decoder.loss(torch.rand(2, 3, 16, 16) * 2 - 1, conditions).ndim == 0
 
 
-def test_a_published_folder_loads(tmp_path):
+def test_a_published_folder_loads_and_converts(tmp_path, monkeypatch):
     ours = make()
     ours.unet.save_pretrained(tmp_path / "unet")
     ours.codec.vae.register_to_config(scaling_factor=0.13025)
@@ -95,6 +97,13 @@ def test_a_published_folder_loads(tmp_path):
     loaded = VisualDecoder.from_diffusers(tmp_path, SMALL_SDXL)
     assert loaded.codec.scale.item() == pytest.approx(0.13025)
     assert all(torch.equal(a, b) for a, b in zip(ours.unet.parameters(), loaded.unet.parameters(), strict=True))
+    monkeypatch.setitem(
+        PRESETS, "small", {"bridge": {"kind": "pool"}, "vision": SMALL_VISION, "decoder": asdict(SMALL_SDXL)}
+    )
+    assert cli.run(["official", str(tmp_path), "--preset", "small", "--out", str(tmp_path / "out")]) == 0
+    drawn = [d.decode(torch.ones(1, 3, 24), generator=torch.Generator().manual_seed(0)) for d in
+             (loaded, VisualDecoder.from_pretrained(tmp_path / "out" / "visual_decoder"))]  # fmt: skip
+    assert torch.equal(*drawn)
     with pytest.raises(MinemuError, match="unet: .* has shape .* but this configuration needs"):
         VisualDecoder.from_diffusers(tmp_path, replace(SMALL_SDXL, condition_width=32))
     with pytest.raises(MinemuError, match="unet is no UNet2DConditionModel of diffusers .*; fetch it again"):
