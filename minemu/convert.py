@@ -15,12 +15,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 from minemu.model import Emu, read_config
-from minemu.official import Mapping, map_names, published_name
+from minemu.official import Mapping, Shape, map_names, published_name
 from minemu.shards import RECORD, Shards, write_index, write_shard
 from minemu.weights import load_strict
 
@@ -74,8 +75,7 @@ def convert(
     """
     shards, out = Shards(source), Path(out)
     mapping = map_names(shards.shapes, config, keep_lora).require_complete(str(source))
-    _begin(out, _record(shards, dtype, preset=config.name, keep_lora=keep_lora))
-    _write_files(shards, pieces_of(mapping), out, dtype, max_file_bytes)
+    _write(shards, pieces_of(mapping), out, dtype, max_file_bytes, preset=config.name, keep_lora=keep_lora)
     for name in TOKENIZERS:
         if (shards.source.parent / name).exists():
             with atomic_write(out / name) as temporary:
@@ -94,16 +94,15 @@ def convert_back(
     config, out = read_config(Path(folder)), Path(out)
     shards = Shards(folder)
     pieces = {published_name(name, config): Piece(name) for name in shards.where}
-    _begin(out, _record(shards, dtype, preset=config.name, back=True))
-    _write_files(shards, pieces, out, dtype, max_file_bytes)
+    _write(shards, pieces, out, dtype, max_file_bytes, preset=config.name, back=True)
     return len(pieces)
 
 
-def _record(shards: Shards, dtype: torch.dtype | None, **choices: Any) -> dict[str, Any]:
+def _record(shards: Shards, **choices: Any) -> dict[str, Any]:
     """What must be the same for an unfinished conversion to go on."""
     files = sorted(set(shards.where.values()))
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return {**choices, "dtype": str(dtype).removeprefix("torch."), "source": str(shards.source), "files": stamps}
+    return {**choices, "source": str(shards.source), "files": stamps}
 
 
 def _begin(out: Path, record: dict[str, Any]) -> None:
@@ -121,28 +120,37 @@ def _begin(out: Path, record: dict[str, Any]) -> None:
         write_json(out / RECORD, record)
 
 
-def _write_files(
-    shards: Shards, pieces: dict[str, Piece], out: Path, dtype: torch.dtype | None, max_bytes: int
-) -> None:
-    """Write what is not there yet, in the order of the input files, then the index."""
+def _targets(
+    shards: Shards, pieces: dict[str, Piece], dtype: torch.dtype | None
+) -> dict[str, tuple[Shape, torch.dtype]]:
+    """Shape and type of what will be written, in the order of the input files."""
     order = {name: place for place, name in enumerate(shards.where)}
-    target: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    targets = {}
     for name in sorted(pieces, key=lambda name: order[pieces[name].source]):
-        own = shards.dtypes[pieces[name].source]
-        if not own.is_floating_point:
+        source = pieces[name].source
+        if not shards.dtypes[source].is_floating_point:
             raise MinemuError(
-                f"{pieces[name].source} is {own}, so the checkpoint is quantised; convert the unquantised one"
+                f"{source} is {shards.dtypes[source]}, so the checkpoint is quantised; convert the unquantised one"
             )
-        target[name] = shards.shapes[pieces[name].source], dtype or own
+        targets[name] = shards.shapes[source], dtype or shards.dtypes[source]
+    return targets
+
+
+def _write(
+    shards: Shards, pieces: dict[str, Piece], out: Path, dtype: torch.dtype | None, max_bytes: int, **choices: Any
+) -> None:
+    """Write the files that are not there yet, then the index."""
+    targets = _targets(shards, pieces, dtype)
     groups = split_by_size(
-        {name: math.prod(shape) * kind.itemsize for name, (shape, kind) in target.items()}, max_bytes
+        {name: math.prod(shape) * kind.itemsize for name, (shape, kind) in targets.items()}, max_bytes
     )
+    _begin(out, _record(shards, dtype=str(dtype).removeprefix("torch."), max_file_bytes=max_bytes, **choices))
     files = {f"model-{i:05d}-of-{len(groups):05d}.safetensors": group for i, group in enumerate(groups, start=1)}
     if len(groups) == 1:
         files = {"model.safetensors": groups[0]}
-    for file, names in files.items():
+    for file, names in tqdm(files.items(), desc="convert", unit="file", disable=None):
         if not (out / file).exists():
-            write_shard(out / file, {name: target[name] for name in names}, lambda name: pieces[name].read(shards))
+            write_shard(out / file, {name: targets[name] for name in names}, lambda name: pieces[name].read(shards))
     if len(files) > 1:
         total = sum((out / file).stat().st_size for file in files)
         write_index(out, {name: file for file, names in files.items() for name in names}, total)

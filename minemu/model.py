@@ -227,5 +227,5 @@ def read_config(folder: Path) -> EmuConfig:
         raise MinemuError(f"{folder} is a conversion that was stopped; run the same minemu official command again to finish it")
     values = read_json(folder / "config.json")
     if values.pop("model_type", None) != "emu":
-        raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu')")
+        raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu'); convert one with minemu official")
     return EmuConfig.from_dict(values)

@@ -246,6 +246,7 @@ def test_quantised_and_unknown_types_are_refused(tmp_path):
         MinemuError, match="ln_visual.weight is torch.uint8, so the checkpoint is quantised; convert the unquantised"
     ):
         convert.convert(save(tensors, tmp_path / "a", "pt"), config_of(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     tensors["ln_visual.weight"] = tensors["ln_visual.weight"].to(torch.float8_e4m3fn)
     with pytest.raises(
         MinemuError, match="holds ln_visual.weight as F8_E4M3, an unknown dtype; convert it to one of F64, F32"
