@@ -71,9 +71,7 @@ class Mapping:
 
     config: EmuConfig
     loaded: dict[str, str] = field(default_factory=dict)  # our name -> published name
-    lora: dict[str, tuple[str, str]] = field(
-        default_factory=dict
-    )  # our name -> published factors A, B to merge into it
+    lora: dict[str, tuple[str, str]] = field(default_factory=dict)  # our name -> published A and B, merged into it
     unused: dict[str, str] = field(default_factory=dict)  # published name -> why
     missing: list[str] = field(default_factory=list)  # our names
     unexpected: list[str] = field(default_factory=list)  # published names
