@@ -115,17 +115,20 @@ def prompt(scene: Scene, rng: np.random.Generator) -> str:
 
 
 def _text(scene: Scene, size: str | None, background: str | None, style: str | None) -> str:
-    text = _noun_phrase(scene.groups[0], size)
+    text = noun_phrase(scene.groups[0], size)
     if scene.relation is not None:
-        text += f" {scene.relation} {_noun_phrase(scene.groups[1], None)}"
-    if background is not None:
-        text += f" on {article(background)} {background} background"
-    if style is not None:
-        text += f", {STYLE_NAMES[style]} style"
-    return text
+        text += f" {scene.relation} {noun_phrase(scene.groups[1])}"
+    return text + look(background, style)
 
 
-def _noun_phrase(group: Group, size: str | None) -> str:
+def look(background: str | None, style: str | None) -> str:
+    """The end of a caption: " on a blue background, Noto style"."""
+    where = f" on {article(background)} {background} background" if background else ""
+    return where + (f", {STYLE_NAMES[style]} style" if style else "")
+
+
+def noun_phrase(group: Group, size: str | None = None) -> str:
+    """Words for one group: "a big llama", "two llamas", "grapes"."""
     if group.count > 1:
         return f"{NUMBER_WORDS[group.count]} {plural(group.label)}"
     phrase = group.label if size in (None, "medium") else f"{size} {group.label}"

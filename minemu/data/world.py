@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -56,7 +58,13 @@ TWO_IN_PAIR = 0.25  # share of pairs in which one group has two drawings
 Box = tuple[str, int, int, int, int]  # label, x0, y0, x1, y1; x1 and y1 are the first pixels outside
 
 
-def is_held_out(scene: Scene) -> bool:
+class Shown(Protocol):
+    """A scene, or a clip of scenes: `shows()` is all that is to be seen, in one agreed form."""
+
+    def shows(self) -> tuple: ...
+
+
+def is_held_out(scene: Shown) -> bool:
     """Does evaluation own this scene? Decided by sha256 of what it shows, so by nobody's choice and in no list."""
     digest = hashlib.sha256(json.dumps(scene.shows()).encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT * 2**32
@@ -174,36 +182,47 @@ class ToyWorld:
 
     def scene(self, i: int) -> Scene:
         """The i-th scene: drawn again until it is on the wanted side of `is_held_out`."""
-        rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([*self.stream, i])))
+        return self.draw(self.generator(i))
+
+    def draw(self, rng: np.random.Generator, kind: str | None = None) -> Scene:
+        """A scene of one kind, unless given by the shares of the world's kinds."""
         while True:
-            scene = self._draw(rng)
-            if self.split != "seen" or is_held_out(scene) == self.held_out:
+            scene = self._draw(rng, kind or self.kinds[int(np.searchsorted(self.kind_limits, rng.random(), "right"))])
+            if self.owns(scene):
                 return scene
 
-    def _draw(self, rng: np.random.Generator) -> Scene:
-        kind = self.kinds[int(np.searchsorted(self.kind_limits, rng.random(), side="right"))]
-        background = _pick(rng, tuple(BACKGROUNDS))
+    def owns(self, scene: Shown) -> bool:
+        """May this world show it? Split "seen" is shared between training and evaluation, the others are evaluation's."""
+        return self.split != "seen" or is_held_out(scene) == self.held_out
+
+    def generator(self, i: int, purpose: str = "") -> np.random.Generator:
+        """The random numbers of sample `i`: others for every world, and for every `purpose` within it."""
+        salt = [zlib.crc32(purpose.encode())] if purpose else []
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([*self.stream, i, *salt])))
+
+    def _draw(self, rng: np.random.Generator, kind: str) -> Scene:
+        background = pick(rng, tuple(BACKGROUNDS))
         if kind == "single":
-            label, style = _pick(rng, self.keys)
-            return Scene((Group(label),), None, _pick(rng, tuple(SIZES)), background, style, _new_seed(rng))
+            label, style = pick(rng, self.keys)
+            return Scene((Group(label),), None, pick(rng, tuple(SIZES)), background, style, new_seed(rng))
         if kind == "count":
-            label, style = _pick(rng, self.countable_keys)
-            return Scene((Group(label, _pick(rng, (2, 3))),), None, None, background, style, _new_seed(rng))
+            label, style = pick(rng, self.countable_keys)
+            return Scene((Group(label, pick(rng, (2, 3))),), None, None, background, style, new_seed(rng))
         return self._draw_pair(rng, background)
 
     def _draw_pair(self, rng: np.random.Generator, background: str) -> Scene:
-        label, style = _pick(rng, self.keys)
+        label, style = pick(rng, self.keys)
         other = label
         while other == label:
-            other = _pick(rng, self.by_style[style])
+            other = pick(rng, self.by_style[style])
         pair = [Group(label), Group(other)]
         if rng.random() < TWO_IN_PAIR:
-            many = _pick(rng, (0, 1))
+            many = pick(rng, (0, 1))
             if pair[many].label in self.countable:
                 pair[many] = Group(pair[many].label, 2)
         if rng.random() < 0.5:
             pair.reverse()
-        return Scene(tuple(pair), _pick(rng, RELATIONS), None, background, style, _new_seed(rng))
+        return Scene(tuple(pair), pick(rng, RELATIONS), None, background, style, new_seed(rng))
 
     # ---- pictures ------------------------------------------------------------------------------------------------
 
@@ -228,23 +247,29 @@ class ToyWorld:
             raise MinemuError(
                 "a scene without background or style cannot be drawn: set both (a text may leave them out)"
             )
-        side = self.image_size
-        scale = side / CANVAS
         rng = np.random.Generator(np.random.PCG64([scene.seed, 0]))
-        canvas = np.empty((side, side, 3), np.uint8)
-        canvas[:] = BACKGROUNDS[scene.background]
+        canvas = self.canvas(scene.background)
         boxes = []
         for label, x, y, px in _layout(scene):
-            colour, clear, visible = self._find(label, scene.style).get(label, scene.style, max(1, round(px * scale)))
-            height, width = colour.shape[:2]
             dx, dy = (2 * rng.random(2) - 1) * JITTER
-            left = min(max(0, round((x + dx) * scale - width / 2)), side - width)
-            top = min(max(0, round((y + dy) * scale - height / 2)), side - height)
-            spot = canvas[top : top + height, left : left + width]
-            spot[:] = colour + (spot * clear + 127) // 255
-            x0, y0, x1, y1 = visible
-            boxes.append((label, left + x0, top + y0, left + x1, top + y1))
+            boxes.append(self.place(canvas, label, scene.style, x + dx, y + dy, px))
         return canvas, boxes
+
+    def canvas(self, background: str) -> np.ndarray:
+        """An empty picture, uint8 (S, S, 3)."""
+        return np.full((self.image_size, self.image_size, 3), BACKGROUNDS[background], np.uint8)
+
+    def place(self, canvas: np.ndarray, label: str, style: str, x: float, y: float, px: int) -> Box:
+        """Draw on a canvas (S, S, 3) around (x, y), longer side `px`, both in pixels of a 64-pixel picture; its box."""
+        side, scale = self.image_size, self.image_size / CANVAS
+        colour, clear, visible = self._find(label, style).get(label, style, max(1, round(px * scale)))
+        height, width = colour.shape[:2]
+        left = min(max(0, round(x * scale - width / 2)), side - width)
+        top = min(max(0, round(y * scale - height / 2)), side - height)
+        spot = canvas[top : top + height, left : left + width]
+        spot[:] = colour + (spot * clear + 127) // 255
+        x0, y0, x1, y1 = visible
+        return label, left + x0, top + y0, left + x1, top + y1
 
     def _find(self, label: str, style: str) -> Drawings:
         for drawings in (self.drawings, self.others):
@@ -264,11 +289,13 @@ def _says_its_size(label: str, labels: set[str]) -> bool:
     return size in SIZES and rest in labels
 
 
-def _pick(rng: np.random.Generator, items: Sequence):
+def pick(rng: np.random.Generator, items: Sequence):
+    """One of the items, each equally likely; one number of the generator is used."""
     return items[int(rng.random() * len(items))]
 
 
-def _new_seed(rng: np.random.Generator) -> int:
+def new_seed(rng: np.random.Generator) -> int:
+    """A seed for a scene: where exactly its drawings stand."""
     return int(rng.random() * 2**32)
 
 

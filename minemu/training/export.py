@@ -10,7 +10,7 @@ import torch
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
-from minemu.files import atomic_dir, atomic_write, read_json
+from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.processor import EmuProcessor
@@ -35,7 +35,9 @@ def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float
         for stage in sorted(path.parent for path in root.glob("*/done.json")):
             (temporary / LOGS).mkdir(exist_ok=True)
             shutil.copy(stage / "log.jsonl", temporary / LOGS / f"{stage.name}.jsonl")
-            shutil.copy(stage / "run.json", temporary / LOGS / f"{stage.name}.json")
+            run = read_json(stage / "run.json")
+            run["command"] = run["command"].replace(str(root.parent), "runs")  # where the runs lay is nobody's business
+            write_json(temporary / LOGS / f"{stage.name}.json", run)
         (temporary / "README.md").write_text(model_card(temporary), encoding="utf-8")
     return out
 

@@ -53,7 +53,7 @@ RECIPES: dict[str, Recipe] = {
         bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
-            steps=2300,
+            steps=1800,
             batch_size=64,
             lr=1.5e-3,
             lr_vision=1e-4,
@@ -64,7 +64,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=4800,
+            steps=4400,
             batch_size=64,
             lr=1e-3,
             warmup=200,
@@ -198,12 +198,13 @@ def is_complete(folder: Path, facts: dict[str, Any]) -> bool:
 
 
 def _refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
-    """A run goes on only with the settings that it began with."""
+    """A run goes on only with the settings that it began with; one that its version of the code did not know yet is left out."""
     if not (folder / "run.json").exists():
         return
     before = read_json(folder / "run.json")
     for part in ("model", "train", "world"):
-        changed = [path for path, value in _flat(facts[part]).items() if _flat(before.get(part, {})).get(path) != value]
+        began, now = _flat(before.get(part, {})), _flat(facts[part])
+        changed = [path for path, value in now.items() if path in began and began[path] != value]
         if changed:
             raise MinemuError(
                 f"{folder} was begun with another {part} setting of '{changed[0]}'; "

@@ -1,0 +1,124 @@
+"""Conversations to tune Emu-I on: the published template, toy conversations about pictures and clips, and the asked form.
+
+<system message> [USER]: <instruction> [ASSISTANT]: <answer></s> [USER]: ...
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from minemu.data import captions, questions
+from minemu.data.documents import Document, Picture, pixels
+from minemu.data.scene import STYLE_NAMES, Scene
+from minemu.data.world import ToyWorld, pick
+from minemu.errors import MinemuError, suggest
+
+USER, ASSISTANT = "[USER]", "[ASSISTANT]"
+ROLES = (f"{USER}:", f"{ASSISTANT}:")
+
+# As published (Emu1/inference.py). `[IMG]` and `[/IMG]` in them are the special tokens.
+SYSTEM_IMAGE = (
+    "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I provide it to "
+    "you. Please answer my questions based on the given image."
+)
+SYSTEM_VIDEO = (
+    "You are a helpful assistant and you will be presented with a video consisting of multiple chronological images: "
+    "[IMG]ImageContent[/IMG]. You will be able to see the video after I provide it to you. Please answer my questions "
+    "based on the given video."
+)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What the user gives, text and pictures in order, and the answer."""
+
+    user: tuple[str | Picture, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One or more turns. The system message is empty where there is nothing to see."""
+
+    system: str
+    turns: tuple[Turn, ...]
+
+    def segments(self) -> list[tuple[str | Picture, bool]]:
+        """The pieces of the template in order, and for each whether the loss acts on it: on answers only.
+
+        After each answer comes </s>, which is part of it.
+        """
+        pieces: list[tuple[str | Picture, bool]] = [(self.system, False)] if self.system else []
+        for turn in self.turns:
+            pieces += [(ROLES[0], False), *((piece, False) for piece in turn.user), (ROLES[1], False)]
+            pieces.append((turn.answer, True))
+        return pieces
+
+
+# ---- the form of an answer -------------------------------------------------------------------------------------------
+
+FORMS = {
+    "word": "answer in one word.",
+    "sentence": "answer in a sentence.",
+    "list": "list all that is in the picture.",
+}
+
+
+def follows(form: str, answer: str) -> bool:
+    """Has the answer the form that was asked for: one word, a sentence, a list "1. ... 2. ..." of two things or more?"""
+    answer = answer.strip()
+    match form:
+        case "word":
+            return re.fullmatch(r"[^\s.,]+\.?", answer) is not None
+        case "sentence":
+            return re.fullmatch(r"(?!\d)\S+( \S+){2,}\.", answer) is not None
+        case "list":
+            numbers = [int(number) for number in re.findall(r"(?:^|\s)(\d+)\. \S", answer)]
+            return answer.startswith("1. ") and numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 1
+    raise MinemuError(f"no form of answer '{form}': {suggest(form, FORMS)}")
+
+
+def inventory(scene: Scene) -> str:
+    """All that is in a picture: "1. a llama 2. a fox 3. a green background 4. Noto style"."""
+    things = [captions.noun_phrase(group, scene.size if scene.alone else None) for group in scene.groups]
+    look = [f"{captions.article(scene.background)} {scene.background} background", f"{STYLE_NAMES[scene.style]} style"]
+    return " ".join(f"{number}. {thing}" for number, thing in enumerate([*things, *look], start=1))
+
+
+# ---- toy conversations -----------------------------------------------------------------------------------------------
+
+
+def conversation(world: ToyWorld, i: int) -> Conversation:
+    """Conversation `i` of one to three turns: three in four about a picture, the others about a clip."""
+    rng = world.generator(i, "conversation")
+    return _about_picture(world, rng) if rng.random() < 0.75 else _about_clip(world, rng, i)
+
+
+def _about_picture(world: ToyWorld, rng: np.random.Generator) -> Conversation:
+    scene = world.draw(rng)
+    asks = questions.askable(scene)
+    turns: list[Turn] = []
+    for name in rng.permutation(list(asks)).tolist()[: int(rng.integers(1, 4))]:
+        turn = _turn(asks[name](world, scene, rng), scene, rng)
+        if turn not in turns:  # a list of all there is may be asked for once
+            turns.append(turn)
+    first = Turn((pixels(world, scene), *turns[0].user), turns[0].answer)
+    return Conversation(SYSTEM_IMAGE, (first, *turns[1:]))
+
+
+def _turn(asked: questions.Asked, scene: Scene, rng: np.random.Generator) -> Turn:
+    """One question in one of the forms; an answer of several words is never asked for in one."""
+    form = pick(rng, [form for form in FORMS if form != "word" or " " not in asked.answer])
+    if form == "list":
+        return Turn((FORMS["list"],), inventory(scene))
+    return Turn((f"{asked.text} {FORMS[form]}",), asked.answer if form == "word" else asked.say(asked.answer))
+
+
+def _about_clip(world: ToyWorld, rng: np.random.Generator, i: int) -> Conversation:
+    question = questions.clip_question(world, i, random_frames=True)
+    form = pick(rng, ("sentence",) if " " in question.answer else ("word", "sentence"))
+    user: Document = [*question.pictures, f"{question.text} {FORMS[form]}"]
+    return Conversation(SYSTEM_VIDEO, (Turn(tuple(user), question.answer if form == "word" else question.sentence),))

@@ -1,0 +1,34 @@
+"""Every wording of the toy world, to train a tokenizer on: documents, questions, answers, conversations, new names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+from minemu.data import conversations, dialogues, episodes, questions
+from minemu.data.mixture import SOURCES, ToySource
+from minemu.data.world import ToyWorld
+
+
+def corpus(world: ToyWorld, each: int = 200) -> list[str]:
+    """Texts of `each` samples of every source and every kind of question, from what training may show.
+
+    Beside `captions.tokenizer_corpus`, which names every label once.
+    """
+    return [text for i in range(each) for text in _texts(world, i)]
+
+
+def _texts(world: ToyWorld, i: int) -> Iterator[str]:
+    documents = chain.from_iterable(ToySource(name, world, frames=1).document(i) for name in SOURCES)
+    yield from (piece for piece in documents if isinstance(piece, str))
+    asked = [questions.question(world, i, asks) for asks in questions.ASKS]
+    asked += [questions.clip_question(world, i, asks, frames=1) for asks in questions.CLIP_ASKS]
+    for question in asked:
+        yield from (question.text, question.answer, question.sentence)
+    talk = conversations.conversation(world, i)
+    yield from (
+        piece for piece, _ in talk.segments()[1:] if isinstance(piece, str) and piece not in conversations.ROLES
+    )
+    yield from (turn.answer for turn in dialogues.dialogue(world, i).history)
+    yield f"this is a {episodes.NAMES[i % len(episodes.NAMES)]}."
+    yield from ("this is the first image:", "this is the second image:", *episodes.WISHES.values())

@@ -1,0 +1,65 @@
+"""The formats of the papers' data: `open_source` makes an endless, seeded source of documents of any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minemu.data.formats.chats import Chats
+from minemu.data.formats.mmc4 import MMC4, MMC4Config
+from minemu.data.formats.pairs import Parquet, WebDataset
+from minemu.data.formats.reading import Shuffled, files
+from minemu.data.formats.storyboards import Storyboards
+from minemu.data.formats.webvid import WebVid
+from minemu.data.video import FRAMES
+from minemu.errors import MinemuError, suggest
+
+__all__ = ["FORMATS", "DataConfig", "MMC4Config", "open_source"]
+
+FORMATS = {
+    "webdataset": "tar shards of image-text pairs (LAION-2B, LAION-COCO)",
+    "parquet": "parquet files of image-text pairs",
+    "mmc4": "JSON lines of MMC4 and a folder of pictures",
+    "webvid": "CSV of WebVid and a folder of clips",
+    "storyboards": "a folder of YT-Storyboard-1B",
+    "chats": "JSON of LLaVA, VideoChat, Alpaca or ShareGPT, and a folder of pictures and clips",
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One data set on disk."""
+
+    format: str  # one of FORMATS
+    path: str  # a file, a pattern ("laion/*.tar"), or for storyboards a folder
+    folder: str = "."  # where the pictures or clips lie that the files name
+    max_bad: float = 0.05  # share of bad samples at which the run stops
+    mmc4: MMC4Config = MMC4Config()
+    frames: int = FRAMES  # of a clip
+    random_frames: bool = True  # as in training; else evenly spread
+
+
+def open_source(config: DataConfig, length: Callable[[str], int], n_image: int, seed: int = 0) -> Shuffled:
+    """A source for `Mixture`: `document(number)` gives a list of text and PIL pictures, "chats" gives a `Conversation`.
+
+    length    tokens of a text, such as `lambda text: len(processor.encode(text))`
+    n_image   embeddings of a picture
+    """
+    if config.format not in FORMATS:
+        raise MinemuError(f"no data format '{config.format}': {suggest(config.format, FORMATS)}")
+    folder = Path(config.folder)
+    match config.format:
+        case "webdataset":
+            reader = WebDataset(files(config.path))
+        case "parquet":
+            reader = Parquet(files(config.path))
+        case "mmc4":
+            reader = MMC4(files(config.path), folder, length, n_image + 2, config.mmc4)
+        case "webvid":
+            reader = WebVid(files(config.path), folder, config.frames, config.random_frames)
+        case "storyboards":
+            reader = Storyboards(Path(config.path))
+        case "chats":
+            reader = Chats(files(config.path), folder, config.frames, config.random_frames)
+    return Shuffled(reader, seed, config.max_bad)

@@ -1,0 +1,91 @@
+"""MMC4: web pages as JSON lines, each sentence with the picture that fits it best; the pictures lie in a folder.
+
+https://github.com/allenai/mmc4   {"text_list": [...], "image_info": [{"image_name", "matched_text_index", "matched_sim"}, ...]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minemu.data.documents import Document, beside
+from minemu.data.formats.reading import clean_text
+from minemu.data.formats.records import Records
+from minemu.errors import MinemuError
+from minemu.processor import read_picture
+
+
+@dataclass(frozen=True)
+class MMC4Config:
+    """What Emu took of a page (paper, appendix)."""
+
+    similarity: float = 0.32  # a picture that fits its sentence less is left out (CLIP's cosine)
+    pictures: int = 5  # at most; later ones are left out
+    tokens: int = 1024  # length of the part of a page that is taken
+
+
+class MMC4:
+    """Pages; `length` counts the tokens of a text, `picture_length` those of a picture (N + 2)."""
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        folder: Path,
+        length: Callable[[str], int],
+        picture_length: int,
+        config: MMC4Config = MMC4Config(),
+    ):
+        self.records, self.folder = Records(paths), Path(folder)
+        self.length, self.picture_length = length, picture_length
+        self.config = config
+        self.blocks = self.records.blocks
+
+    def read(self, k: int, rng: np.random.Generator) -> Document:
+        """Sentences in order, each picture before its sentence or, in another document, after it."""
+        name = self.records.name(k)
+        sentences, pictures = self._page(self.records[k], name)
+        picture_first = rng.random() < 0.5
+        document: Document = []
+        for index in self._part(sentences, pictures, rng, name):
+            if index in pictures:
+                document += beside(read_picture(pictures[index]), sentences[index], picture_first)
+            else:
+                document.append(sentences[index])
+        return document
+
+    def _page(self, page: dict[str, Any], name: str) -> tuple[list[str], dict[int, Path]]:
+        """The sentences, and the file of the picture of a sentence, for those that fit and are in the folder."""
+        try:
+            sentences = [clean_text(text, name) for text in page["text_list"]]
+            fitting = {
+                int(info["matched_text_index"]): self.folder / info["image_name"]
+                for info in page["image_info"]
+                if info["matched_sim"] >= self.config.similarity
+            }
+        except MinemuError:
+            raise
+        except (KeyError, TypeError, ValueError):
+            raise MinemuError(f"{name} is no page of MMC4: text_list or image_info is not as it should be") from None
+        pictures = {index: path for index, path in fitting.items() if path.is_file() and index < len(sentences)}
+        if not pictures:
+            raise MinemuError(f"{name}: no picture with similarity {self.config.similarity:g} or more in {self.folder}")
+        return sentences, pictures
+
+    def _part(self, sentences: list[str], pictures: dict[int, Path], rng: np.random.Generator, name: str) -> list[int]:
+        """Which sentences are taken; pictures beyond the most are struck from `pictures`.
+
+        The whole page, or where that is too long as much as fits from a random sentence with a picture on.
+        """
+        costs = [self.length(text) + self.picture_length * (k in pictures) for k, text in enumerate(sentences)]
+        starts = [index for index in sorted(pictures) if costs[index] <= self.config.tokens]
+        if not starts:
+            raise MinemuError(f"{name}: each sentence and its picture are longer than {self.config.tokens} tokens")
+        start = 0 if sum(costs) <= self.config.tokens else int(rng.choice(starts))
+        stop = start + int((np.cumsum(costs[start:]) <= self.config.tokens).sum())
+        for index in [index for index in sorted(pictures) if start <= index < stop][self.config.pictures :]:
+            del pictures[index]
+        return list(range(start, stop))

@@ -1,0 +1,137 @@
+"""Image-text pairs (LAION-2B, LAION-COCO) as img2dataset writes them: webdataset tar shards, or parquet files.
+
+https://github.com/rom1504/img2dataset
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from minemu.data.documents import Document, beside
+from minemu.data.formats.reading import clean_text, decode_picture, locate, log
+from minemu.errors import MinemuError
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+TEXTS = ("txt", "json")  # a json's field "caption" counts where there is no txt
+PICTURE_COLUMNS = ("jpg", "png", "webp", "image")
+TEXT_COLUMNS = ("caption", "text", "TEXT", "txt")
+MISSING = (0, 0)
+
+
+class WebDataset:
+    """Tar shards. Files of one sample stand together and share their name up to its first dot: 00042.jpg, 00042.txt."""
+
+    def __init__(self, shards: Sequence[Path]):
+        self.shards = list(shards)
+        self.index = [_index(shard) for shard in self.shards]
+        self.blocks = [len(entries) for entries in self.index]
+
+    def read(self, k: int, rng: np.random.Generator) -> Document:
+        """The picture before or after its text."""
+        shard, place = locate(self.blocks, k)
+        name = f"sample {place} of {self.shards[shard]}"
+        picture, text, is_json = np.split(self.index[shard][place], (2, 4))
+        with open(self.shards[shard], "rb") as file:
+            data = _bytes(file, picture, f"{name}: the picture")
+            words = _bytes(file, text, f"{name}: the text").decode("utf-8", errors="replace")
+        if is_json[0]:
+            words = _caption(words, name)
+        return beside(decode_picture(data, name), clean_text(words, name), rng.random() < 0.5)
+
+
+def _bytes(file, span: np.ndarray, name: str) -> bytes:
+    start, size = span.tolist()
+    if not size:
+        raise MinemuError(f"{name} is missing")
+    file.seek(start)
+    data = file.read(size)
+    if len(data) < size:
+        raise MinemuError(f"{name} is cut off")
+    return data
+
+
+def _caption(text: str, name: str) -> str | None:
+    try:
+        return json.loads(text)["caption"]
+    except (ValueError, KeyError, TypeError):
+        raise MinemuError(f"{name}: its json has no field 'caption'") from None
+
+
+def _index(shard: Path) -> np.ndarray:
+    """Of each sample the place and size of picture and text, and whether the text is json: int64 (samples, 5)."""
+    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                folder, _, file = member.name.rpartition("/")
+                key, _, suffix = file.partition(".")
+                if member.isfile():
+                    samples.setdefault(f"{folder}/{key}", {})[suffix.lower()] = (member.offset_data, member.size)
+    except (tarfile.TarError, OSError) as error:
+        if not samples:
+            raise MinemuError(
+                f"{shard} is no tar shard ({error}); unpack it if it is compressed, or fetch it again"
+            ) from None
+        log.warning("%s is cut off after %d samples: fetch it again", shard, len(samples))
+    return np.array([_entry(parts) for parts in samples.values()], dtype=np.int64).reshape(-1, 5)
+
+
+def _entry(parts: dict[str, tuple[int, int]]) -> tuple[int, ...]:
+    picture = next((parts[suffix] for suffix in PICTURES if suffix in parts), MISSING)
+    text = next((suffix for suffix in TEXTS if suffix in parts), None)
+    return (*picture, *parts.get(text, MISSING), text == "json")
+
+
+class Parquet:
+    """Parquet files with a column of encoded pictures and a column of texts; one row group is in memory at a time."""
+
+    def __init__(self, paths: Sequence[Path]):
+        self.groups: list[tuple[Path, int]] = []
+        self.columns: dict[Path, tuple[str, str]] = {}
+        self.blocks: list[int] = []
+        for path in paths:
+            try:
+                metadata = pq.read_metadata(path)
+                names = pq.read_schema(path).names
+            except (pa.ArrowInvalid, OSError) as error:
+                raise MinemuError(f"{path} is no parquet file ({str(error).splitlines()[0]}); fetch it again") from None
+            self.columns[path] = _column(PICTURE_COLUMNS, names, path), _column(TEXT_COLUMNS, names, path)
+            self.groups += [(path, group) for group in range(metadata.num_row_groups)]
+            self.blocks += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        self._group = lru_cache(maxsize=1)(self._read_group)
+
+    def read(self, k: int, rng: np.random.Generator) -> Document:
+        """The picture before or after its text."""
+        block, row = locate(self.blocks, k)
+        path, group = self.groups[block]
+        name = f"row {row} of row group {group} of {path}"
+        try:
+            pictures, texts = self._group(path, group)
+        except (pa.ArrowException, OSError) as error:
+            raise MinemuError(f"{name} cannot be read ({str(error).splitlines()[0]})") from None
+        data = pictures[row].as_py()
+        data = data["bytes"] if isinstance(data, dict) else data
+        if not data:
+            raise MinemuError(f"{name}: the picture is missing")
+        return beside(decode_picture(data, name), clean_text(texts[row].as_py(), name), rng.random() < 0.5)
+
+    def _read_group(self, path: Path, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
+        with pq.ParquetFile(path) as file:
+            table = file.read_row_group(group, columns=list(self.columns[path]))
+        picture, text = self.columns[path]
+        return table[picture], table[text]
+
+
+def _column(wanted: Sequence[str], names: Sequence[str], path: Path) -> str:
+    for name in wanted:
+        if name in names:
+            return name
+    raise MinemuError(f"{path} has no column {' or '.join(wanted)}; its columns: {', '.join(names)}. Rename one")

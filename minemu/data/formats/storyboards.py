@@ -1,0 +1,83 @@
+"""YT-Storyboard-1B: thumbnails of videos in sheets, and subtitles with their times, in the layout of the authors' tools.
+
+    FOLDER/storyboard/KEY.json        {"url": ...watch?v=ID, "yt_meta_dict": {"sb": {"0": [w, h, columns, rows, thumbnails], ...}}}
+    FOLDER/storyboard/KEY_0.webp      a sheet of thumbnails, left to right, top to bottom; KEY_1.webp, ...
+    FOLDER/subtitle/ID.json           [{"text": ..., "start": seconds, "duration": seconds}, ...]
+    FOLDER/label/ID.json              {"duration": seconds, ...}
+
+https://github.com/baaivision/Emu, data/yt-sb-1b
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from minemu.data.documents import Document, by_time
+from minemu.data.formats.reading import clean_text, files, locate
+from minemu.errors import MinemuError
+from minemu.processor import read_picture
+
+Sheet = tuple[int, int, int]  # columns, rows, thumbnails
+
+
+class Storyboards:
+    """Videos as thumbnails and subtitles in the order of their times; `pictures` that follow one another of each."""
+
+    def __init__(self, folder: Path, pictures: int = 8):
+        self.folder, self.pictures = Path(folder), pictures
+        self.videos = files(self.folder / "storyboard" / "*.json")
+        self.blocks = [len(self.videos)]
+
+    def read(self, k: int, rng: np.random.Generator) -> Document:
+        """A random part of the video: neighbouring subtitles are one text."""
+        video = self.videos[k]
+        sheets, duration, subtitles = self._described(video)
+        total = sum(count for _, _, count in sheets)
+        interval = duration / total  # thumbnails are taken at equal times, the first at 0
+        near = int(subtitles[int(rng.integers(len(subtitles)))][0] / interval)  # a thumbnail at which someone speaks
+        first = int(rng.integers(max(0, near - self.pictures + 1), near + 1))
+        numbers = range(first, min(total, first + self.pictures))
+        spoken = [(time, text) for time, text in subtitles if numbers[0] <= int(time / interval) <= numbers[-1]]
+        return by_time([(number * interval, self._thumbnail(video, sheets, number)) for number in numbers], spoken)
+
+    def _described(self, video: Path) -> tuple[list[Sheet], float, list[tuple[float, str]]]:
+        """The sheets, the duration in seconds, and when which subtitle begins: one at least, while the video runs."""
+        try:
+            board = _json(video)
+            name = f"{board['url'].rpartition('watch?v=')[2]}.json"
+            sheets = [(int(sheet[2]), int(sheet[3]), int(sheet[4])) for sheet in board["yt_meta_dict"]["sb"].values()]
+            lines = [line for line in _json(self.folder / "subtitle" / name) if line["text"].strip()]
+            subtitles = [(float(line["start"]), clean_text(line["text"], str(video))) for line in lines]
+            duration = float(_json(self.folder / "label" / name)["duration"])
+        except MinemuError:
+            raise
+        except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
+            raise MinemuError(f"{video}, its subtitle or its label is not as it should be ({error!r})") from None
+        if not sheets or any(not 0 < count <= columns * rows for columns, rows, count in sheets):
+            raise MinemuError(f"the clip {video} has no frames, or more than its sheets hold; leave it out")
+        subtitles = [(time, text) for time, text in subtitles if 0 <= time < duration]
+        if not subtitles:
+            raise MinemuError(f"{video} has no subtitle from second 0 to {duration:g}; leave it out")
+        return sheets, duration, subtitles
+
+    def _thumbnail(self, video: Path, sheets: list[Sheet], number: int) -> Image.Image:
+        sheet, place = locate([count for _, _, count in sheets], number)
+        columns, rows, _ = sheets[sheet]
+        picture = read_picture(video.with_name(f"{video.stem}_{sheet}.webp"))
+        width, height = picture.width // columns, picture.height // rows
+        x, y = place % columns * width, place // columns * height
+        return picture.crop((x, y, x + width, y + height))
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise MinemuError(f"{path} is missing") from None
+    except ValueError as error:
+        raise MinemuError(f"{path} is not valid JSON ({error})") from None

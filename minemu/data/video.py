@@ -1,0 +1,74 @@
+"""Clips as pictures: which frames of a clip are taken, and how they are read from disk."""
+
+from __future__ import annotations
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from minemu.errors import MinemuError
+from minemu.processor import PICTURE_SUFFIXES, read_picture
+
+FRAMES = 8  # a clip, as in Emu
+# What PIL raises for damaged files; a claimed size beyond reason is a warning first, then an error.
+BROKEN_PICTURE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombWarning,
+    Image.DecompressionBombError,
+)
+ANIMATED = (".webp", ".gif", ".png")
+
+
+def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | None = None) -> list[int]:
+    """Which `count` of `total` frames to take, in order: at random with a generator (training), else spread evenly.
+
+    A clip with fewer frames than `count` shows some of them twice.
+    """
+    if total < 1:
+        raise MinemuError("the clip has no frames; give one that has at least one")
+    if count < 1:
+        raise MinemuError(f"{count} frames of a clip are wanted; take 1 or more")
+    if rng is None:
+        return [int((k + 0.5) * total / count) for k in range(count)]
+    return sorted(rng.choice(total, count, replace=total < count).tolist())
+
+
+def read_frames(
+    path: str | os.PathLike, count: int = FRAMES, rng: np.random.Generator | None = None
+) -> list[Image.Image]:
+    """`count` frames (RGB) of an animated WebP, GIF or PNG, or of a folder of pictures in the order of their names."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
+        if not files:
+            raise MinemuError(f"the clip {path} has no frames: the folder holds no picture; put its frames there")
+        return [read_picture(files[k]) for k in frame_numbers(len(files), count, rng)]
+    if not path.exists():
+        raise MinemuError(f"the clip {path} does not exist; check the path")
+    if path.suffix.lower() not in ANIMATED:
+        raise MinemuError(
+            f"the clip {path} is no animated WebP, GIF or PNG, and other video is not read here; "
+            f"make a folder of frames: mkdir {path.stem}; ffmpeg -i {path.name} {path.stem}/%05d.png"
+        )
+    try:
+        return _animated(path, count, rng)
+    except MinemuError:
+        raise
+    except BROKEN_PICTURE:
+        raise MinemuError(f"the clip {path} is broken; fetch it again or leave it out") from None
+
+
+def _animated(path: Path, count: int, rng: np.random.Generator | None) -> list[Image.Image]:
+    with Image.open(path) as clip:
+        frames = []
+        for k in frame_numbers(getattr(clip, "n_frames", 1), count, rng):
+            clip.seek(k)
+            frames.append(read_picture(clip.copy()))
+        return frames

@@ -1,0 +1,555 @@
+"""Readers of the real formats, each on a small file in its true form: order, resuming, bad samples, damaged files."""
+
+import csv
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from minemu.data.conversations import SYSTEM_IMAGE, SYSTEM_VIDEO
+from minemu.data.formats import FORMATS, DataConfig, open_source
+from minemu.data.formats.chats import Chats
+from minemu.data.formats.mmc4 import MMC4, MMC4Config
+from minemu.data.formats.pairs import Parquet, WebDataset
+from minemu.data.formats.reading import Shuffled
+from minemu.data.formats.records import Records
+from minemu.data.formats.storyboards import Storyboards
+from minemu.data.formats.webvid import WebVid
+from minemu.data.mixture import Mixture
+from minemu.data.video import read_frames
+from minemu.errors import MinemuError
+
+LOT = np.random.default_rng(0)
+
+
+def coloured(k: int, side: int = 16) -> Image.Image:
+    """A picture that says its number: red is 10 k."""
+    return Image.new("RGB", (side, side), (10 * k, 100, 200))
+
+
+def number(picture: Image.Image) -> int:
+    return round(np.asarray(picture)[..., 0].mean() / 10)
+
+
+def encoded(picture: Image.Image, form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, form)
+    return buffer.getvalue()
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def split(document: list) -> tuple[list[int], list[str]]:
+    """Numbers of the pictures, and texts."""
+    texts = [piece for piece in document if isinstance(piece, str)]
+    return [number(piece) for piece in document if not isinstance(piece, str)], texts
+
+
+# ---- files in their true formats -------------------------------------------------------------------------------------
+
+
+def write_tar(path: Path, files: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def shard(path: Path, first: int, count: int) -> Path:
+    """As img2dataset writes it: picture, caption, metadata."""
+    files = {}
+    for k in range(first, first + count):
+        files[f"{k:05}.png"] = encoded(coloured(k))
+        files[f"{k:05}.txt"] = f"number {k}".encode()
+        files[f"{k:05}.json"] = json.dumps({"caption": f"number {k}", "width": 16}).encode()
+    return write_tar(path, files)
+
+
+@pytest.fixture
+def shards(tmp_path) -> str:
+    shard(tmp_path / "00000.tar", 0, 5)
+    shard(tmp_path / "00001.tar", 5, 7)
+    return str(tmp_path / "*.tar")
+
+
+@pytest.fixture
+def parquet(tmp_path) -> Path:
+    table = pa.table({"caption": [f"number {k}" for k in range(8)], "jpg": [encoded(coloured(k)) for k in range(8)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
+    rows = [{"bytes": encoded(coloured(k)), "path": None} for k in range(8, 12)]  # Hugging Face's form
+    pq.write_table(pa.table({"text": [f"number {k}" for k in range(8, 12)], "image": rows}), tmp_path / "b.parquet")
+    return tmp_path
+
+
+def page(sentences: int, similarities: dict[int, float]) -> str:
+    infos = [
+        {"image_name": f"{k}.png", "matched_text_index": k, "matched_sim": similarity, "raw_url": "http://x.invalid"}
+        for k, similarity in similarities.items()
+    ]
+    return json.dumps(
+        {"url": "http://x.invalid", "text_list": [f"sentence {k}." for k in range(sentences)], "image_info": infos}
+    )
+
+
+@pytest.fixture
+def pages(tmp_path) -> Path:
+    for k in range(8):
+        coloured(k).save(tmp_path / f"{k}.png")
+    lines = [
+        page(3, {0: 0.4, 2: 0.5}),
+        page(3, {0: 0.31, 1: 0.33}),  # the first fits too badly
+        page(8, dict.fromkeys(range(8), 0.4)),  # more than five
+        page(3, {1: 0.2}),  # none
+    ]
+    (tmp_path / "docs.jsonl").write_text("\n".join(lines) + "\n\n")
+    return tmp_path / "docs.jsonl"
+
+
+@pytest.fixture
+def webvid(tmp_path) -> Path:
+    rows = [
+        ("1", "a snail, slowly", "00_01"), ("2", 'two lines\nand "quotes"', "00_01"), ("3", "a film", "00_02"),
+        ("4", "gone", "00_02"), ("5", "an empty folder", "00_02"), ("6", "broken", "00_02"),
+    ]  # fmt: skip
+    with open(tmp_path / "results_2M_train.csv", "w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["videoid", "contentUrl", "duration", "page_dir", "name"])
+        table.writerows((video, "http://x.invalid", "PT00H00M10S", page_dir, name) for video, name, page_dir in rows)
+    frames = [coloured(k) for k in range(12)]
+    (tmp_path / "00_01" / "2").mkdir(parents=True)
+    (tmp_path / "00_02" / "5").mkdir(parents=True)
+    frames[0].save(tmp_path / "00_01" / "1.webp", save_all=True, append_images=frames[1:], lossless=True)
+    for k, frame in enumerate(frames):
+        frame.save(tmp_path / "00_01" / "2" / f"{k:05}.png")
+    (tmp_path / "00_02" / "3.mp4").write_bytes(b"film")
+    (tmp_path / "00_02" / "6.webp").write_bytes((tmp_path / "00_01" / "1.webp").read_bytes()[:200])
+    return tmp_path / "results_2M_train.csv"
+
+
+@pytest.fixture
+def storyboards(tmp_path) -> Path:
+    """Ten thumbnails of one video in two sheets of 3 x 2, one every two seconds."""
+    for folder in ("storyboard", "subtitle", "label"):
+        (tmp_path / folder).mkdir()
+    sheets = {"0": [48, 32, 3, 2, 6], "1": [48, 32, 3, 2, 4]}
+    board = {"url": "https://www.youtube.com/watch?v=abc", "yt_meta_dict": {"sb": sheets}}
+    (tmp_path / "storyboard" / "00007.json").write_text(json.dumps(board))
+    for sheet, first in enumerate((0, 6)):
+        whole = Image.new("RGB", (48, 32))
+        for place in range(6):
+            whole.paste(coloured(first + place), (place % 3 * 16, place // 3 * 16))
+        whole.save(tmp_path / "storyboard" / f"00007_{sheet}.webp", lossless=True)
+    lines = [{"text": f"second {k}\nhere", "start": k + 0.5, "duration": 1.0} for k in range(0, 20, 4)]
+    (tmp_path / "subtitle" / "abc.json").write_text(json.dumps([*lines, {"text": " ", "start": 1.0, "duration": 1.0}]))
+    (tmp_path / "label" / "abc.json").write_text(json.dumps({"duration": 20}))
+    return tmp_path
+
+
+TALKS = [
+    {"id": "0", "image": "1.png", "conversations": [
+        {"from": "human", "value": "what is this?\n<image>"}, {"from": "gpt", "value": "a {square}."},
+        {"from": "human", "value": "sure?"}, {"from": "gpt", "value": "yes [\"quoted\"]."}]},
+    {"video": "clip.mp4", "QA": [{"i": "look closely.", "q": "what moves?", "a": "a snail."}, {"i": "", "q": "where?", "a": "left."}]},
+    {"instruction": "add.", "input": "1 and 1", "output": "2"},
+    {"instruction": "say hello.", "input": "", "output": "hello,\nworld"},
+    {"id": "x", "conversations": [
+        {"from": "gpt", "value": "unasked"}, {"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"},
+        {"from": "human", "value": "unanswered"}]},
+]  # fmt: skip
+
+
+@pytest.fixture
+def talks(tmp_path) -> Path:
+    coloured(1).save(tmp_path / "1.png")
+    (tmp_path / "clip").mkdir()
+    for k in range(10):
+        coloured(k).save(tmp_path / "clip" / f"{k}.png")
+    (tmp_path / "talks.json").write_text(json.dumps(TALKS, indent=1))
+    return tmp_path / "talks.json"
+
+
+# ---- order and resuming ----------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A reader that knows its samples' numbers; those in `bad` cannot be read."""
+
+    def __init__(self, blocks: list[int], bad: set[int] = frozenset()):
+        self.blocks, self.bad = blocks, bad
+
+    def read(self, k: int, rng: np.random.Generator) -> tuple[int, float]:
+        if k in self.bad:
+            raise MinemuError(f"sample {k} is bad")
+        return k, rng.random()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any), st.integers(0, 99), st.integers(0, 3))
+def test_an_epoch_holds_every_sample_once_block_by_block(blocks, seed, epoch):
+    source = Shuffled(Counted(blocks), seed)
+    size = len(source)
+    order = [source.document(number)[0] for number in range(epoch * size, (epoch + 1) * size)]
+    assert sorted(order) == list(range(size))
+    block = np.repeat(range(len(blocks)), blocks)[order]
+    assert np.count_nonzero(np.diff(block)) == np.count_nonzero(blocks) - 1
+
+
+def test_epochs_and_seeds_differ():
+    source = Shuffled(Counted([20, 20]), seed=1)
+    first, second = ([source.document(n)[0] for n in range(e * 40, (e + 1) * 40)] for e in (0, 1))
+    assert first != second != [Shuffled(Counted([20, 20]), seed=2).document(n)[0] for n in range(40)]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.sets(st.integers(0, 11), max_size=11), st.integers(0, 60), st.permutations(range(12)))
+def test_bad_samples_are_skipped_alike_whatever_was_read_before(bad, number, others):
+    fresh, used = (Shuffled(Counted([5, 7], bad), max_bad=1) for _ in range(2))
+    for other in others:
+        used.document(other)
+    assert fresh.document(number) == used.document(number)
+    assert fresh.document(number)[0] not in bad
+
+
+def test_bad_samples_are_named_and_counted_once(caplog):
+    source = Shuffled(Counted([10], {3, 4}))
+    for n in range(30):
+        source.document(n)
+    assert source.bad == {3: "sample 3 is bad", 4: "sample 4 is bad"}
+    assert sorted(record.getMessage() for record in caplog.records) == [
+        "bad sample 3 skipped: sample 3 is bad",
+        "bad sample 4 skipped: sample 4 is bad",
+    ]
+
+
+def test_too_many_bad_samples_stop_the_run():
+    source = Shuffled(Counted([1000], set(range(0, 1000, 2))), max_bad=0.1)
+    with pytest.raises(MinemuError) as error:
+        for n in range(1000):
+            source.document(n)
+    message = str(error.value)
+    assert message.startswith("11 of ") and "are bad, more than max_bad=0.1 allows; the last: sample" in message
+    assert message.endswith("Repair the data, or raise max_bad")
+    with pytest.raises(MinemuError, match="none of the 3 samples can be read; the first: sample"):
+        Shuffled(Counted([3], {0, 1, 2}), max_bad=1).document(0)
+    with pytest.raises(MinemuError, match="max_bad=5, seed=0: use a share from 0 to 1, and a seed of 0 or more"):
+        Shuffled(Counted([3]), max_bad=5)
+    with pytest.raises(MinemuError, match="the data set holds no samples; check the path"):
+        Shuffled(Counted([0]), max_bad=1).document(0)
+
+
+# ---- each format -----------------------------------------------------------------------------------------------------
+
+
+def test_webdataset(shards):
+    source = open_source(DataConfig("webdataset", shards), words, 4)
+    documents = [source.document(n) for n in range(len(source))]
+    assert len(source) == 12 and not source.bad
+    for document in documents:
+        (k,), (text,) = split(document)
+        assert text == f"number {k}"
+    assert sorted(split(document)[0][0] for document in documents) == list(range(12))
+    assert {isinstance(document[0], str) for document in documents} == {True, False}
+    again = open_source(DataConfig("webdataset", shards), words, 4).document(7)
+    assert split(again) == split(documents[7]) and isinstance(again[0], str) == isinstance(documents[7][0], str)
+
+
+def test_webdataset_caption_from_json_and_bad_samples(tmp_path):
+    whole = encoded(coloured(1))
+    path = write_tar(tmp_path / "a.tar", {
+        "d/0.jpg": whole, "d/0.json": b'{"caption": " from \\n json "}', "1.jpg": whole, "1.json": b"{}", "2.jpg": whole,
+        "3.txt": b"no picture", "4.jpg": whole[:40], "4.txt": b"cut", "5.jpg": whole, "5.txt": b"see [IMG] here",
+        "6.jpg": whole, "6.txt": b"  ",
+    })  # fmt: skip
+    reader = WebDataset([path])
+    assert split(reader.read(0, LOT)) == ([1], ["from json"])
+    for k, text in enumerate(
+        ["its json has no field 'caption'", "the text is missing", "the picture is missing", "the picture cannot be read",
+         "the text contains the special token '\\[IMG\\]'", "has no text"], start=1,
+    ):  # fmt: skip
+        with pytest.raises(MinemuError, match=f"sample {k} of .*a.tar:? ?{text}"):
+            reader.read(k, LOT)
+
+
+def test_a_shard_that_is_cut_off(tmp_path, caplog):
+    path = shard(tmp_path / "a.tar", 0, 4)
+    path.write_bytes(path.read_bytes()[:4000])
+    assert 0 < sum(WebDataset([path]).blocks) < 4
+    assert "a.tar is cut off after" in caplog.text
+    path.write_bytes(b"nothing like a tar" * 100)
+    with pytest.raises(MinemuError, match="a.tar is no tar shard"):
+        WebDataset([path])
+
+
+def test_parquet(parquet):
+    reader = Parquet(sorted(parquet.glob("*.parquet")))
+    assert reader.blocks == [3, 3, 2, 4]
+    for k in range(12):
+        assert split(reader.read(k, LOT)) == ([k], [f"number {k}"])
+    pq.write_table(pa.table({"caption": ["a"], "jpg": pa.array([None], pa.binary())}), parquet / "c.parquet")
+    with pytest.raises(MinemuError, match="row 0 of row group 0 of .*c.parquet: the picture is missing"):
+        Parquet([parquet / "c.parquet"]).read(0, LOT)
+    pq.write_table(pa.table({"caption": ["a"], "pixels": ["b"]}), parquet / "c.parquet")
+    with pytest.raises(MinemuError, match="has no column jpg or png or webp or image; its columns: caption, pixels"):
+        Parquet([parquet / "c.parquet"])
+    (parquet / "c.parquet").write_bytes(b"PAR1")
+    with pytest.raises(MinemuError, match="c.parquet is no parquet file"):
+        Parquet([parquet / "c.parquet"])
+
+
+def test_mmc4_takes_what_emu_took(pages):
+    reader = MMC4([pages], pages.parent, words, picture_length=6)
+    assert reader.blocks == [4]
+    assert split(reader.read(0, LOT)) == ([0, 2], ["sentence 0.", "sentence 1.", "sentence 2."])
+    assert split(reader.read(1, LOT))[0] == [1]
+    assert split(reader.read(2, LOT))[0] == [0, 1, 2, 3, 4]
+    with pytest.raises(MinemuError, match="record 3 of .*: no picture with similarity 0.32 or more"):
+        reader.read(3, LOT)
+    sides = {isinstance(reader.read(0, np.random.default_rng(k))[0], str) for k in range(20)}
+    assert sides == {True, False}
+
+
+@given(st.integers(8, 80), st.integers(0, 2**31))
+def test_parts_of_a_page_fit_and_keep_pictures_with_their_sentences(tokens, seed):
+    reader = MMC4.__new__(MMC4)  # no files: only the choice of a part is tried
+    reader.length, reader.picture_length, reader.config = words, 6, MMC4Config(tokens=tokens)
+    sentences, pictures = [f"sentence {k}." for k in range(8)], {k: Path(f"{k}.png") for k in (1, 2, 3, 5, 6, 7)}
+    part = reader._part(sentences, pictures, np.random.default_rng(seed), "page")
+    kept = [k for k in part if k in pictures]
+    assert part == list(range(part[0], part[-1] + 1))
+    assert 1 <= len(kept) <= 5
+    assert sum(2 + 6 * (k in kept) for k in part) <= tokens
+
+
+def test_webvid(webvid):
+    reader = WebVid([webvid], webvid.parent, random_frames=False)
+    assert reader.blocks == [6]
+    for k, text in enumerate(["a snail, slowly", 'two lines and "quotes"']):
+        assert split(reader.read(k, LOT)) == ([0, 2, 3, 5, 6, 8, 9, 11], [text])
+    drawn = [split(WebVid([webvid], webvid.parent).read(0, np.random.default_rng(k)))[0] for k in range(3)]
+    assert all(numbers == sorted(numbers) and len(numbers) == 8 for numbers in drawn) and drawn[0] != drawn[1]
+    for k, text in [(2, "no animated WebP, GIF or PNG, and other video is not read here; make a folder of frames: mkdir 3; ffmpeg"),
+                    (3, "row 4 of .*: the clip .*4 is missing"), (4, "the clip .*5 has no frames: the folder holds no picture"),
+                    (5, "the clip .*6.webp is broken; fetch it again or leave it out")]:  # fmt: skip
+        with pytest.raises(MinemuError, match=text):
+            reader.read(k, LOT)
+    webvid.write_text("1,2,3\n")
+    with pytest.raises(MinemuError, match="has no column videoid, page_dir, name; a WebVid CSV begins with"):
+        WebVid([webvid], webvid.parent)
+
+
+def test_a_clip_that_does_not_exist(tmp_path):
+    with pytest.raises(MinemuError, match="the clip .*none.webp does not exist; check the path"):
+        read_frames(tmp_path / "none.webp")
+
+
+def test_storyboards(storyboards):
+    reader = Storyboards(storyboards, pictures=10)
+    whole = {tuple(map(tuple, split(reader.read(0, np.random.default_rng(k))))) for k in range(20)}
+    numbers, texts = max(whole, key=lambda one: len(one[0]))
+    assert numbers == tuple(range(10)) and texts == tuple(f"second {k} here" for k in range(0, 20, 4))
+    for k in range(20):
+        document = Storyboards(storyboards, pictures=3).read(0, np.random.default_rng(k))
+        numbers, texts = split(document)
+        assert 1 <= len(numbers) <= 3 and numbers == list(range(numbers[0], numbers[-1] + 1)) and texts
+        for piece, before in zip(document[1:], document, strict=False):
+            if isinstance(piece, str):  # thumbnail k shows second 2 k
+                assert int(piece.split()[1]) // 2 == number(before)
+
+
+@pytest.mark.parametrize(
+    "file, content, text",
+    [
+        ("subtitle/abc.json", None, "subtitle/abc.json is missing"),
+        ("subtitle/abc.json", "[]", "has no subtitle from second 0 to 20"),
+        ("subtitle/abc.json", "{", "is not valid JSON"),
+        ("label/abc.json", '{"duration": "long"}', "its subtitle or its label is not as it should be"),
+        ("storyboard/00007.json", '{"url": "watch?v=abc", "yt_meta_dict": {"sb": {}}}', "has no frames"),
+        ("storyboard/00007_0.webp", "", "00007_0.webp cannot be read as a picture"),
+    ],
+)
+def test_bad_storyboards(storyboards, file, content, text):
+    (storyboards / file).unlink()
+    if content is not None:
+        (storyboards / file).write_text(content)
+    with pytest.raises(MinemuError, match=text):
+        Storyboards(storyboards, pictures=10).read(0, np.random.default_rng(1))
+
+
+def test_chats(talks):
+    reader = Chats([talks], talks.parent, random_frames=False)
+    llava, videochat, alpaca, plain, sharegpt = (reader.read(k, LOT) for k in range(5))
+    assert llava.system == SYSTEM_IMAGE and number(llava.turns[0].user[0]) == 1
+    assert [(turn.user[-1], turn.answer) for turn in llava.turns] == [
+        ("what is this?", "a {square}."),
+        ("sure?", 'yes ["quoted"].'),
+    ]
+    assert videochat.system == SYSTEM_VIDEO and len(videochat.turns[0].user) == 9
+    assert [turn.user[-1] for turn in videochat.turns] == ["look closely. what moves?", "where?"]
+    assert [(one.system, one.turns[0].user, one.turns[0].answer) for one in (alpaca, plain)] == [
+        ("", ("add. 1 and 1",), "2"), ("", ("say hello.",), "hello,\nworld"),
+    ]  # fmt: skip
+    assert [(turn.user, turn.answer) for turn in sharegpt.turns] == [(("hi",), "hello")]
+
+
+@pytest.mark.parametrize(
+    "record, text",
+    [
+        ({"question": "?"}, "record 0 of .* is no LLaVA, VideoChat, Alpaca or ShareGPT conversation; check its fields"),
+        ({"conversations": [{"from": "human", "value": "hi"}]}, "record 0 of .* has no turn that is answered"),
+        ({"instruction": "a", "output": ""}, "record 0 of .* has no text"),
+        ({"image": "none.png", "conversations": TALKS[0]["conversations"]}, "none.png does not exist"),
+    ],
+)
+def test_bad_chats(tmp_path, record, text):
+    (tmp_path / "bad.jsonl").write_text(json.dumps(record))
+    with pytest.raises(MinemuError, match=text):
+        Chats([tmp_path / "bad.jsonl"], tmp_path).read(0, LOT)
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+VALUES = st.recursive(
+    st.text() | st.integers() | st.none(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.dictionaries(st.text(), VALUES), min_size=1, max_size=5), st.sampled_from([None, 1]), st.booleans())
+def test_records_of_lists_and_lines_are_found_by_number(tmp_path_factory, records, indent, ascii_only):
+    folder = tmp_path_factory.mktemp("records")
+    (folder / "list.json").write_text(
+        json.dumps(records, indent=indent, ensure_ascii=ascii_only), "utf-8", "surrogatepass"
+    )
+    lines = "\n".join(json.dumps(record, ensure_ascii=True) for record in records)
+    (folder / "lines.jsonl").write_text(lines)
+    found = Records([folder / "list.json", folder / "lines.jsonl"])
+    assert found.blocks == [len(records)] * 2
+    assert [found[k] for k in range(2 * len(records))] == records * 2
+
+
+def test_bad_record_files(tmp_path):
+    path = tmp_path / "a.json"
+    for text, message in [
+        ('[{"a": 1}, {"b"', "a.json is cut off: its list does not end; fetch it again"),
+        ("", "a.json is empty; fetch it again or leave it out"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(MinemuError, match=message):
+            Records([path])
+    path.write_text('{"a": 1}\n{"a": \n[1]\n')
+    with pytest.raises(MinemuError, match="record 1 of .*a.json is not valid JSON"):
+        Records([path])[1]
+    with pytest.raises(MinemuError, match="record 2 of .*a.json is not a JSON object"):
+        Records([path])[2]
+    with pytest.raises(MinemuError, match="a.jsonl.gz is compressed .*; unpack it: gunzip a.jsonl.gz"):
+        Records([tmp_path / "a.jsonl.gz"])
+
+
+# ---- damaged files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def intact(tmp_path_factory) -> Path:
+    """One small file of each kind."""
+    folder = tmp_path_factory.mktemp("damaged")
+    shard(folder / "a.tar", 0, 2)
+    pq.write_table(
+        pa.table({"caption": ["a", "b"], "jpg": [encoded(coloured(k)) for k in range(2)]}), folder / "a.parquet"
+    )
+    (folder / "a.json").write_text(json.dumps(TALKS))
+    (folder / "a.csv").write_text('videoid,page_dir,name\na,.,"a\nb"\na,.,c\n')
+    coloured(1).save(folder / "1.png")
+    coloured(0).save(folder / "a.webp", save_all=True, append_images=[coloured(1)], lossless=True)
+    coloured(0).save(folder / "clip.webp")
+    return folder
+
+
+READERS = {
+    "a.tar": lambda path: WebDataset([path]),
+    "a.parquet": lambda path: Parquet([path]),
+    "a.json": lambda path: Chats([path], path.parent),
+    "a.csv": lambda path: WebVid([path], path.parent),
+    "a.webp": lambda path: WebVid([path.with_name("a.csv")], path.parent),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(list(READERS)), st.data())
+def test_a_damaged_file_gives_samples_or_one_clear_line(intact, name, data):
+    """Bytes are changed, or the end is missing: a sample is read, or refused with a `MinemuError` of one line."""
+    path = intact / name
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    if name != "a.parquet":  # its checksums are not written by default, so that changed bytes are its reader's affair
+        for at in data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=4)):
+            damaged[at] = data.draw(st.integers(0, 255))
+    path.write_bytes(damaged[: data.draw(st.integers(0, len(whole)))])
+    try:
+        reader = READERS[name](path)
+        errors = [error for k in range(sum(reader.blocks)) if (error := refusal(reader, k))]
+    except MinemuError as error:
+        errors = [error]
+    finally:
+        path.write_bytes(whole)
+    assert all("\n" not in str(error) for error in errors)
+
+
+def refusal(reader, k: int) -> MinemuError | None:
+    try:
+        reader.read(k, LOT)
+    except MinemuError as error:
+        return error
+
+
+# ---- by configuration ------------------------------------------------------------------------------------------------
+
+
+def test_a_mixture_of_files(shards, pages, storyboards):
+    sources = {
+        "labels": open_source(DataConfig("webdataset", shards), words, 4),
+        "interleaved": open_source(DataConfig("mmc4", str(pages), str(pages.parent)), words, 4),
+        "storyboards": open_source(DataConfig("storyboards", str(storyboards)), words, 4),
+    }
+    mixture = Mixture(sources, {"labels": 2, "interleaved": 1, "storyboards": 1})
+    assert all(any(isinstance(piece, Image.Image) for piece in mixture.document(i)) for i in range(8))
+    assert split(Mixture(sources, {"labels": 2, "interleaved": 1, "storyboards": 1}).document(5)) == split(
+        mixture.document(5)
+    )
+
+
+def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboards, talks):
+    folder = str(talks.parent)
+    configs = [
+        DataConfig("webdataset", shards),
+        DataConfig("parquet", str(parquet / "*.parquet")),
+        DataConfig("mmc4", str(pages), folder, mmc4=MMC4Config(pictures=1)),
+        DataConfig("webvid", str(webvid), folder, frames=3),
+        DataConfig("storyboards", str(storyboards)),
+        DataConfig("chats", str(talks), folder, frames=3, random_frames=False),
+    ]
+    assert [config.format for config in configs] == list(FORMATS)
+    for config in configs:
+        assert open_source(config, words, 4, seed=3).document(2)
+    assert len(split(open_source(configs[2], words, 4).document(0))[0]) == 1
+    assert len(split(open_source(configs[3], words, 4).document(0))[0]) == 3
+
+
+def test_bad_configuration(tmp_path):
+    with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'?"):
+        open_source(DataConfig("webdatset", "x"), words, 4)
+    with pytest.raises(MinemuError, match=r"no file matches .*\*.tar; check the path"):
+        open_source(DataConfig("webdataset", str(tmp_path / "*.tar")), words, 4)

@@ -1,0 +1,287 @@
+"""The five sources of the pretraining mixture: pure, true to their texts, and blind to what evaluation owns."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minemu.data import documents, kinds, movies, storyboards, world
+from minemu.data.captions import parse, plural, same, unsaid
+from minemu.data.documents import by_time
+from minemu.data.mixture import SOURCES, Mixture, ToySource, toy_mixture
+from minemu.data.movies import DIRECTIONS, Movie
+from minemu.data.scene import Group, Scene
+from minemu.data.video import frame_numbers
+from minemu.data.world import ToyWorld, is_held_out
+from minemu.errors import MinemuError
+
+
+@pytest.fixture(scope="module")
+def training() -> ToyWorld:
+    return ToyWorld()
+
+
+def pictures(document: list) -> list[np.ndarray]:
+    return [piece for piece in document if not isinstance(piece, str)]
+
+
+def texts(document: list) -> list[str]:
+    return [piece for piece in document if isinstance(piece, str)]
+
+
+def equal(one: list, two: list) -> bool:
+    return len(one) == len(two) and all(map(np.array_equal, one, two))
+
+
+# ---- the mixture -----------------------------------------------------------------------------------------------------
+
+
+class Numbers:
+    """A source whose documents say their numbers."""
+
+    def document(self, number: int) -> list[str]:
+        return [str(number)]
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(SOURCES), st.integers(0, 9), min_size=1).filter(lambda w: any(w.values())),
+    st.integers(0, 2**31),
+    st.integers(0, 5),
+)
+def test_every_block_holds_each_source_in_its_share_and_in_order(weights, seed, first_block):
+    mixture = Mixture({name: Numbers() for name in weights}, weights, seed)
+    size = sum(mixture.weights.values())
+    places = [mixture.place(i) for i in range(first_block * size, (first_block + 2) * size)]
+    for name, weight in mixture.weights.items():
+        numbers = [number for source, number in places if source == name]
+        assert numbers == list(range(first_block * weight, (first_block + 2) * weight))
+    assert mixture.document(first_block * size) == [str(places[0][1])]
+
+
+def test_the_papers_weights(training):
+    assert toy_mixture(training).weights == {"labels": 8, "scenes": 8, "interleaved": 4, "clips": 1, "storyboards": 1}
+    halves = Mixture({"a": Numbers(), "b": Numbers()}, {"a": 128, "b": 128, "c": 0})
+    assert halves.weights == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize(
+    "weights, text",
+    [
+        ({"labels": 0}, "every source of the mixture has weight 0: give one of them more"),
+        ({"labels": 0.5}, "the weight of source 'labels' is 0.5: give a whole number, 0 or more"),
+        ({"labels": -1}, "the weight of source 'labels' is -1: give a whole number, 0 or more"),
+        ({"lables": 1}, "source 'lables' has weight 1 but no data: did you mean 'labels'?"),
+    ],
+)
+def test_bad_weights_are_refused_in_one_line(weights, text):
+    with pytest.raises(MinemuError) as error:
+        Mixture({"labels": Numbers()}, weights)
+    assert str(error.value) == text
+
+
+def test_a_negative_seed():
+    with pytest.raises(MinemuError, match="seed -1 of the mixture is negative: use 0 or more"):
+        Mixture({"labels": Numbers()}, {"labels": 1}, seed=-1)
+
+
+def test_unknown_source(training):
+    with pytest.raises(MinemuError, match="no source 'clip' in the mixture: did you mean 'clips'?"):
+        ToySource("clip", training)
+
+
+# ---- toy documents ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_a_document_depends_on_its_number_alone(name, training):
+    source = ToySource(name, training)
+    forward = [source.document(i) for i in range(6)]
+    again = [ToySource(name, ToyWorld()).document(i) for i in reversed(range(6))][::-1]
+    assert all(equal(one, two) for one, two in zip(forward, again, strict=True))
+    assert not equal(forward[0], forward[1])
+    assert not equal(ToySource(name, ToyWorld(seed=1)).document(0), forward[0])
+    for document in forward:
+        assert texts(document) and all(texts(document))
+        for picture in pictures(document):
+            assert torch.from_numpy(picture).shape == (64, 64, 3) and picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_pictures_stand_on_either_side_of_their_text(name, training):
+    first = [isinstance(ToySource(name, training).document(i)[0], str) for i in range(40)]
+    assert sum(first) > 5
+    if name != "interleaved":  # a list begins with its heading
+        assert sum(first) < 35
+
+
+def test_how_many_pictures(training):
+    counts = {name: [len(pictures(ToySource(name, training).document(i))) for i in range(30)] for name in SOURCES}
+    assert set(counts["labels"]) == set(counts["scenes"]) == {1}
+    assert set(counts["clips"]) == {8}
+    assert max(counts["interleaved"]) == 5 and len(set(counts["interleaved"])) > 2
+    assert set(counts["storyboards"]) == {3, 4, 5}
+    assert len(pictures(ToySource("clips", training, frames=3).document(0))) == 3
+
+
+def test_full_captions_are_true(training):
+    for i in range(60):
+        text = texts(ToySource("scenes", training).document(i))[0]
+        assert parse(text, training.labels) is not None, text
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[Scene]:
+    """Every scene that is rendered."""
+    scenes, paint = [], ToyWorld._paint
+
+    def spy(self, scene):
+        scenes.append(scene)
+        return paint(self, scene)
+
+    monkeypatch.setattr(ToyWorld, "_paint", spy)
+    return scenes
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_training_never_shows_a_scene_that_evaluation_owns(name, training, shown, monkeypatch):
+    opened, load = [], world.samples.load_emoji
+    monkeypatch.setattr(world.samples, "load_emoji", lambda split, core=None: opened.append(split) or load(split, core))
+    movie = movies.any_movie
+    monkeypatch.setattr(movies, "any_movie", lambda *args: shown.append((it := movie(*args)).first) or it)
+    compose = movies._on_background
+    monkeypatch.setattr(movies, "_on_background", lambda *args: shown.append(args[-1]) or compose(*args))
+    for i in range(60):
+        ToySource(name, training).document(i)
+    assert len(shown) >= 30
+    assert not any(is_held_out(scene) for scene in shown)
+    assert set(opened) <= {"seen"}
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_evaluation_draws_from_its_own_scenes(name, shown):
+    held_out = ToyWorld(held_out=True)
+    for i in range(4):
+        ToySource(name, held_out).document(i)
+    assert all(is_held_out(scene) for scene in shown)
+
+
+def test_a_list_shows_things_of_its_kind(training):
+    for i in range(20):
+        heading, *rest = documents._list_of_kind(training, training.generator(i))
+        labels = [text.split(" ", 1)[-1] if text.startswith(("a ", "an ")) else text for text in texts(rest)]
+        assert len(set(labels)) == len(labels) == len(pictures(rest))
+        assert {plural(kinds.kind(label)) + ":" for label in labels} == {heading}
+
+
+# ---- clips -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_drawing_moves_where_its_caption_says(training):
+    for i, (direction, (dx, dy)) in enumerate(list(DIRECTIONS.items()) * 3):
+        movie = movies.moving(training, training.generator(i), direction)
+        background = np.array(world.BACKGROUNDS[movie.first.background])
+        centres = []
+        for frame in movies.frames(training, movie):
+            ys, xs = np.nonzero(np.abs(frame.astype(int) - background).max(-1) > 20)
+            centres.append((xs.mean(), ys.mean()))
+        (x0, y0), (x1, y1) = centres[0], centres[-1]
+        assert (x1 - x0) * dx + (y1 - y0) * dy > 12 and abs((x1 - x0) * dy) + abs((y1 - y0) * dx) < 4
+        assert f" moves {'to the ' if dx else ''}{direction} on a" in movies.caption(movie)
+
+
+def test_the_frame_in_the_middle_says_nothing_about_the_direction(training):
+    """One-frame baseline: the same drawing at the same place, wherever it is going."""
+    movie = movies.moving(training, training.generator(0), "left")
+    middle = [
+        movies._moved(training, Movie(movie.first, movie.last, direction), movies.LENGTH // 2).astype(int)
+        for direction in DIRECTIONS
+    ]
+    assert all(np.abs(frame - middle[0]).mean() < 12 for frame in middle[1:])
+    ends = [movies._moved(training, Movie(movie.first, movie.last, d), 0).astype(int) for d in ("left", "right")]
+    assert np.abs(ends[0] - ends[1]).mean() > 12
+
+
+@pytest.mark.parametrize("change", [*movies.CHANGES, None])
+def test_exactly_one_thing_changes(change, training):
+    for i in range(10):
+        movie = movies.changing(training, training.generator(i), change)
+        assert movie.change == change
+        frames = movies.frames(training, movie)
+        assert len(frames) == 8
+        assert np.array_equal(frames[0], frames[3]) and np.array_equal(frames[4], frames[7])
+        assert np.array_equal(frames[0], frames[7]) == (change is None)
+
+
+def test_captions_of_changes():
+    llama = Scene((Group("llama"),), None, "small", "green", "noto")
+    big, blue = (
+        Scene((Group("llama"),), None, "big", "green", "noto"),
+        Scene((Group("llama"),), None, "small", "blue", "noto"),
+    )
+    fox = Scene((Group("fox"),), None, "small", "green", "noto")
+    assert movies.caption(Movie(llama, big)) == "a llama grows on a green background, Noto style"
+    assert movies.caption(Movie(big, llama)) == "a llama shrinks on a green background, Noto style"
+    assert movies.caption(Movie(llama, blue)) == "a llama on a green background, then on a blue background, Noto style"
+    assert movies.caption(Movie(llama, fox)) == "a llama turns into a fox on a green background, Noto style"
+    assert movies.caption(Movie(llama, llama)) == "a llama stays still on a green background, Noto style"
+    assert movies.caption(Movie(llama, llama, "up")) == "a llama moves up on a green background, Noto style"
+
+
+def test_shipped_animations_move_on_a_coloured_background(training):
+    frames, text = movies.animation(training, training.generator(3), count=8, random_frames=False)
+    scene = parse(text, training.labels)
+    assert tuple(frames[0][0, 0]) == world.BACKGROUNDS[scene.background]
+    assert not np.array_equal(frames[0], frames[4])
+
+
+@given(st.integers(1, 100), st.integers(1, 20), st.integers(0, 2**31))
+def test_frame_numbers_are_ordered_and_inside(total, count, seed):
+    uniform = frame_numbers(total, count)
+    drawn = frame_numbers(total, count, np.random.default_rng(seed))
+    for numbers in (uniform, drawn):
+        assert len(numbers) == count and numbers == sorted(numbers)
+        assert numbers[0] >= 0 and numbers[-1] < total
+    if total >= count:
+        assert len(set(drawn)) == len(set(uniform)) == count
+
+
+def test_a_clip_without_frames():
+    with pytest.raises(MinemuError, match="the clip has no frames; give one that has at least one"):
+        frame_numbers(0)
+    with pytest.raises(MinemuError, match="0 frames of a clip are wanted; take 1 or more"):
+        frame_numbers(16, 0)
+
+
+# ---- storyboards -----------------------------------------------------------------------------------------------------
+
+
+def test_a_storyboard_tells_what_follows(training):
+    for i in range(30):
+        story = storyboards.storyboard(training, training.generator(i))
+        scenes = [scene for _, scene in story.thumbnails]
+        assert len(story.subtitles) == len(scenes)
+        assert all(one.shows() != two.shows() for one, two in zip(scenes, scenes[1:], strict=False))
+        assert len({scene.style for scene in scenes}) == 1
+        document = storyboards.as_document(training, story)
+        assert len(document) == 2 * len(scenes)  # picture and sentence in turn
+        assert document[0 if isinstance(document[0], str) else 1].startswith("this is a")
+
+
+@given(st.lists(st.tuples(st.floats(0, 99), st.sampled_from(["a", "b"]))), st.lists(st.floats(0, 99)))
+def test_pictures_and_subtitles_come_in_the_order_of_their_times(subtitles, times):
+    document = by_time([(time, np.array(time)) for time in times], subtitles)
+    assert [float(piece) for piece in pictures(document)] == sorted(times)
+    assert " ".join(texts(document)).split() == [text for _, text in sorted(subtitles, key=lambda item: item[0])]
+    assert not any(
+        isinstance(one, str) and isinstance(two, str) for one, two in zip(document, document[1:], strict=False)
+    )
+
+
+def test_prompts_come_before_pictures_and_captions_after(training):
+    for i in range(40):
+        document = ToySource("scenes", training).document(i)
+        read = parse(texts(document)[0], training.labels)
+        assert isinstance(document[0], str) or not {"background", "style"} & set(unsaid(read))
+        assert same(read, read)
