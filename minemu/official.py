@@ -149,13 +149,14 @@ def _merge_into(
     mapping: Mapping, name: str, pair: dict[str, str], shapes: dict[str, Shape], ours: dict[str, Shape]
 ) -> None:
     """Note that the factors A (rank, in) and B (out, rank) belong to the weight `name` (out, in)."""
-    if name not in ours or len(pair) != 2 or any(len(shapes[factor]) != 2 for factor in pair.values()):
+    if name not in ours or set(pair) != {"A", "B"} or any(len(shapes[factor]) != 2 for factor in pair.values()):
         mapping.unexpected += pair.values()
         return
     (rank, into), (out, rank_too) = shapes[pair["A"]], shapes[pair["B"]]
     if (out, into) != ours[name] or rank != rank_too:
         mapping.wrong_shape.append(f"{pair['A']} and its B do not multiply to {list(ours[name])}")
-    mapping.lora[name] = pair["A"], pair["B"]
+    else:
+        mapping.lora[name] = pair["A"], pair["B"]
 
 
 def report(mapping: Mapping, names: int) -> str:

@@ -141,12 +141,20 @@ def test_every_problem_is_named(tmp_path, capsys):
     del shapes["ln_visual.bias"]
     shapes |= {"cformer.causal_tokens": (1, 64, 768), "visual.blocks.40.norm1.weight": (1408,)}
     shapes["decoder.lm.model.layers.3.mlp.up_proj.lora_A.default.weight"] = (16, 5120)  # its B is not there
+    module = "decoder.lm.model.layers.3.self_attn"
+    shapes |= {f"{module}.q_proj.lora_{a}.default.weight": (16, 5120) for a in ("A", "embedding_A")}
+    shapes |= {
+        f"{module}.k_proj.lora_A.default.weight": (16, 5120),
+        f"{module}.k_proj.lora_B.default.weight": (5120, 8),
+    }
     assert cli.run(["official", write_table(tmp_path, shapes), "--preset", "emu-14b"]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert "wrong shape: cformer.causal_tokens is [1, 64, 768], this configuration needs [1, 32, 768]" in lines
     assert "missing: ln_visual.bias" in lines
     assert "unexpected: visual.blocks.40.norm1.weight" in lines
     assert "unexpected: decoder.lm.model.layers.3.mlp.up_proj.lora_A.default.weight" in lines
+    assert f"unexpected: {module}.q_proj.lora_embedding_A.default.weight" in lines
+    assert f"wrong shape: {module}.k_proj.lora_A.default.weight and its B do not multiply to [5120, 5120]" in lines
     assert lines[-1] == "not complete: this is no checkpoint of emu-14b; name its own preset"
 
 
