@@ -153,4 +153,4 @@ def test_what_is_no_recording_is_one_clear_line(recording, spoil, message):
 
 
 def test_golden_files_stay_small():
-    assert sum(path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()) <= 5 * 1024**2
+    assert sum(path.stat().st_size for path in GOLDEN.rglob("*") if path.is_file()) <= 5e6

@@ -17,7 +17,7 @@ from minemu.prompts import PROMPTS, dialogue, few_shot
 from minemu.sequence import Video
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
 
-GOLDEN = Path(__file__).parent / "golden" / "tokenizer"
+GOLDEN = Path(__file__).parent / "golden" / "emu1"
 IMG = Image.new("RGB", (8, 8), "red")
 SLOTS = "[IMG]<image><image>[/IMG]"
 

@@ -1,8 +1,8 @@
 """Tokenisation as published: from a sentencepiece file and from a converted one, id for id."""
 
 import json
-import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceNormalizer, SentencePieceProcessor
 from sentencepiece.sentencepiece_model_pb2 import ModelProto
+from tokenizers import Tokenizer
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
@@ -22,17 +23,34 @@ from minemu.processor import EmuProcessor
 from minemu.sequence import Special, Video
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer, read_sentencepiece, special_tokens
 
-GOLDEN = Path(__file__).parent / "golden" / "tokenizer"  # 420 pieces, trained on made-up words
+GOLDEN = Path(__file__).parent / "golden" / "emu1"  # 420 pieces, trained on made-up words
 IMG = Image.new("RGB", (8, 8), "red")
-PIECES = SentencePieceProcessor(model_file=str(GOLDEN / "tokenizer.model"))
-SLOW = read_sentencepiece(GOLDEN / "tokenizer.model")
+
+
+def whole_file() -> bytes:
+    """The golden file, with the table of Unicode rules that it goes without and sentencepiece holds: byte for byte the recorded one."""
+    model = ModelProto.FromString((GOLDEN / "tokenizer.model").read_bytes())
+    rules = ModelProto.FromString(SentencePieceNormalizer(rule_name="nmt_nfkc").serialized_model_proto())
+    model.normalizer_spec.precompiled_charsmap = rules.normalizer_spec.precompiled_charsmap
+    return model.SerializeToString()
+
+
+def read(file: bytes) -> Tokenizer:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "tokenizer.model").write_bytes(file)
+        return read_sentencepiece(Path(folder) / "tokenizer.model")
+
+
+WHOLE = whole_file()
+PIECES = SentencePieceProcessor(model_proto=WHOLE)
+SLOW = read(WHOLE)
 
 
 @pytest.fixture(params=["tokenizer.model", "tokenizer.json"])
 def folder(request, tmp_path):
     """A folder with the tokenizer alone, in either form."""
     if request.param == "tokenizer.model":
-        shutil.copy(GOLDEN / "tokenizer.model", tmp_path)
+        (tmp_path / "tokenizer.model").write_bytes(WHOLE)
     else:
         SLOW.save(str(tmp_path / "tokenizer.json"))
     return tmp_path
@@ -160,7 +178,7 @@ def test_files_that_are_no_tokenizer(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.model").write_bytes(b"no model at all")
     with pytest.raises(MinemuError, match="tokenizer.model is no sentencepiece model, or is damaged; fetch it again"):
         load_tokenizer(tmp_path)
-    whole = (GOLDEN / "tokenizer.model").read_bytes()
+    whole = WHOLE
     (tmp_path / "tokenizer.model").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MinemuError, match="tokenizer.model is no sentencepiece model, or is damaged; fetch it again"):
         load_tokenizer(tmp_path)
