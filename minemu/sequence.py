@@ -195,11 +195,16 @@ def count_pictures(input_ids: Tensor, ids: TokenIds) -> int:
     return int((input_ids == ids.image_start).sum())
 
 
-def check_slots(input_ids: Tensor, ids: TokenIds, n_image: int, pictures: int) -> None:
-    """As many pictures as slots, or one line that says what is wrong."""
-    slots = int((input_ids == ids.image).sum())
-    if slots != pictures * n_image:
+def check_slots(input_ids: Tensor, ids: TokenIds, n: int, given: int, frames: bool = False) -> None:
+    """As many pictures (or video frames) as there is room for, or one line that says what is wrong."""
+    slot, token, what = (ids.frame, FRAME, "frames") if frames else (ids.image, IMAGE, "pictures")
+    if slot is None:
+        if given:
+            raise MinemuError("this model reads the frames of a video as pictures; give them as images")
+        return
+    slots = int((input_ids == slot).sum())
+    if slots != given * n:
         raise MinemuError(
-            f"the text has {slots} <image> slots, room for {slots / n_image:g} pictures of {n_image}, but {pictures} pictures were given; "
+            f"the text has {slots} {token} slots, room for {slots / n:g} {what} of {n}, but {given} {what} were given; "
             "give one picture for each [IMG]"
         )

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, loaded strictly. The one place where a state dict meets a model."""
+"""Weights of ours on disk: safetensors only, loaded strictly. The one place where a state dict meets a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minemu.errors import MinemuError
+from minemu.shards import INDEX, Shards
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
@@ -31,6 +32,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise MinemuError(
             f"{path} is {reason}: delete its folder to start from the checkpoint before it, or fetch it again"
         ) from None
+
+
+def load_folder(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a folder: its model.safetensors, or several files with an index. They are mapped, not read, until they are copied."""
+    if not (folder / INDEX).exists():
+        return load_tensors(folder / "model.safetensors")
+    shards = Shards(folder / INDEX)
+    return {name: shards.read(name) for name in shards.where}
 
 
 def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

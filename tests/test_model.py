@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 
 from minemu import sequence
 from minemu.causal_transformer import CausalTransformer
-from minemu.config import BridgeConfig, EmuConfig
+from minemu.config import BridgeConfig, EmuConfig, VisionConfig
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.objective import image_loss, text_loss
@@ -126,7 +126,9 @@ def test_generating_does_not_depend_on_the_side_of_the_padding(processor, batch)
 
 def test_causal_embeddings_do_not_see_later_ones():
     torch.manual_seed(0)
-    transformer = CausalTransformer(BridgeConfig(n_image=6, width=32, heads=4, ff_width=64), 24, 16).eval()
+    transformer = CausalTransformer(
+        BridgeConfig(n_image=6, width=32, heads=4, ff_width=64), VisionConfig(width=24, head_width=8), 16
+    ).eval()
     features = torch.randn(2, 10, 24)
     before = transformer(features)
     transformer.queries.data[:, 4] += 1.0

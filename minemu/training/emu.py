@@ -128,13 +128,26 @@ class EmuStage(Stage):
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         images, after = normalise(batch.pop("pixels")), batch.pop("after_text")
-        embeds = self.module.encode_images(images)  # (B, N, E)
+        embeds = self.encode(images, after)  # (B, N, E)
         aims = embeds
         if self.teacher is not None:
             with torch.no_grad():
                 aims = self.teacher.encode_images(images)
         out = self.module(**batch, image_embeds=self.hide(embeds, after), image_targets=aims)
         return {"loss": out.loss, "text_loss": out.text_loss, "image_loss": out.image_loss}
+
+    def encode(self, images: Tensor, after: Tensor) -> Tensor:
+        """Visual embeddings of pictures (B, 3, S, S) -> (B, N, E).
+
+        Only pictures that are read teach the visual side, not those that are written `after` (B,) a text: their targets are
+        detached, hidden inputs teach little, and half of the tower's backward pass is saved.
+        """
+        embeds = images.new_empty(len(images), self.config.bridge.n_image, self.config.embed_width)
+        for which, taught in ((after, self.config.objective.targets == "attached"), (~after, True)):
+            if which.any():
+                with torch.set_grad_enabled(taught):
+                    embeds[which] = self.module.encode_images(images[which]).to(embeds.dtype)
+        return embeds
 
     def hide(self, embeds: Tensor, where: Tensor) -> Tensor:
         """Against exposure bias: put noise in the place of embeddings (B, N, E) of pictures `where` (B,) that follow their text.

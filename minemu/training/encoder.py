@@ -130,7 +130,7 @@ class BridgePretraining(nn.Module):
             raise MinemuError("bridge.kind=pool has nothing to pretrain; leave out stage bridge")
         side = bridge_side(config)
         self.ln_visual = nn.LayerNorm(vision.width, eps=vision.norm_eps)
-        self.causal_transformer = CausalTransformer(bridge, vision.width, width)
+        self.causal_transformer = CausalTransformer(bridge, vision, width)
         self.alignment = Alignment(width, vision.width, side, vision.image_size // side)
 
     def forward(self, features: Tensor, batch: dict[str, Tensor], text: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -50,13 +50,13 @@ RECIPES: dict[str, Recipe] = {
         encoder=TrainConfig(
             steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
         ),
-        bridge=TrainConfig(steps=200, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
+        bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
-            steps=1100,
+            steps=2300,
             batch_size=64,
             lr=1.5e-3,
-            lr_vision=0.0,  # frozen: fixed features make a steady target, and each step costs a third
+            lr_vision=1e-4,
             lr_bridge=3e-4,
             warmup=100,
             precision="bfloat16",
@@ -64,8 +64,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=2800,
-            batch_size=32,
+            steps=4800,
+            batch_size=64,
             lr=1e-3,
             warmup=200,
             final_lr=0.02,
