@@ -93,16 +93,22 @@ def emu_14b(costs_14b):
 
 
 def test_parameters_are_the_published_ones(emu_14b):
-    """The file also holds the encoder's unused norm and head, an unused word table, and LLaMA's rotary tables."""
-    unused = (2 * 1408 + 1024 * 1408 + 1024) + 32128 * 768 + 40 * 64
-    assert emu_14b["parameters"]["total"] + unused == 14_208_421_632
+    """Emu's file also holds its encoder's norm and head, and a word table, all unused; both files hold rotary tables."""
+    unused = (2 * 1408 + 1024 * 1408 + 1024) + 32128 * 768
+    assert emu_14b["parameters"]["total"] + unused + 40 * 64 == 14_208_421_632
+    assert count_parameters(EmuConfig.preset("emu2-37b"))["total"] + 60 * 64 == 36_906_516_992
 
 
-def test_inference_needs_what_users_of_the_published_model_measured(emu_14b):
-    """About 30 GB in half precision (baaivision/Emu, thread 7)."""
+def test_inference_needs_what_users_of_the_published_models_measured(emu_14b):
+    """baaivision/Emu, threads 7, 47, 52 and 96: Emu about 30 GB; Emu2 138 GB, in bfloat16 70 GB; Emu2-Gen 77 GB of a card of 80."""
     rows = {row["weights_in"]: row for row in emu_14b["inference"]}
     half = 8 * (rows["bfloat16"]["weights"] + rows["bfloat16"]["cache"]) + rows["bfloat16"]["decoder"]
     assert 28e9 < half < 34e9
+    config = EmuConfig.preset("emu2-37b")
+    counts, load = count_parameters(config), Load(1, 2048, 1)
+    full, half = (inference_memory(config, counts, 1, load, dtype) for dtype in ("float32", "bfloat16"))
+    assert math.isclose(full.weights / GIB, 138, rel_tol=0.02) and math.isclose(half.weights / GIB, 70, rel_tol=0.02)
+    assert math.isclose(half.total / GIB, 77, rel_tol=0.02)
     totals = [row["total"] for row in emu_14b["inference"]]
     assert totals == sorted(totals, reverse=True)
 

@@ -265,3 +265,18 @@ def test_a_long_video_is_sampled_at_equal_distances():
 def test_a_video_of_no_frames():
     with pytest.raises(MinemuError, match="a video without frames"):
         Video([])
+
+
+def test_a_conversation_about_a_video_and_a_picture_is_answered():
+    """Emu2-Chat in small: frames are pooled to fewer embeddings than the picture."""
+    torch.manual_seed(0)
+    sizes = {"llm.words": 420, "llm.special_tokens": 274, "llm.frame_slot": True, "llm.context": 1024}
+    config = EmuConfig.preset("emu2-nano").override(sizes)
+    processor, model = EmuProcessor.of(config, GOLDEN), Emu(config).eval()
+    messages = [user(VIDEO, PICTURE, "what happens?"), assistant("a dog runs."), user("where?")]
+    batch = processor.apply_chat_template(
+        [messages] * 2, add_generation_prompt=True, tokenize=True, padding_side="left"
+    )
+    assert batch["frames"].shape == (4, 3, 32, 32) and batch["images"].shape == (2, 3, 32, 32)
+    answers = model.generate(**batch, **{**CHAT_TEMPLATES["emu2-chat"].decoding, "max_new_tokens": 4})
+    assert len(processor.batch_decode(answers)) == 2
