@@ -24,11 +24,7 @@ from minemu.errors import MinemuError, suggest
 from minemu.weights import check_strict
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-UNSPLIT = [
-    "EVAVisionTransformer",
-    "CausalTransformer",
-    "LlamaDecoderLayer",
-]  # classes that are on one device, or not at all
+UNSPLIT = ["EVAVisionTransformer", "CausalTransformer", "LlamaDecoderLayer"]  # classes whose weights stay together
 WORKING_SHARE = 0.1
 OFFLOADED = ("cpu", "disk")
 DeviceMap = str | torch.device | dict[str, Any]
@@ -95,8 +91,13 @@ def plan_devices(
     """{part: device} that covers the module; a map that does not fit it is one clear line."""
     if device_map == "auto":
         sizes = {"no_split_module_classes": UNSPLIT, "special_dtypes": _quantised_types(module, quantization_config)}
-        limits = dict(max_memory) if max_memory else _limits(module, **sizes)
-        return infer_auto_device_map(module, limits, **sizes)
+        try:
+            limits = dict(max_memory) if max_memory else _limits(module, **sizes)
+            return infer_auto_device_map(module, limits, **sizes)
+        except ValueError as error:
+            raise MinemuError(
+                f"max_memory={max_memory} does not do ({error}); write {{0: '20GiB', 'cpu': '60GiB'}}"
+            ) from None
     places = device_map if isinstance(device_map, dict) else {"": device_map or "cpu"}
     parts = dict(module.named_modules())
     for part, place in places.items():
@@ -148,6 +149,14 @@ def _place_of(name: str, places: dict[str, Any]) -> Any:
     while name not in places and name:
         name = name.rpartition(".")[0]
     return places.get(name)
+
+
+def check_savable(module: nn.Module) -> None:
+    """Refuse to save a model whose weights are not all there, or not what they were."""
+    if any(parameter.is_meta or not parameter.is_floating_point() for parameter in module.parameters()):
+        raise MinemuError(
+            "some weights are offloaded or quantised; to save the model, load it without device_map and quantization_config"
+        )
 
 
 def _dispatch(module: nn.Module, tensors: dict[str, Tensor], places: dict[str, Any]) -> nn.Module:

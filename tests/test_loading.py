@@ -128,6 +128,17 @@ def test_a_loaded_model_trains_and_leaves_the_file_alone(folder):
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_a_spread_model_is_neither_saved_nor_moved(folder, tmp_path):
+    loaded = EmuPipeline.from_pretrained(folder, device_map={"": "disk"})
+    with pytest.raises(
+        MinemuError, match="some weights are offloaded or quantised; to save the model, load it without"
+    ):
+        loaded.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    with pytest.raises(MinemuError, match="load it again with another device_map to move it"):
+        loaded.to("cpu")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -139,6 +150,7 @@ def test_a_loaded_model_trains_and_leaves_the_file_alone(folder):
         ({"device_map": {"": "cpu", "lm": "cpu"}}, "device_map names 'lm', which the model has not: did you mean 'llm'?"),
         ({"device_map": {"": "cpu", "llm": "disk"}}, "device_map names '' and 'llm' inside it; give each part one device"),
         ({"device_map": {"visual_encoder.blocks": "cpu"}}, "device_map splits visual_encoder, which has to be on one device"),
+        ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "max_memory={'cpu': 'much'} does not do"),
         ({"quantization_config": {"load_in_4bit": True}}, "quantization_config is a dict; give transformers' BitsAndBytesConfig"),
         ({"quantization_config": FOUR_BIT}, "8- and 4-bit loading needs bitsandbytes: pip install bitsandbytes"),
     ],

@@ -164,6 +164,20 @@ def test_task_prompts_as_published(name):
     assert EMU_I.as_text(PROMPTS[name].fill(**values)) == golden
 
 
+def test_a_picture_may_be_a_path(tmp_path):
+    IMG.save(tmp_path / "red.png")
+    path = str(tmp_path / "red.png")
+    prompt = PROMPTS["emu2-vqa"].fill(image=path, question="who?")
+    messages = [user({"type": "image", "path": path}, "who?")]
+    assert EMU_I([prompt])["images"].shape == (1, 3, 8, 8)
+    assert EMU_I.apply_chat_template(messages, tokenize=True)["images"].shape == (1, 3, 8, 8)
+
+
+def test_places_are_seen_when_special_tokens_are_kept():
+    row = [CHAT.special["<patch_index_0007>"], *CHAT.encode("two dog")]
+    assert CHAT.decode(row) == "two dog" and "<patch_index_0007>" in CHAT.decode(row, skip_special_tokens=False)
+
+
 def test_few_shot_and_dialogue_as_published():
     shown = few_shot([(IMG, "who?", "a dog"), (IMG, "where?", "here")], IMG, "what colour?")
     assert EMU_I.as_text(shown) == (
