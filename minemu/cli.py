@@ -1,4 +1,4 @@
-"""The command line: `minemu demo | train | recipe | generate | evaluate | report | parity | official | bench`.
+"""The command line: `minemu demo | train | recipe | generate | evaluate | report | plan | parity | official | bench`.
 
 Each command prints for people and, with `--json FILE`, writes one JSON object for programs. Bad input ends with status 2 and one line
 on the error stream that names the problem and the fix. Heavy imports wait until a command needs them, so `--help` is quick.
@@ -191,6 +191,29 @@ def report(
 
         refresh_card(results.parent)
         typer.echo(f"wrote {results.parent / 'README.md'}")
+
+
+@app.command()
+def plan(
+    preset: Annotated[str, typer.Argument(help="Which preset, such as emu-14b.")],
+    devices: Annotated[int, typer.Option(help="Number of devices (GPUs).")] = 1,
+    memory: Annotated[str, typer.Option(help="Memory of each: 80GiB, 24GB.")] = "80GiB",
+    batch: Annotated[int, typer.Option(help="Sequences on each device.")] = 1,
+    length: Annotated[int | None, typer.Option(help="Positions a sequence (default: the whole context).")] = None,
+    pictures: Annotated[int, typer.Option(help="Pictures a sequence.")] = 1,
+    settings: Set = None,
+    json: Json = None,
+) -> None:
+    """Say what a preset costs in parameters, FLOPs and memory, and what fits, before anything is allocated."""
+    from minemu import plan as planning
+    from minemu.config import EmuConfig
+
+    size = planning.read_size(memory)
+    config = EmuConfig.preset(preset).override(_overrides(settings))
+    load = planning.Load(batch, config.llm.context if length is None else length, pictures)
+    found = planning.plan(config, devices, size, load)
+    typer.echo("\n".join(planning.lines(found)))
+    _write(json, found)
 
 
 @app.command()

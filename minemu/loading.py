@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import dispatch_model, infer_auto_device_map, init_empty_weights
-from accelerate.utils import CustomDtype, set_module_tensor_to_device
+from accelerate.utils import CustomDtype, get_balanced_memory, get_max_memory, set_module_tensor_to_device
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
@@ -24,11 +24,8 @@ from minemu.errors import MinemuError, suggest
 from minemu.weights import check_strict
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-UNSPLIT = [
-    "EVAVisionTransformer",
-    "CausalTransformer",
-    "LlamaDecoderLayer",
-]  # classes that are on one device, or not at all
+UNSPLIT = ["EVAVisionTransformer", "CausalTransformer", "LlamaDecoderLayer"]  # classes whose weights stay together
+WORKING_SHARE = 0.1
 OFFLOADED = ("cpu", "disk")
 DeviceMap = str | torch.device | dict[str, Any]
 
@@ -80,7 +77,9 @@ def main_device(device_map: DeviceMap | None) -> torch.device:
     if device_map == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     places = device_map.values() if isinstance(device_map, dict) else [device_map or "cpu"]
-    return torch.device(next((place for place in places if place not in OFFLOADED), "cpu"))
+    main = next((place for place in places if place not in OFFLOADED), "cpu")
+    _check_device(main)
+    return torch.device(main)
 
 
 def plan_devices(
@@ -91,12 +90,14 @@ def plan_devices(
 ) -> dict[str, Any]:
     """{part: device} that covers the module; a map that does not fit it is one clear line."""
     if device_map == "auto":
-        return infer_auto_device_map(
-            module,
-            dict(max_memory) if max_memory else None,
-            no_split_module_classes=UNSPLIT,
-            special_dtypes=_quantised_types(module, quantization_config),
-        )
+        sizes = {"no_split_module_classes": UNSPLIT, "special_dtypes": _quantised_types(module, quantization_config)}
+        try:
+            limits = dict(max_memory) if max_memory else _limits(module, **sizes)
+            return infer_auto_device_map(module, limits, **sizes)
+        except ValueError as error:
+            raise MinemuError(
+                f"max_memory={max_memory} does not do ({error}); write {{0: '20GiB', 'cpu': '60GiB'}}"
+            ) from None
     places = device_map if isinstance(device_map, dict) else {"": device_map or "cpu"}
     parts = dict(module.named_modules())
     for part, place in places.items():
@@ -108,6 +109,13 @@ def plan_devices(
         if _place_of(name, places) is None:
             raise MinemuError(f"device_map says nothing about {name}; add its part, or use device_map='auto'")
     return dict(places)
+
+
+def _limits(module: nn.Module, **sizes: Any) -> dict[int | str, int]:
+    """What may be filled of each device: GPUs alike, and a tenth of each left free for the cache and the activations."""
+    free = get_max_memory().items()
+    room = {device: int(size * (1 - WORKING_SHARE)) if isinstance(device, int) else size for device, size in free}
+    return get_balanced_memory(module, room, **sizes)
 
 
 def _check_nesting(part: str, parts: dict[str, nn.Module], places: dict[str, Any]) -> None:
@@ -141,6 +149,14 @@ def _place_of(name: str, places: dict[str, Any]) -> Any:
     while name not in places and name:
         name = name.rpartition(".")[0]
     return places.get(name)
+
+
+def check_savable(module: nn.Module) -> None:
+    """Refuse to save a model whose weights are not all there, or not what they were."""
+    if any(parameter.is_meta or not parameter.is_floating_point() for parameter in module.parameters()):
+        raise MinemuError(
+            "some weights are offloaded or quantised; to save the model, load it without device_map and quantization_config"
+        )
 
 
 def _dispatch(module: nn.Module, tensors: dict[str, Tensor], places: dict[str, Any]) -> nn.Module:

@@ -28,7 +28,7 @@ from minemu.config import EmuConfig, LLMConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 from minemu.generation import EmuGeneration
-from minemu.loading import load_module, main_device
+from minemu.loading import check_savable, load_module, main_device
 from minemu.objective import image_loss, text_loss, unified_loss
 from minemu.shards import RECORD
 from minemu.visual_encoder import EVAVisionTransformer
@@ -129,7 +129,7 @@ class Emu(nn.Module, EmuGeneration):
             return x
         sequence.check_slots(input_ids, self.ids, embeds.shape[1], len(embeds), frames)
         slots = (input_ids == (self.ids.frame if frames else self.ids.image))[..., None]  # (B, L, 1)
-        return x.masked_scatter(slots, self.into_llm(embeds).to(x.dtype))
+        return x.masked_scatter(slots, self.into_llm(embeds).to(x))
 
     def forward(
         self,
@@ -179,6 +179,7 @@ class Emu(nn.Module, EmuGeneration):
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors (in `dtype`, default: as it is)."""
+        check_savable(self)
         folder = Path(folder)
         with atomic_write(folder / "model.safetensors") as temporary:
             save_tensors(self.state_dict(), temporary, dtype)

@@ -69,6 +69,8 @@ class EmuPipeline:
         self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
 
     def to(self, device: str | torch.device) -> EmuPipeline:
+        if hasattr(self.model, "hf_device_map"):
+            raise MinemuError("a device map has placed this model; load it again with another device_map to move it")
         self.model.to(device)
         self.decoder.to(device)
         return self

@@ -169,11 +169,12 @@ class EmuProcessor(ChatTemplates):
         batch |= {name: torch.stack(tensors) for name, tensors in seen.items() if tensors}
         return BatchFeature(batch)
 
-    def decode(self, ids: Sequence[int] | Tensor) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    def decode(self, ids: Sequence[int] | Tensor, skip_special_tokens: bool = True) -> str:
+        """Text of ids; Emu2-Chat's places are special tokens, so keep them to see where it points."""
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens).strip()
 
-    def batch_decode(self, batch: Sequence[Sequence[int]] | Tensor) -> list[str]:
-        return [self.decode(ids) for ids in batch]
+    def batch_decode(self, batch: Sequence[Sequence[int]] | Tensor, skip_special_tokens: bool = True) -> list[str]:
+        return [self.decode(ids, skip_special_tokens) for ids in batch]
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         folder = Path(folder)

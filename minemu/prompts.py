@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from minemu.errors import MinemuError, suggest
@@ -60,7 +61,9 @@ def fill(template: str, **values: Any) -> list:
     """
     sample: list = []
     for part in filter(None, _PLACES.split(template)):
-        if part.startswith("{"):
+        if part == "{image}":
+            sample.append(Path(values["image"]) if isinstance(values["image"], str) else values["image"])
+        elif part.startswith("{"):
             sample.append(values[part.strip("{}")])
         else:
             sample.append(Special(part) if _PLACES.fullmatch(part) else part)
@@ -85,7 +88,7 @@ class Prompt:
     template: str
     decoding: Mapping[str, Any]
     clean: Callable[[str], str] = str.strip
-    choices: tuple[str, ...] = ()  # where there are any, nothing else may be answered (`minemu.chat.only`)
+    choices: tuple[str, ...] = ()  # where there are any, nothing else may be answered (`EmuProcessor.only`)
 
     def fill(self, **values: Any) -> list:
         """The prompt as a sample for `EmuProcessor` and `EmuPipeline.chat`: a picture for {image}, frames for {video}, else text."""

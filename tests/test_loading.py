@@ -83,6 +83,16 @@ def test_auto_fills_memory_first_and_then_the_disk(folder):
     assert all(len({p.is_meta for p in module.parameters()}) == 1 for module in whole)
 
 
+def test_auto_leaves_gpus_room_to_work(folder, monkeypatch):
+    module = Emu(EmuConfig.preset("emu-nano"))
+    monkeypatch.setattr(loading, "get_max_memory", lambda: {0: 500_000, 1: 500_000, "cpu": 10**9})
+    places = loading.plan_devices(module, "auto")
+    filled = dict.fromkeys((0, 1, "cpu"), 0)
+    for name, tensor in module.state_dict().items():
+        filled[loading._place_of(name, places)] += tensor.nbytes
+    assert 0 < filled[0] <= 450_000 and 0 < filled[1] <= 450_000
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "torch.bfloat16"])
 @pytest.mark.parametrize("device_map", [None, {"": "disk"}])
 def test_a_dtype_by_name_and_the_rotary_table_stays_exact(pipe, folder, dtype, device_map):
@@ -118,6 +128,17 @@ def test_a_loaded_model_trains_and_leaves_the_file_alone(folder):
     assert (folder / "model.safetensors").read_bytes() == before
 
 
+def test_a_spread_model_is_neither_saved_nor_moved(folder, tmp_path):
+    loaded = EmuPipeline.from_pretrained(folder, device_map={"": "disk"})
+    with pytest.raises(
+        MinemuError, match="some weights are offloaded or quantised; to save the model, load it without"
+    ):
+        loaded.save_pretrained(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+    with pytest.raises(MinemuError, match="load it again with another device_map to move it"):
+        loaded.to("cpu")
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -129,6 +150,7 @@ def test_a_loaded_model_trains_and_leaves_the_file_alone(folder):
         ({"device_map": {"": "cpu", "lm": "cpu"}}, "device_map names 'lm', which the model has not: did you mean 'llm'?"),
         ({"device_map": {"": "cpu", "llm": "disk"}}, "device_map names '' and 'llm' inside it; give each part one device"),
         ({"device_map": {"visual_encoder.blocks": "cpu"}}, "device_map splits visual_encoder, which has to be on one device"),
+        ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "max_memory={'cpu': 'much'} does not do"),
         ({"quantization_config": {"load_in_4bit": True}}, "quantization_config is a dict; give transformers' BitsAndBytesConfig"),
         ({"quantization_config": FOUR_BIT}, "8- and 4-bit loading needs bitsandbytes: pip install bitsandbytes"),
     ],
@@ -136,9 +158,10 @@ def test_a_loaded_model_trains_and_leaves_the_file_alone(folder):
 def test_what_cannot_be_loaded_is_one_line(folder, arguments, line, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(loading, "find_spec", lambda name: None)
-    with pytest.raises(MinemuError) as error:
-        Emu.from_pretrained(folder, **arguments)
-    assert line in str(error.value) and "\n" not in str(error.value)
+    for whole in (Emu, EmuPipeline):
+        with pytest.raises(MinemuError) as error:
+            whole.from_pretrained(folder, **arguments)
+        assert line in str(error.value) and "\n" not in str(error.value)
 
 
 def test_quantising_without_a_gpu_is_one_line(folder, monkeypatch):

@@ -164,6 +164,20 @@ def test_task_prompts_as_published(name):
     assert EMU_I.as_text(PROMPTS[name].fill(**values)) == golden
 
 
+def test_a_picture_may_be_a_path(tmp_path):
+    IMG.save(tmp_path / "red.png")
+    path = str(tmp_path / "red.png")
+    prompt = PROMPTS["emu2-vqa"].fill(image=path, question="who?")
+    messages = [user({"type": "image", "path": path}, "who?")]
+    assert EMU_I([prompt])["images"].shape == (1, 3, 8, 8)
+    assert EMU_I.apply_chat_template(messages, tokenize=True)["images"].shape == (1, 3, 8, 8)
+
+
+def test_places_are_seen_when_special_tokens_are_kept():
+    row = [CHAT.special["<patch_index_0007>"], *CHAT.encode("two dog")]
+    assert CHAT.decode(row) == "two dog" and "<patch_index_0007>" in CHAT.decode(row, skip_special_tokens=False)
+
+
 def test_few_shot_and_dialogue_as_published():
     shown = few_shot([(IMG, "who?", "a dog"), (IMG, "where?", "here")], IMG, "what colour?")
     assert EMU_I.as_text(shown) == (
@@ -265,3 +279,18 @@ def test_a_long_video_is_sampled_at_equal_distances():
 def test_a_video_of_no_frames():
     with pytest.raises(MinemuError, match="a video without frames"):
         Video([])
+
+
+def test_a_conversation_about_a_video_and_a_picture_is_answered():
+    """Emu2-Chat in small: frames are pooled to fewer embeddings than the picture."""
+    torch.manual_seed(0)
+    sizes = {"llm.words": 420, "llm.special_tokens": 274, "llm.frame_slot": True, "llm.context": 1024}
+    config = EmuConfig.preset("emu2-nano").override(sizes)
+    processor, model = EmuProcessor.of(config, GOLDEN), Emu(config).eval()
+    messages = [user(VIDEO, PICTURE, "what happens?"), assistant("a dog runs."), user("where?")]
+    batch = processor.apply_chat_template(
+        [messages] * 2, add_generation_prompt=True, tokenize=True, padding_side="left"
+    )
+    assert batch["frames"].shape == (4, 3, 32, 32) and batch["images"].shape == (2, 3, 32, 32)
+    answers = model.generate(**batch, **{**CHAT_TEMPLATES["emu2-chat"].decoding, "max_new_tokens": 4})
+    assert len(processor.batch_decode(answers)) == 2

@@ -112,14 +112,10 @@ def test_emu_reads_the_frames_of_a_video_as_pictures(folder):
     assert batch["images"].shape == (2, 3, 8, 8) and "frames" not in batch
 
 
-RECORDINGS = Path(__file__).parents[2] / "shared" / "reference"
-
-
-@pytest.mark.skipif(not RECORDINGS.exists(), reason="the full recordings are not at hand")
 @pytest.mark.parametrize(("family", "name", "n_image", "n_frame"), [("emu1", "Emu", 8, None), ("emu2", "Emu2", 16, 4)])
 def test_the_recordings(family, name, n_image, n_frame):
-    recorded = load_file(RECORDINGS / family / "outputs.safetensors")
-    processor = processor_of(RECORDINGS / family, name, n_image, n_frame)
+    recorded = load_file(GOLDEN.parent / family / "outputs.safetensors")
+    processor = processor_of(GOLDEN.parent / family, name, n_image, n_frame)
     first = [IMG, "a photo of a red cat"]
     second = ["this is one dog", IMG, "and two green apple", IMG, "above the tree"]
     batch = processor([first, second], padding_side="left" if family == "emu2" else "right")
