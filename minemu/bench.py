@@ -1,12 +1,17 @@
-"""Timings as ratios: two ways to do the same, side by side in one run, several times, with the spread."""
+"""Ratios: two ways to do the same, side by side in one run, several times, with the spread; and memory against what it should be."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +19,12 @@ from torch import Tensor
 
 from minemu import sequence
 from minemu.config import EmuConfig
+from minemu.convert import convert, split_by_size
 from minemu.errors import MinemuError
+from minemu.files import read_json, write_json
 from minemu.model import Emu
+from minemu.official import our_shapes, published_name
+from minemu.shards import write_index, write_shard
 
 RUNS = 3
 PARITY = 1e-5  # largest error of float32
@@ -26,6 +35,7 @@ ROWS = {
     "image-embeds-n64": "the same for 64",
     "image-embeds-n32-bf16": "cached generation of 32 in bfloat16 against recomputing in float32; the error is stated",
     "image-embeds-n64-bf16": "the same for 64",
+    "convert-peak": "memory that converting a sharded checkpoint of 5 GB takes, against its largest shard",
 }
 
 
@@ -33,12 +43,8 @@ def run_bench(rows: list[str]) -> dict[str, Any]:
     """`{"machine", "rows": {NAME: {"ratio", "min", "max", "runs", "against", ...}}}`; prints each row as it is known."""
     found = {}
     for row in rows:
-        _, _, count, *low = row.split("-")
-        found[row] = image_embeds(int(count[1:]), torch.bfloat16 if low else torch.float32)
-        entry = found[row]
-        spread = f"{entry['min']:.1f} to {entry['max']:.1f} in {entry['runs']} runs"
-        errors = f"{entry['error']:.1e} on equal prefixes, {entry['drift']:.1e} with own predictions fed back"
-        print(f"{row:24} {entry['ratio']:.1f} x  ({spread}), largest error {errors}")
+        found[row] = entry = convert_peak() if row == "convert-peak" else _image_embeds_row(row)
+        print(f"{row:24} {entry['ratio']:.1f} x  ({entry['said']})")
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
@@ -46,6 +52,14 @@ def run_bench(rows: list[str]) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     return {"machine": machine, "rows": found}
+
+
+def _image_embeds_row(row: str) -> dict[str, Any]:
+    _, _, count, *low = row.split("-")
+    entry = image_embeds(int(count[1:]), torch.bfloat16 if low else torch.float32)
+    spread = f"{entry['min']:.1f} to {entry['max']:.1f} in {entry['runs']} runs"
+    errors = f"{entry['error']:.1e} on equal prefixes, {entry['drift']:.1e} with own predictions fed back"
+    return {**entry, "said": f"{spread}, largest error {errors}"}
 
 
 def image_embeds(n: int, dtype: torch.dtype) -> dict[str, Any]:
@@ -100,6 +114,61 @@ def recompute(model: Emu, input_ids: Tensor, image_embeds: Tensor, fed: Tensor |
         back = predicted[-1] if fed is None else fed[:, len(predicted) - 1 : len(predicted)]
         inputs = torch.cat([inputs, model.into_llm(back)], 1)
     return torch.cat(predicted, 1)
+
+
+def convert_peak(layers: int = 6, changes: dict[str, Any] | None = None, shard_bytes: int = 2**30) -> dict[str, Any]:
+    """Peak memory of converting a sharded bfloat16 checkpoint of emu-14b's widths and `layers` blocks in each stage.
+
+    It is measured in a process of its own, above what that holds before it begins. Pages of the input that are mapped count too.
+    """
+    depth = {f"{part}.layers": layers for part in ("vision", "bridge", "llm")}
+    config = EmuConfig.preset("emu-14b").override({**depth, **(changes or {})})
+    with tempfile.TemporaryDirectory() as folder:
+        shards = write_published(Path(folder) / "published", config, shard_bytes)
+        write_json(Path(folder) / "config.json", config.to_dict())
+        command = [sys.executable, "-c", "from minemu import bench; bench.print_peak()", folder]
+        printed = subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent
+        ).stdout
+    peak, largest, whole = json.loads(printed)["peak"], max(shards), sum(shards)
+    ratio = peak / largest
+    return {
+        "ratio": ratio, "min": ratio, "max": ratio, "runs": 1, "against": "its largest shard; all of it would not fit a small machine",
+        "peak_bytes": peak, "largest_shard_bytes": largest, "checkpoint_bytes": whole,
+        "said": f"peak {peak / 2**20:,.0f} MiB, largest shard {largest / 2**20:,.0f} MiB, checkpoint {whole / 2**20:,.0f} MiB",
+    }  # fmt: skip
+
+
+def write_published(folder: Path, config: EmuConfig, shard_bytes: int) -> list[int]:
+    """A sharded checkpoint of random bfloat16 numbers under the published names. Returns the size of each file."""
+    shapes = {published_name(name, config): shape for name, shape in our_shapes(config).items()}
+    sizes = {name: 2 * torch.Size(shape).numel() for name, shape in shapes.items()}
+    files = {
+        f"pytorch_model-{i:05d}.safetensors": names for i, names in enumerate(split_by_size(sizes, shard_bytes), 1)
+    }
+    for file, names in files.items():
+        wanted = {name: (shapes[name], torch.bfloat16) for name in names}
+        write_shard(folder / file, wanted, lambda name: torch.randn(shapes[name], dtype=torch.bfloat16))
+    write_index(folder, {name: file for file, names in files.items() for name in names}, sum(sizes.values()))
+    return [(folder / file).stat().st_size for file in files]
+
+
+def print_peak() -> None:
+    """Convert the checkpoint in the folder that is named on the command line, and print the memory that it took."""
+    folder = Path(sys.argv[1])
+    config = EmuConfig.from_dict(read_json(folder / "config.json"))
+    our_shapes(config)  # what is imported and built for any checkpoint does not count
+    before = _memory("VmRSS")
+    convert(folder / "published", config, folder / "converted")
+    print(
+        json.dumps({"peak": _memory("VmHWM") - before})
+    )  # ru_maxrss would also remember the process that started this one
+
+
+def _memory(field: str) -> int:
+    """Bytes that Linux notes for this process: VmRSS is what it holds, VmHWM the most it ever held."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
 
 
 def _timed(into: list[float], call: Callable[[], Tensor]) -> Tensor:

@@ -47,10 +47,11 @@ class T5Attention(nn.Module):
     def __init__(self, config: BridgeConfig, source_width: int):
         super().__init__()
         self.heads, self.dropout = config.heads, config.dropout
-        self.q = nn.Linear(config.width, config.width, bias=False)
-        self.k = nn.Linear(source_width, config.width, bias=False)
-        self.v = nn.Linear(source_width, config.width, bias=False)
-        self.o = nn.Linear(config.width, config.width, bias=False)
+        inner = config.heads * config.key_width
+        self.q = nn.Linear(config.width, inner, bias=False)
+        self.k = nn.Linear(source_width, inner, bias=False)
+        self.v = nn.Linear(source_width, inner, bias=False)
+        self.o = nn.Linear(inner, config.width, bias=False)
 
     def forward(self, x: Tensor, source: Tensor, bias: Tensor | None = None) -> Tensor:
         q = rearrange(self.q(x), "b n (h k) -> b h n k", h=self.heads)       # (B, H, N, K)
@@ -65,13 +66,13 @@ class T5Attention(nn.Module):
 class CausalBlock(nn.Module):
     """Causal self-attention, cross-attention to the picture, feed-forward; each x + f(norm(x))."""
 
-    def __init__(self, config: BridgeConfig, source_width: int, norm_eps: float):
+    def __init__(self, config: BridgeConfig, source_width: int):
         super().__init__()
-        self.self_norm = nn.RMSNorm(config.width, eps=norm_eps)
+        self.self_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.self_attention = T5Attention(config, config.width)
-        self.cross_norm = nn.RMSNorm(config.width, eps=norm_eps)
+        self.cross_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.cross_attention = T5Attention(config, source_width)
-        self.ff_norm = nn.RMSNorm(config.width, eps=norm_eps)
+        self.ff_norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.wi = nn.Linear(config.width, config.ff_width, bias=False)
         self.wo = nn.Linear(config.ff_width, config.width, bias=False)
         self.dropout = nn.Dropout(config.dropout)
@@ -87,15 +88,15 @@ class CausalBlock(nn.Module):
 class CausalTransformer(nn.Module):
     """Features (B, T, V) -> N causal visual embeddings (B, N, D)."""
 
-    def __init__(self, config: BridgeConfig, vision: VisionConfig, out_width: int, norm_eps: float = 1e-6):
+    def __init__(self, config: BridgeConfig, vision: VisionConfig, out_width: int):
         super().__init__()
         self.config, source_width = config, vision.width
         if config.source_positions:
             self.source_positions = nn.Parameter(torch.empty(1, 1 + vision.patches, vision.width))
         self.queries = nn.Parameter(torch.empty(1, config.n_image, config.width))
         self.position_bias = RelativePositionBias(config)
-        self.blocks = nn.ModuleList(CausalBlock(config, source_width, norm_eps) for _ in range(config.layers))
-        self.norm = nn.RMSNorm(config.width, eps=norm_eps)
+        self.blocks = nn.ModuleList(CausalBlock(config, source_width) for _ in range(config.layers))
+        self.norm = nn.RMSNorm(config.width, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
         self.projection = nn.Linear(config.width, out_width)
         self.reset_parameters(config, source_width)
@@ -106,17 +107,16 @@ class CausalTransformer(nn.Module):
         Emu starts them at 0.02. In the residual stream that drowns in what cross-attention adds to all of them alike, and at toy
         size the N embeddings of a picture stayed nearly one and the same vector.
         """
-        key_width = config.width // config.heads
         nn.init.normal_(self.queries)
         if config.source_positions:
             nn.init.normal_(self.source_positions, std=0.5)
         nn.init.normal_(self.position_bias.bias.weight, std=config.width**-0.5)
         for block in self.blocks:
             for attention, source in ((block.self_attention, config.width), (block.cross_attention, source_width)):
-                nn.init.normal_(attention.q.weight, std=(config.width * key_width) ** -0.5)
+                nn.init.normal_(attention.q.weight, std=(config.width * config.key_width) ** -0.5)
                 nn.init.normal_(attention.k.weight, std=source**-0.5)
                 nn.init.normal_(attention.v.weight, std=source**-0.5)
-                nn.init.normal_(attention.o.weight, std=config.width**-0.5)
+                nn.init.normal_(attention.o.weight, std=(config.heads * config.key_width) ** -0.5)
             nn.init.normal_(block.wi.weight, std=config.width**-0.5)
             nn.init.normal_(block.wo.weight, std=config.ff_width**-0.5)
 

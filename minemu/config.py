@@ -58,20 +58,27 @@ class BridgeConfig:
     width: int = 192
     layers: int = 3
     heads: int = 4
+    head_width: int | None = None  # K; width / heads unless given
     ff_width: int = 768
     dropout: float = 0.0
+    norm_eps: float = 1e-6
     position_buckets: int = 32  # T5 relative position bias
     position_distance: int = 128
     source_positions: bool = (
         False  # learned positions for the encoder's tokens, where they hardly say where they are themselves
     )
 
+    @property
+    def key_width(self) -> int:
+        return self.head_width or self.width // self.heads
+
     def __post_init__(self) -> None:
         if self.kind == "pool" and any(round(n**0.5) ** 2 != n for n in (self.n_image, self.n_frame)):
             raise MinemuError(
                 f"bridge.n_image={self.n_image} and bridge.n_frame={self.n_frame} must be square numbers for pooling"
             )
-        _divides("bridge.width", self.width, "bridge.heads", self.heads)
+        if self.head_width is None:
+            _divides("bridge.width", self.width, "bridge.heads", self.heads)
 
 
 @dataclass(frozen=True)
@@ -80,6 +87,10 @@ class LLMConfig:
 
     words: int = 2044  # plain vocabulary; [PAD], [IMG], [/IMG], <image> take the ids after it, in this order
     special_tokens: int = 4  # more for Emu-I ([USER], [ASSISTANT]) and Emu2 (grounding, video)
+    frame_slot: bool = False  # Emu2 marks the slots of a video frame with [gIMG], the token after <image>
+    lora_rank: int = 0  # 0: no LoRA. Emu-I: rank 16 and alpha 16 on q, k, v and o of every layer
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.05
     width: int = 256
     layers: int = 4
     heads: int = 4
@@ -94,6 +105,10 @@ class LLMConfig:
 
     def __post_init__(self) -> None:
         _divides("llm.width", self.width, "llm.heads", self.heads)
+        if self.frame_slot and self.special_tokens < 5:
+            raise MinemuError(
+                f"llm.special_tokens={self.special_tokens} leaves no id for [gIMG]; set it to 5 or more, or frame_slot=false"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,10 +135,15 @@ class DecoderConfig:
     unet_channels: tuple[int, ...] = (64, 128, 192)  # one value a level; each further one at half the resolution
     unet_attention: tuple[bool, ...] = (False, True, False)  # levels with cross-attention; the middle always has it
     unet_heads: tuple[int, ...] = (2, 4, 6)
+    unet_depths: tuple[
+        int, ...
+    ] = ()  # transformer layers of each attention block, a value a level; empty: one (SDXL: more)
+    linear_projection: bool = False  # SDXL: linear maps around them in place of 1x1 convolutions
     layers_per_block: int = 1
     norm_groups: int = 16
     condition_width: int = 256  # D; must equal the width of the visual embeddings
     pooled_condition: bool = True  # the mean embedding joins the time embedding, as in Emu2's decoder
+    size_condition: bool = False  # SDXL: so do original size, crop and target size
     adaptive_norm: bool = False  # time scales what is normalised, not only shifts it (arXiv 2105.05233)
     position_channels: bool = True  # extra input channels that say where a latent position is
     prediction: Literal["v", "epsilon", "sample"] = "sample"
@@ -134,6 +154,7 @@ class DecoderConfig:
     cached: int = 24_576  # samples whose conditions are computed once, before training
     condition_dropout: float = 0.1
     condition_noise: float = 0.1
+    sampler: Literal["ddim", "pndm", "euler"] = "ddim"  # Emu draws with PNDM, Emu2 with Euler
     guidance_scale: float = 2.0
     inference_steps: int = 20
 
@@ -160,6 +181,12 @@ class EmuConfig:
                 f"decoder.condition_width is {self.decoder.condition_width} but the visual embeddings are {self.embed_width} wide; "
                 f"set decoder.condition_width={self.embed_width}"
             )
+        if self.bridge.kind == "pool":
+            for name in ("n_image", "n_frame"):
+                side = round(getattr(self.bridge, name) ** 0.5)
+                _divides(
+                    "vision.image_size / vision.patch_size", self.vision.grid, f"the square root of bridge.{name}", side
+                )
 
     @classmethod
     def preset(cls, name: str) -> EmuConfig:
@@ -192,6 +219,12 @@ _NANO_DECODER = {
     "cached": 64,
 }
 
+_PUBLISHED_DECODER = {
+    "codec": "vae", "patch": 8, "latent_channels": 4, "vae_width": 128, "layers_per_block": 2, "norm_groups": 32,
+    "position_channels": False, "prediction": "epsilon", "schedule": "scaled_linear", "zero_terminal_snr": False,
+    "condition_noise": 0.0, "inference_steps": 50,
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
     "emu-nano": {
         "vision": {**_NANO_VISION, "stem": "conv"},
@@ -214,48 +247,33 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder": {"adaptive_norm": True},
     },
     "emu-14b": {
-        "vision": {
-            "image_size": 224,
-            "patch_size": 14,
-            "width": 1408,
-            "layers": 40,
-            "head_width": 88,
-            "mlp_width": 6144,
-        },
-        "bridge": {
-            "n_image": 32,
-            "n_frame": 32,
-            "width": 768,
-            "layers": 12,
-            "heads": 12,
-            "ff_width": 3072,
-            "dropout": 0.1,
-        },
+        "vision": {"image_size": 224, "patch_size": 14, "width": 1408, "layers": 40, "head_width": 88, "mlp_width": 6144},
+        "bridge": {"n_image": 32, "n_frame": 32, "width": 768, "layers": 12, "heads": 12, "ff_width": 3072, "dropout": 0.1},
         "llm": {"words": 32000, "width": 5120, "layers": 40, "heads": 40, "ff_width": 13824, "context": 2048},
-        "decoder": {
-            "image_size": 512,
-            "codec": "vae",
-            "patch": 8,
-            "latent_channels": 4,
-            "vae_width": 128,
-            "unet_channels": (320, 640, 1280, 1280),
-            "unet_attention": (True, True, True, False),
-            "unet_heads": (8, 8, 8, 8),
-            "layers_per_block": 2,
-            "norm_groups": 32,
-            "condition_width": 5120,
-            "pooled_condition": False,
-            "position_channels": False,
-            "conditions": "generated",
-            "prediction": "epsilon",
-            "schedule": "scaled_linear",
-            "zero_terminal_snr": False,
-            "condition_noise": 0.0,
-            "guidance_scale": 7.5,
-            "inference_steps": 50,
+        "decoder": {  # Stable Diffusion v1.5
+            **_PUBLISHED_DECODER, "image_size": 512, "condition_width": 5120, "conditions": "generated",
+            "unet_channels": (320, 640, 1280, 1280), "unet_attention": (True, True, True, False), "unet_heads": (8, 8, 8, 8),
+            "pooled_condition": False, "sampler": "pndm", "guidance_scale": 7.5,
         },
     },
-}
+    "emu2-37b": {
+        "vision": {
+            "image_size": 448, "patch_size": 14, "width": 1792, "layers": 64, "head_width": 112, "mlp_width": 15360, "post_norm": True,
+        },
+        "bridge": {"kind": "pool", "n_image": 64, "n_frame": 64},
+        "llm": {
+            "words": 32000, "special_tokens": 272, "frame_slot": True,
+            "width": 6656, "layers": 60, "heads": 52, "ff_width": 17920, "context": 2048,
+        },
+        "objective": {"end_of_image_pair": False, "targets": "frozen"},
+        "decoder": {  # SDXL
+            **_PUBLISHED_DECODER, "image_size": 1024, "condition_width": 1792, "conditions": "encoder",
+            "unet_channels": (320, 640, 1280), "unet_attention": (False, True, True), "unet_heads": (5, 10, 20),
+            "unet_depths": (1, 2, 10), "linear_projection": True, "size_condition": True,
+            "sampler": "euler", "guidance_scale": 3.0,
+        },
+    },
+}  # fmt: skip
 
 
 def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:

@@ -16,14 +16,22 @@ from minemu.errors import MinemuError
 class EmuGeneration:
     """The generating methods of `Emu`."""
 
-    def _prompt(self, input_ids: Tensor, attention_mask: Tensor | None, images: Tensor | None, image_embeds: Tensor | None):
+    def _prompt(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        images: Tensor | None,
+        image_embeds: Tensor | None,
+        frames: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Left-padded ids and mask (B, L) and their embeddings (B, L, D)."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if image_embeds is None and images is not None:
             image_embeds = self.encode_images(images)
+        frame_embeds = None if frames is None else self.encode_images(frames, frames=True)
         input_ids, attention_mask = sequence.pad_left(input_ids, attention_mask)
-        return input_ids, attention_mask, self.embed(input_ids, image_embeds)
+        return input_ids, attention_mask, self.embed(input_ids, image_embeds, frame_embeds)
 
     @torch.no_grad()
     def generate(
@@ -32,10 +40,11 @@ class EmuGeneration:
         attention_mask: Tensor | None = None,
         images: Tensor | None = None,
         image_embeds: Tensor | None = None,
+        frames: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
         """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new)."""
-        _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds)
+        _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames)
         kwargs.setdefault("max_new_tokens", 32)
         return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **kwargs)
 
@@ -46,12 +55,13 @@ class EmuGeneration:
         attention_mask: Tensor | None = None,
         images: Tensor | None = None,
         image_embeds: Tensor | None = None,
+        frames: Tensor | None = None,
     ) -> Tensor:
         """Regress the N visual embeddings of the next picture, each fed back as the next input. Returns (B, N, E).
 
         [IMG] is appended where a prompt does not end with it, as the model is not taught to say it.
         """
-        input_ids, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds)
+        input_ids, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames)
         begun = input_ids[:, -1] == self.ids.image_start
         if begun.any() and not begun.all():
             raise MinemuError("some prompts of the batch end with [IMG] and some do not; end all of them alike")

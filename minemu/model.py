@@ -28,9 +28,11 @@ from minemu.config import EmuConfig, LLMConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 from minemu.generation import EmuGeneration
+from minemu.loading import check_savable, load_module, main_device
 from minemu.objective import image_loss, text_loss, unified_loss
+from minemu.shards import RECORD
 from minemu.visual_encoder import EVAVisionTransformer
-from minemu.weights import load_strict, load_tensors, save_tensors
+from minemu.weights import load_folder, save_tensors
 
 
 @dataclass
@@ -46,7 +48,7 @@ class EmuOutput(ModelOutput):
 
 
 def build_llama(config: LLMConfig, ids: sequence.TokenIds) -> LlamaForCausalLM:
-    return LlamaForCausalLM(
+    llama = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=config.vocab_size,
             hidden_size=config.width,
@@ -62,6 +64,18 @@ def build_llama(config: LLMConfig, ids: sequence.TokenIds) -> LlamaForCausalLM:
             pad_token_id=ids.pad,
         )
     )
+    return add_lora(llama, config) if config.lora_rank else llama
+
+
+def add_lora(llama: LlamaForCausalLM, config: LLMConfig) -> LlamaForCausalLM:
+    """Low-rank adapters (arXiv 2106.09685) on the self-attention, as in Emu-I; all else of the LLM is frozen."""
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise MinemuError("llm.lora_rank needs peft: pip install 'minemu[finetune]', or merge the adapters (lora_rank=0)") from None
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets)
+    return inject_adapter_in_model(lora, llama)
 
 
 class Emu(nn.Module, EmuGeneration):
@@ -83,7 +97,9 @@ class Emu(nn.Module, EmuGeneration):
 
     @property
     def device(self) -> torch.device:
-        return self.regression_head.weight.device
+        """Where its inputs go; a device map may have spread the weights."""
+        spread = getattr(self, "hf_device_map", None)
+        return self.regression_head.weight.device if spread is None else main_device(spread)
 
     def encode_images(self, images: Tensor, frames: bool = False) -> Tensor:
         """CLIP-normalised pictures (n, 3, S, S) -> visual embeddings (n, N, E), the space that is regressed."""
@@ -97,15 +113,23 @@ class Emu(nn.Module, EmuGeneration):
         """Visual embeddings as the LLM reads them: unchanged (Emu) or projected up (Emu2). (..., E) -> (..., D)."""
         return embeds if self.config.bridge.kind == "causal" else self.project_up(embeds)
 
-    def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None) -> Tensor:
-        """Word embeddings with the <image> slots overwritten, in reading order. (B, L), (n, N, E) -> (B, L, D)."""
-        words = self.llm.get_input_embeddings()(input_ids)                       # (B, L, D)
-        if image_embeds is None:
-            sequence.check_slots(input_ids, self.ids, self.config.bridge.n_image, 0)
-            return words
-        sequence.check_slots(input_ids, self.ids, image_embeds.shape[1], len(image_embeds))
-        slots = (input_ids == self.ids.image)[..., None]                         # (B, L, 1)
-        return words.masked_scatter(slots, self.into_llm(image_embeds).to(words.dtype))
+    def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None, frame_embeds: Tensor | None = None) -> Tensor:
+        """Word embeddings with the <image> slots overwritten, and Emu2's [gIMG] slots of video frames, each in reading order.
+
+        (B, L), (n, N, E), (frames, n_frame, E) -> (B, L, D).
+        """
+        x = self.llm.get_input_embeddings()(input_ids)                           # (B, L, D)
+        x = self._overwrite(x, input_ids, image_embeds)
+        return self._overwrite(x, input_ids, frame_embeds, frames=True)
+
+    def _overwrite(self, x: Tensor, input_ids: Tensor, embeds: Tensor | None, frames: bool = False) -> Tensor:
+        bridge = self.config.bridge
+        if embeds is None:
+            sequence.check_slots(input_ids, self.ids, bridge.n_frame if frames else bridge.n_image, 0, frames)
+            return x
+        sequence.check_slots(input_ids, self.ids, embeds.shape[1], len(embeds), frames)
+        slots = (input_ids == (self.ids.frame if frames else self.ids.image))[..., None]  # (B, L, 1)
+        return x.masked_scatter(slots, self.into_llm(embeds).to(x))
 
     def forward(
         self,
@@ -116,16 +140,19 @@ class Emu(nn.Module, EmuGeneration):
         image_targets: Tensor | None = None,
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
+        frames: Tensor | None = None,
     ) -> EmuOutput:
         """Losses, logits and regressed embeddings of a batch.
 
-        input_ids, attention_mask (B, L) and images (n, 3, S, S) come from `EmuProcessor`. `image_embeds` (n, N, E) replace
+        input_ids, attention_mask (B, L) and images (n, 3, S, S) come from `EmuProcessor`; frames (n, 3, S, S) are those of videos,
+        which Emu2 pools to fewer embeddings (Emu reads them as images). `image_embeds` (n, N, E) replace
         `images` where they are known already; `image_targets` (n, N, E) replace them as regression targets (a frozen teacher's).
         For packed rows (`sequence.pack_rows`) give position_ids and segment_ids (B, L) in place of the attention mask.
         """
         if image_embeds is None and images is not None:
             image_embeds = self.encode_images(images)                            # (n, N, E)
-        inputs = self.embed(input_ids, image_embeds)                             # (B, L, D)
+        frame_embeds = None if frames is None else self.encode_images(frames, frames=True)
+        inputs = self.embed(input_ids, image_embeds, frame_embeds)               # (B, L, D)
         if segment_ids is not None:
             attention_mask = sequence.block_mask(segment_ids)                    # (B, 1, L, L)
         elif attention_mask is not None and position_ids is None:
@@ -152,18 +179,23 @@ class Emu(nn.Module, EmuGeneration):
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors (in `dtype`, default: as it is)."""
+        check_savable(self)
         folder = Path(folder)
         with atomic_write(folder / "model.safetensors") as temporary:
             save_tensors(self.state_dict(), temporary, dtype)
         write_json(folder / "config.json", {"model_type": "emu", **self.config.to_dict()})
 
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, dtype: torch.dtype = torch.float32, revision: str | None = None) -> Emu:
-        """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape."""
+    def from_pretrained(
+        cls, source: str | os.PathLike, dtype: torch.dtype | str = torch.float32, revision: str | None = None, **placing
+    ) -> Emu:
+        """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape.
+
+        `placing` are device_map, max_memory and quantization_config, as in transformers; see `minemu.loading.load_module`.
+        """
         folder = local_folder(source, revision)
-        model = cls(read_config(folder))
-        load_strict(model, load_tensors(folder / "model.safetensors"), str(source))
-        return model.to(dtype).eval()
+        config = read_config(folder)
+        return load_module(lambda: cls(config), load_folder(folder), str(source), dtype, **placing)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload config and weights; returns the address of the commit."""
@@ -192,7 +224,9 @@ def local_folder(source: str | os.PathLike, revision: str | None = None) -> Path
 
 
 def read_config(folder: Path) -> EmuConfig:
+    if (folder / RECORD).exists() and not (folder / "config.json").exists():
+        raise MinemuError(f"{folder} is a conversion that was stopped; run the same minemu official command again to finish it")
     values = read_json(folder / "config.json")
     if values.pop("model_type", None) != "emu":
-        raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu')")
+        raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu'); convert one with minemu official")
     return EmuConfig.from_dict(values)

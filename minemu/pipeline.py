@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from minemu.errors import MinemuError
+from minemu.loading import main_device
 from minemu.model import Emu, local_folder
 from minemu.processor import EmuProcessor, PictureLike
 from minemu.visual_decoder import VisualDecoder
@@ -52,12 +53,15 @@ class EmuPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, dtype: torch.dtype = torch.float32, revision: str | None = None
+        cls, source: str | os.PathLike, dtype: torch.dtype | str = torch.float32, revision: str | None = None, **placing
     ) -> EmuPipeline:
+        """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device."""
         folder = local_folder(source, revision)
-        model = Emu.from_pretrained(folder, dtype)
-        decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER).to(dtype)
-        return cls(model, EmuProcessor.from_pretrained(folder), decoder)
+        processor = EmuProcessor.from_pretrained(folder)
+        decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER, dtype)
+        device_map = placing.get("device_map") or ("auto" if placing.get("quantization_config") else None)
+        decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left
+        return cls(Emu.from_pretrained(folder, dtype, **placing), processor, decoder)
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         self.model.save_pretrained(folder, dtype)
@@ -65,6 +69,8 @@ class EmuPipeline:
         self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
 
     def to(self, device: str | torch.device) -> EmuPipeline:
+        if hasattr(self.model, "hf_device_map"):
+            raise MinemuError("a device map has placed this model; load it again with another device_map to move it")
         self.model.to(device)
         self.decoder.to(device)
         return self

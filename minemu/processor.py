@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import BatchFeature, PreTrainedTokenizerFast
 
 from minemu import sequence
-from minemu.errors import MinemuError
+from minemu.chat import ChatTemplates
+from minemu.config import EmuConfig
+from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_write, read_json, write_json
+from minemu.model import read_config
+from minemu.tokenizer import VIDEO, load_tokenizer, special_tokens
 
 CLIP_MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073))
 CLIP_STD = torch.tensor((0.26862954, 0.26130258, 0.27577711))
@@ -25,6 +27,7 @@ MIN_SIDE, MAX_PIXELS = 8, 100_000_000
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 PictureLike = Image.Image | os.PathLike
+Item = str | PictureLike | sequence.Special | sequence.Video
 
 
 def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
@@ -59,53 +62,26 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
         raise MinemuError(f"{name} cannot be read as a picture ({error}); it may be truncated, save it again") from None
 
 
-def train_tokenizer(corpus: Sequence[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A small LLaMA-like tokenizer: byte-pair encoding with byte fallback, so that any text has ids; ours last, as in Emu."""
-    core = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
-    core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    core.decoder = decoders.Sequence(
-        [decoders.ByteFallback(), decoders.Metaspace(prepend_scheme="always"), decoders.Fuse()]
-    )
-    words = vocab_size - len(sequence.SPECIAL_TOKENS)
-    trainer = trainers.BpeTrainer(
-        vocab_size=words,
-        special_tokens=["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))],
-        show_progress=False,
-    )
-    core.train_from_iterator(corpus, trainer)
-    core = _bytes_as_words(core)
-    if (
-        core.get_vocab_size() < words
-    ):  # a small corpus has too few pairs; unused places keep the sizes of model and tokenizer equal
-        core.add_tokens([f"<unused{i}>" for i in range(words - core.get_vocab_size())])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token=sequence.PAD
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": list(sequence.SPECIAL_TOKENS[1:])})
-    return tokenizer
+class EmuProcessor(ChatTemplates):
+    """`processor([["two dogs.", img, "three pandas.", img]])` -> input_ids, attention_mask, images.
 
+    `processor.apply_chat_template(messages)` writes a conversation as Emu-I and Emu2-Chat were taught to read it.
+    """
 
-def _bytes_as_words(core: Tokenizer) -> Tokenizer:
-    """The trainer only takes byte tokens as special ones, which decoding would drop: make them plain entries of the vocabulary."""
-    state = json.loads(core.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if not token["content"].startswith("<0x")]
-    return Tokenizer.from_str(json.dumps(state))
-
-
-class EmuProcessor:
-    """`processor([["two dogs.", img, "three pandas.", img]])` -> input_ids, attention_mask, images."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_size: int, n_image: int):
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, image_size: int, n_image: int, n_frame: int | None = None):
         self.tokenizer, self.image_size, self.n_image = tokenizer, image_size, n_image
+        self.n_frame = n_image if n_frame is None else n_frame
         known = tokenizer.get_vocab()
         if lacking := [token for token in sequence.SPECIAL_TOKENS if token not in known]:
             raise MinemuError(
                 f"the tokenizer lacks {', '.join(lacking)}; add them as special tokens, in this order, after its words"
             )
+        structure = (known[token] for token in sequence.SPECIAL_TOKENS)
         self.ids = sequence.TokenIds(
-            tokenizer.bos_token_id, tokenizer.eos_token_id, *(known[token] for token in sequence.SPECIAL_TOKENS)
+            tokenizer.bos_token_id, tokenizer.eos_token_id, *structure, frame=known.get(sequence.FRAME)
         )
-        self._special = {*sequence.SPECIAL_TOKENS, tokenizer.bos_token, tokenizer.eos_token}
+        self.special = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+        self.special |= {tokenizer.bos_token: self.ids.bos, tokenizer.eos_token: self.ids.eos}
 
     def preprocess(self, picture: Image.Image | str | os.PathLike) -> Tensor:
         """One picture, CLIP-normalised: float32 (3, S, S)."""
@@ -115,33 +91,55 @@ class EmuProcessor:
         return normalise(torch.from_numpy(np.array(picture))[None])[0]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of plain text, without <s>; a special token inside it is refused, since it would forge structure."""
-        for token in self._special:
+        """Ids of plain text, without <s>; a special token inside it is refused, since it would forge structure.
+
+        Space at its ends is dropped, and it begins with a word-start space: what the published tokenisation does beside a
+        picture or a special token.
+        """
+        for token in self.special:
             if token in text:
                 raise MinemuError(
                     f"the text contains the special token {token!r}; give pictures as list items and leave such tokens out"
                 )
         return self.tokenizer.encode(text.strip(), add_special_tokens=False) if text.strip() else []
 
-    def tokens(self, sample: Sequence[str | PictureLike], eos: bool = False) -> tuple[list[int], list[Tensor]]:
-        """One sample as token ids and its pictures (each (3, S, S)), in order."""
-        if isinstance(sample, (str, Image.Image, os.PathLike)):
+    def tokens(self, sample: Sequence[Item], eos: bool = False) -> tuple[list[int], list[Tensor], list[Tensor]]:
+        """One sample as token ids, its pictures and the frames of its videos (each (3, S, S)), in order.
+
+        Emu reads the frames of a video as pictures; Emu2, whose vocabulary has [gIMG], as [VIDEO] and frames of their own.
+        """
+        if isinstance(sample, (str, Image.Image, os.PathLike, sequence.Video, sequence.Special)):
             sample = [sample]
         pieces: list[list[int] | sequence.Picture] = []
         pictures: list[Tensor] = []
+        frames: list[Tensor] = []
         for item in sample:
-            if isinstance(item, (Image.Image, os.PathLike)) or (isinstance(item, str) and _is_picture_path(item)):
+            if isinstance(item, sequence.Special):
+                pieces.append([self._special_id(item.token)])
+            elif isinstance(item, sequence.Video) and self.ids.frame is not None:
+                frames += [self.preprocess(frame) for frame in item.frames]
+                block = [self.ids.image_start, *[self.ids.frame] * self.n_frame, self.ids.image_end]
+                pieces.append([self._special_id(VIDEO), *block * len(item.frames)])
+            elif isinstance(item, sequence.Video):
+                pictures += [self.preprocess(frame) for frame in item.frames]
+                pieces += [sequence.PICTURE] * len(item.frames)
+            elif isinstance(item, (Image.Image, os.PathLike)) or (isinstance(item, str) and _is_picture_path(item)):
                 pictures.append(self.preprocess(item))
                 pieces.append(sequence.PICTURE)
             elif isinstance(item, str):
                 pieces.append(self.encode(item))
             else:
                 raise MinemuError(f"a sample holds a {type(item).__name__}; give text, PIL pictures or paths")
-        return sequence.interleave(pieces, self.ids, self.n_image, eos=eos), pictures
+        return sequence.interleave(pieces, self.ids, self.n_image, eos=eos), pictures, frames
+
+    def _special_id(self, token: str) -> int:
+        if token not in self.special:
+            raise MinemuError(f"the tokenizer has no special token {token!r}: {suggest(token, self.special)}")
+        return self.special[token]
 
     def __call__(
         self,
-        samples: Sequence[str | PictureLike | Sequence[str | PictureLike]],
+        samples: Sequence[Item | Sequence[Item]],
         return_tensors: str = "pt",
         padding_side: str = "right",
         eos: bool = False,
@@ -149,7 +147,8 @@ class EmuProcessor:
     ) -> BatchFeature:
         """One list a sample; a picture is a PIL image or a path. `eos` closes the samples with </s>, as in training.
 
-        Returns input_ids and attention_mask (B, L), and images (pictures, 3, S, S) in reading order where there are any.
+        Returns input_ids and attention_mask (B, L), and in reading order, where there are any, images (pictures, 3, S, S)
+        and Emu2's frames of videos (frames, 3, S, S).
         """
         if return_tensors != "pt":
             raise MinemuError(f"return_tensors={return_tensors!r} is not supported; use 'pt'")
@@ -159,45 +158,51 @@ class EmuProcessor:
             raise MinemuError(
                 'give a list of samples, each a list of text and pictures: processor([["two dogs.", img]])'
             )
-        encoded = [self.tokens(sample, eos) for sample in samples]
-        rows = [row for row, _ in encoded]
-        if max_length:
-            rows = [sequence.truncate(row, self.ids, max_length) for row in rows]
+        rows: list[list[int]] = []
+        seen: dict[str, list[Tensor]] = {"images": [], "frames": []}
+        for sample in samples:
+            row, pictures, frames = self.tokens(sample, eos)
+            rows.append(sequence.truncate(row, self.ids, max_length) if max_length else row)
+            seen["images"] += pictures[: rows[-1].count(self.ids.image) // self.n_image]  # what a cut has left
+            seen["frames"] += frames[: rows[-1].count(self.ids.frame) // self.n_frame]
         batch: dict[str, Tensor] = sequence.pad_rows(rows, self.ids, padding_side)
-        kept = [
-            picture
-            for row, (_, pictures) in zip(rows, encoded, strict=True)
-            for picture in pictures[: row.count(self.ids.image_start)]
-        ]
-        if kept:
-            batch["images"] = torch.stack(kept)
+        batch |= {name: torch.stack(tensors) for name, tensors in seen.items() if tensors}
         return BatchFeature(batch)
 
-    def decode(self, ids: Sequence[int] | Tensor) -> str:
-        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+    def decode(self, ids: Sequence[int] | Tensor, skip_special_tokens: bool = True) -> str:
+        """Text of ids; Emu2-Chat's places are special tokens, so keep them to see where it points."""
+        return self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens).strip()
 
-    def batch_decode(self, batch: Sequence[Sequence[int]] | Tensor) -> list[str]:
-        return [self.decode(ids) for ids in batch]
+    def batch_decode(self, batch: Sequence[Sequence[int]] | Tensor, skip_special_tokens: bool = True) -> list[str]:
+        return [self.decode(ids, skip_special_tokens) for ids in batch]
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         folder = Path(folder)
         with atomic_write(folder / "tokenizer.json") as temporary:
             self.tokenizer.backend_tokenizer.save(str(temporary))
-        write_json(folder / "processor.json", {"image_size": self.image_size, "n_image": self.n_image})
+        settings = {"image_size": self.image_size, "n_image": self.n_image, "n_frame": self.n_frame}
+        write_json(folder / "processor.json", settings)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> EmuProcessor:
+        """What `save_pretrained` wrote; or a model's config.json with LLaMA's tokenizer.model or tokenizer.json beside it."""
         folder = Path(folder)
+        if (folder / "config.json").exists() and not (folder / "processor.json").exists():
+            return cls.of(read_config(folder), folder)
         settings = read_json(folder / "processor.json")
-        read_json(folder / "tokenizer.json")  # a damaged file is named here
-        tokenizer = PreTrainedTokenizerFast(
-            tokenizer_file=str(folder / "tokenizer.json"),
-            bos_token="<s>",
-            eos_token="</s>",
-            unk_token="<unk>",
-            pad_token=sequence.PAD,
-        )
-        return cls(tokenizer, settings["image_size"], settings["n_image"])
+        return cls(load_tokenizer(folder), settings["image_size"], settings["n_image"], settings.get("n_frame"))
+
+    @classmethod
+    def of(cls, config: EmuConfig, folder: str | os.PathLike) -> EmuProcessor:
+        """The processor of a model, with the tokenizer of a folder; the model's special tokens are added where it has none."""
+        special = special_tokens(config.llm.special_tokens)
+        tokenizer = load_tokenizer(folder, special)
+        if (found := tokenizer.convert_tokens_to_ids(special[0])) != config.llm.words:
+            raise MinemuError(
+                f"the tokenizer in {folder} has {found} words and the model {config.llm.words} (llm.words); "
+                "use the tokenizer of this checkpoint"
+            )
+        return cls(tokenizer, config.vision.image_size, config.bridge.n_image, config.bridge.n_frame)
 
 
 def normalise(pixels: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from minemu.errors import MinemuError
 
 PAD, IMAGE_START, IMAGE_END, IMAGE = "[PAD]", "[IMG]", "[/IMG]", "<image>"
 SPECIAL_TOKENS = (PAD, IMAGE_START, IMAGE_END, IMAGE)  # in the order of their ids, after the words (SPEC: 32000 ... 32003)
+FRAME = "[gIMG]"  # Emu2 only, the next id: the slot of a video frame, which is pooled to fewer embeddings than a picture
 IGNORE = -100
 
 
@@ -32,16 +33,18 @@ class TokenIds:
     image_start: int
     image_end: int
     image: int
+    frame: int | None = None
 
     @property
     def structure(self) -> tuple[int, ...]:
         """Never targets of the text loss in the released code."""
-        return (self.pad, self.image_start, self.image_end, self.image)
+        slots = (self.image,) if self.frame is None else (self.image, self.frame)
+        return (self.pad, self.image_start, self.image_end, *slots)
 
     @classmethod
     def of(cls, llm: LLMConfig) -> TokenIds:
         """LLaMA's <s> and </s>, then ours right after the words."""
-        return cls(1, 2, *range(llm.words, llm.words + len(SPECIAL_TOKENS)))
+        return cls(1, 2, *range(llm.words, llm.words + len(SPECIAL_TOKENS) + llm.frame_slot))
 
 
 class Picture:
@@ -49,6 +52,30 @@ class Picture:
 
 
 PICTURE = Picture()
+
+
+@dataclass(frozen=True)
+class Special:
+    """A special token as an item of a sample, such as `Special("[USER]")`: inside a text it would be refused."""
+
+    token: str
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video as an item of a sample: its frames, pictures or paths, in order of time."""
+
+    frames: Sequence
+
+    def __post_init__(self) -> None:
+        if not len(self.frames):
+            raise MinemuError("a video without frames; give its pictures in order of time")
+
+    @classmethod
+    def sampled(cls, frames: Sequence, count: int) -> Video:
+        """At most `count` frames, the middle ones of as many equal parts."""
+        step = max(len(frames) / count, 1.0)
+        return cls([frames[int((part + 0.5) * step)] for part in range(min(count, len(frames)))])
 
 
 def interleave(pieces: Sequence[list[int] | Picture], ids: TokenIds, n_image: int, bos: bool = True, eos: bool = False) -> list[int]:
@@ -67,7 +94,7 @@ def truncate(row: list[int], ids: TokenIds, max_length: int) -> list[int]:
     """Cut a row at `max_length`, but never inside a picture: that is an error, as half a picture means nothing."""
     if len(row) <= max_length:
         return row
-    if row[max_length] in (ids.image, ids.image_end):
+    if row[max_length] in (ids.image, ids.frame, ids.image_end):
         raise MinemuError(
             f"a sequence of {len(row)} tokens cut at max_length={max_length} would cut a picture in two; "
             "raise max_length or leave out a picture"
@@ -168,11 +195,16 @@ def count_pictures(input_ids: Tensor, ids: TokenIds) -> int:
     return int((input_ids == ids.image_start).sum())
 
 
-def check_slots(input_ids: Tensor, ids: TokenIds, n_image: int, pictures: int) -> None:
-    """As many pictures as slots, or one line that says what is wrong."""
-    slots = int((input_ids == ids.image).sum())
-    if slots != pictures * n_image:
+def check_slots(input_ids: Tensor, ids: TokenIds, n: int, given: int, frames: bool = False) -> None:
+    """As many pictures (or video frames) as there is room for, or one line that says what is wrong."""
+    slot, token, what = (ids.frame, FRAME, "frames") if frames else (ids.image, IMAGE, "pictures")
+    if slot is None:
+        if given:
+            raise MinemuError("this model reads the frames of a video as pictures; give them as images")
+        return
+    slots = int((input_ids == slot).sum())
+    if slots != given * n:
         raise MinemuError(
-            f"the text has {slots} <image> slots, room for {slots / n_image:g} pictures of {n_image}, but {pictures} pictures were given; "
+            f"the text has {slots} {token} slots, room for {slots / n:g} {what} of {n}, but {given} {what} were given; "
             "give one picture for each [IMG]"
         )

@@ -1,10 +1,10 @@
 """Stage 4: the Visual Decoder, a latent diffusion model (arXiv 2112.10752) whose cross-attention reads visual embeddings.
 
     picture --codec.encode--> latents z0 --noise--> zt --U-Net(zt, t, embeddings)--> prediction of z0, of the noise, or of v
-    noise zT --DDIM, guided by the embeddings (arXiv 2010.02502, 2207.12598)--> z0 --codec.decode--> picture
+    noise zT --sampler, guided by the embeddings (arXiv 2010.02502, 2207.12598)--> z0 --codec.decode--> picture
 
-Emu took Stable Diffusion v1.5 and trained its U-Net with the words' 77 x 768 replaced by the N visual embeddings. The codec is
-either Stable Diffusion's (`AutoencoderKL`) or, for the toy world, a linear one that is fitted in a second and loses little.
+Emu took Stable Diffusion v1.5 and trained its U-Net with the words' 77 x 768 replaced by the 32 x 5120 visual embeddings. Emu2 took
+SDXL (arXiv 2307.01952): 64 x 1792 embeddings, their mean as the pooled condition, and the sizes that SDXL is told about.
 
 Axes   B rows   S side of a picture   p patch: pixels a latent position   s = S / p   K latent channels   N embeddings   D their width
 """
@@ -17,109 +17,22 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from einops import rearrange
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from minemu.codec import build_codec
 from minemu.config import DecoderConfig, from_dict
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
+from minemu.loading import load_module, read_dtype
 from minemu.weights import load_strict, load_tensors, save_tensors
 
 TRAIN_STEPS = 1000  # T, noise levels
 BETAS = (0.00085, 0.012)  # Stable Diffusion's, for the schedules "linear" and "scaled_linear"
 PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon", "sample": "sample"}  # our names -> those of diffusers
-KL_WEIGHT = 1e-6  # arXiv 2112.10752, appendix G
+SIZE_WAVES = 256  # width of the embedding of each of SDXL's six sizes
 POSITION_WAVES = (0.5, 1.0, 2.0)  # half periods across a picture, of the position channels
-
-
-class PatchCodec(nn.Module):
-    """A linear autoencoder: each p x p square of pixels <-> its K leading principal components.
-
-    The best linear code there is, fitted in closed form (`fit`). Each channel is divided by the square root of its standard
-    deviation: pixels would give the mean colour nearly all of the loss, whitened channels would give it to invisible detail.
-    """
-
-    def __init__(self, config: DecoderConfig):
-        super().__init__()
-        size = 3 * config.patch**2
-        if config.latent_channels > size:
-            patch = f"{config.patch} x {config.patch} x 3 = {size}"
-            raise MinemuError(f"decoder.latent_channels={config.latent_channels} is more than the {patch} values of a patch; lower it")
-        self.patch = config.patch
-        random_basis = torch.linalg.qr(torch.randn(size, config.latent_channels)).Q.T
-        self.register_buffer("basis", random_basis.reshape(-1, 3, config.patch, config.patch))  # (K, 3, p, p), orthonormal
-        self.register_buffer("mean", torch.zeros(1, 3, config.patch, config.patch))
-        self.register_buffer("scale", torch.ones(1, config.latent_channels, 1, 1))
-
-    def fit(self, images: Tensor) -> float:
-        """Principal components of the patches of `images` (B, 3, S, S). Returns the share of their variance that is kept."""
-        patches = rearrange(images.double(), "b c (h i) (w j) -> (b h w) (c i j)", i=self.patch, j=self.patch)
-        mean = patches.mean(0)
-        variance, directions = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))  # ascending
-        order = variance.argsort(descending=True)[: len(self.basis)]
-        deviation = variance[order].clamp(min=1e-8).sqrt()
-        scale = deviation.sqrt()
-        scale *= (deviation / scale).square().mean().sqrt()                      # latents of unit variance, on average
-        self.basis.copy_(directions[:, order].T.reshape_as(self.basis))
-        self.mean.copy_(mean.reshape_as(self.mean))
-        self.scale.copy_(scale.reshape_as(self.scale))
-        return (variance[order].sum() / variance.sum()).item()
-
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, K, s, s)."""
-        offset = (self.basis * self.mean).sum((1, 2, 3))                         # (K,)
-        return F.conv2d(images, self.basis, -offset, stride=self.patch) / self.scale
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, K, s, s) -> (B, 3, S, S)."""
-        grid = latents.shape[-2:]
-        return F.conv_transpose2d(latents * self.scale, self.basis, stride=self.patch) + self.mean.tile(1, 1, *grid)
-
-
-class VAECodec(nn.Module):
-    """The variational autoencoder of latent diffusion; `scale` brings its latents to unit variance (0.18215 in Stable Diffusion)."""
-
-    def __init__(self, config: DecoderConfig):
-        super().__init__()
-        halvings = config.patch.bit_length() - 1
-        if 2**halvings != config.patch:
-            raise MinemuError(f"decoder.patch={config.patch} must be a power of two for decoder.codec=vae, which halves pictures")
-        widths = [config.vae_width * min(2**level, 4) for level in range(halvings + 1)]
-        self.vae = AutoencoderKL(
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
-            block_out_channels=widths,
-            layers_per_block=config.layers_per_block,
-            latent_channels=config.latent_channels,
-            norm_num_groups=math.gcd(config.norm_groups, config.vae_width),
-            sample_size=config.image_size,
-        )
-        self.register_buffer("scale", torch.ones(()))
-
-    def loss(self, images: Tensor) -> dict[str, Tensor]:
-        """What the codec is trained with, before the U-Net: absolute error of the pixels and a little KL."""
-        posterior = self.vae.encode(images).latent_dist
-        rebuilt = self.vae.decode(posterior.sample()).sample
-        pixels, kl = (rebuilt.float() - images).abs().mean(), posterior.kl().mean()
-        return {"loss": pixels + KL_WEIGHT * kl, "pixel_loss": pixels, "kl": kl}
-
-    @torch.no_grad()
-    def fit(self, images: Tensor) -> float:
-        """Set `scale` so that the latents of `images` have unit variance; the weights stay. Returns that scale."""
-        latents = torch.cat([self.vae.encode(part).latent_dist.mean for part in images.split(64)])
-        self.scale.copy_(1 / latents.std())
-        return self.scale.item()
-
-    def encode(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> (B, K, s, s)."""
-        return self.vae.encode(images).latent_dist.mode() * self.scale
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """(B, K, s, s) -> (B, 3, S, S)."""
-        return self.vae.decode(latents / self.scale).sample
 
 
 class VisualDecoder(nn.Module):
@@ -205,7 +118,12 @@ class VisualDecoder(nn.Module):
         if self.config.position_channels:
             noisy = torch.cat([noisy, self.positions.expand(len(noisy), -1, -1, -1)], 1)        # (B, K + 12, s, s)
         pooled = conditions.mean(1) if self.config.pooled_condition else None                   # (B, D)
-        return self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
+        if not self.config.size_condition:
+            return self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
+        side = self.config.image_size                                                           # original size, crop, target size
+        sizes = conditions.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), -1)    # (B, 6)
+        added = {"text_embeds": pooled, "time_ids": sizes}
+        return self.unet(noisy, t, encoder_hidden_states=conditions, added_cond_kwargs=added).sample
 
     # ---- drawing -------------------------------------------------------------------------------------------------------
 
@@ -240,14 +158,16 @@ class VisualDecoder(nn.Module):
                 )
             conditions = torch.cat([null.expand_as(conditions), conditions])                    # (2B, N, D): both in one pass
         latents = self.initial_noise(rows, generator)                                           # (B, K, s, s)
-        scheduler = build_scheduler(config)
-        scheduler.set_timesteps(steps, device=latents.device)
-        for t in tqdm(scheduler.timesteps, desc="decode", disable=not progress):
-            predicted = self.predict(torch.cat([latents, latents]) if guided else latents, t, conditions)
+        sampler = build_sampler(config)
+        sampler.set_timesteps(steps, device=latents.device)
+        latents = latents * sampler.init_noise_sigma
+        for t in tqdm(sampler.timesteps, desc="decode", disable=not progress):
+            noisy = sampler.scale_model_input(latents, t)
+            predicted = self.predict(torch.cat([noisy, noisy]) if guided else noisy, t, conditions)
             if guided:
                 without, with_condition = predicted.chunk(2)
                 predicted = without + scale * (with_condition - without)
-            latents = scheduler.step(predicted, t, latents).prev_sample
+            latents = sampler.step(predicted, t, latents).prev_sample
         return self.codec.decode(latents).clamp(-1, 1)                                          # (B, 3, S, S)
 
     def initial_noise(self, rows: int, generator: torch.Generator | None) -> Tensor:
@@ -267,22 +187,37 @@ class VisualDecoder(nn.Module):
         write_json(folder / "config.json", {"model_type": "emu_visual_decoder", **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike, dtype: torch.dtype = torch.float32) -> VisualDecoder:
+    def from_pretrained(cls, folder: str | os.PathLike, dtype: torch.dtype | str = torch.float32) -> VisualDecoder:
         """Load what `save_pretrained` wrote. Strict: every tensor has its place and its shape."""
         folder = Path(folder)
         values = read_json(folder / "config.json")
         if values.pop("model_type", None) != "emu_visual_decoder":
             raise MinemuError(f"{folder / 'config.json'} is not of a visual decoder (model_type is not 'emu_visual_decoder')")
-        decoder = cls(from_dict(DecoderConfig, values, "decoder."))
-        load_strict(decoder, load_tensors(folder / "model.safetensors"), str(folder))
-        return decoder.to(dtype).eval()
+        config = from_dict(DecoderConfig, values, "decoder.")
+        decoder = load_module(lambda: cls(config), load_tensors(folder / "model.safetensors"), str(folder), dtype)
+        return decoder.to(read_dtype(dtype))  # the position channels too, which no file holds
+
+    @classmethod
+    def from_diffusers(cls, folder: str | os.PathLike, config: DecoderConfig) -> VisualDecoder:
+        """The published decoder of Emu or Emu2-Gen: a folder of diffusers with unet/ and vae/. Conditions are read as they come."""
+        folder, decoder = Path(folder), cls(config)
+        for name, kind, own in (("unet", UNet2DConditionModel, decoder.unet), ("vae", AutoencoderKL, decoder.codec.vae)):
+            try:
+                part = kind.from_pretrained(folder / name, local_files_only=True)
+            except (OSError, ValueError) as error:
+                reason = str(error).splitlines()[0]
+                raise MinemuError(f"{folder / name} is no {kind.__name__} of diffusers ({reason}); fetch it again") from None
+            load_strict(own, part.state_dict(), str(folder / name))
+        decoder.codec.scale.fill_(part.config.scaling_factor)
+        return decoder.eval()
 
 
 def check(config: DecoderConfig) -> None:
     """Refuse what no U-Net can be built from, with the fields by name."""
     levels = len(config.unet_channels)
-    for field, values in (("unet_attention", config.unet_attention), ("unet_heads", config.unet_heads)):
-        if len(values) != levels:
+    for field in ("unet_attention", "unet_heads", "unet_depths"):
+        values = getattr(config, field)
+        if len(values) != levels and not (field == "unet_depths" and not values):
             raise MinemuError(f"decoder.{field} has {len(values)} values and decoder.unet_channels {levels}; give one for each level")
     coarsest = config.patch * 2 ** (levels - 1)
     if config.image_size % coarsest:
@@ -294,14 +229,14 @@ def check(config: DecoderConfig) -> None:
         for field, divisor in (("norm_groups", config.norm_groups), ("unet_heads", heads)):
             if channels % divisor:
                 raise MinemuError(f"decoder.unet_channels={channels} is not a multiple of decoder.{field}={divisor}; change one of them")
+    if config.size_condition and not config.pooled_condition:
+        raise MinemuError("decoder.size_condition joins the pooled condition: set decoder.pooled_condition=true")
+    if config.sampler != "ddim" and (config.prediction == "sample" or config.zero_terminal_snr):
+        raise MinemuError(f"decoder.sampler={config.sampler} does not go with zero terminal SNR or prediction=sample; set sampler=ddim")
     if config.prediction == "epsilon" and config.zero_terminal_snr:
         raise MinemuError(
             "decoder.prediction=epsilon says nothing where all is noise: set decoder.zero_terminal_snr=false, or predict v or sample"
         )
-
-
-def build_codec(config: DecoderConfig) -> PatchCodec | VAECodec:
-    return PatchCodec(config) if config.codec == "patch" else VAECodec(config)
 
 
 def position_channels(side: int) -> Tensor:
@@ -314,12 +249,14 @@ def position_channels(side: int) -> Tensor:
 
 
 def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
-    """The U-Net of Stable Diffusion v1.5 in any size; level i has cross-attention where `unet_attention[i]`, the middle always.
+    """The U-Net of Stable Diffusion v1.5 or SDXL in any size; level i has cross-attention where `unet_attention[i]`, the middle always.
 
-    Three additions, off in the published models' presets: channels that say where a position is, the mean embedding added to
-    the time embedding (as Emu2's decoder does with SDXL's pooled text), and time that scales as well as shifts.
+    The mean embedding joins the time embedding, alone or with the sizes as in SDXL. Two additions, off in the published models'
+    presets: channels that say where a position is, and time that scales as well as shifts.
     """
-    attention, pooled = config.unet_attention, config.pooled_condition
+    attention, width = config.unet_attention, config.condition_width
+    alone = config.pooled_condition and not config.size_condition
+    pooled_width = width if alone else width + 6 * SIZE_WAVES if config.size_condition else None
     return UNet2DConditionModel(
         sample_size=config.image_size // config.patch,
         in_channels=config.latent_channels + (4 * len(POSITION_WAVES) if config.position_channels else 0),
@@ -328,12 +265,16 @@ def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
         down_block_types=tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention),
         up_block_types=tuple("CrossAttnUpBlock2D" if here else "UpBlock2D" for here in reversed(attention)),
         layers_per_block=config.layers_per_block,
-        cross_attention_dim=config.condition_width,
+        transformer_layers_per_block=config.unet_depths or 1,
+        use_linear_projection=config.linear_projection,
+        cross_attention_dim=width,
         attention_head_dim=config.unet_heads,  # what diffusers calls so is the number of heads
         norm_num_groups=config.norm_groups,
         resnet_time_scale_shift="scale_shift" if config.adaptive_norm else "default",
-        class_embed_type="projection" if pooled else None,
-        projection_class_embeddings_input_dim=config.condition_width if pooled else None,
+        class_embed_type="projection" if alone else None,
+        addition_embed_type="text_time" if config.size_condition else None,
+        addition_time_embed_dim=SIZE_WAVES if config.size_condition else None,
+        projection_class_embeddings_input_dim=pooled_width,
     )
 
 
@@ -349,4 +290,22 @@ def build_scheduler(config: DecoderConfig) -> DDIMScheduler:
         timestep_spacing="trailing",
         clip_sample=False,
         set_alpha_to_one=True,
+    )
+
+
+def build_sampler(config: DecoderConfig) -> DDIMScheduler | PNDMScheduler | EulerDiscreteScheduler:
+    """How pictures are drawn: DDIM on the training's noise levels, or as published with PNDM (Emu) or Euler (Emu2)."""
+    if config.sampler == "ddim":
+        return build_scheduler(config)
+    published = {"pndm": PNDMScheduler, "euler": EulerDiscreteScheduler}[config.sampler]
+    alone = {"skip_prk_steps": True, "set_alpha_to_one": False} if config.sampler == "pndm" else {}
+    return published(
+        num_train_timesteps=TRAIN_STEPS,
+        beta_start=BETAS[0],
+        beta_end=BETAS[1],
+        beta_schedule=config.schedule,
+        prediction_type=PREDICTIONS[config.prediction],
+        timestep_spacing="leading",
+        steps_offset=1,
+        **alone,
     )

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors only, loaded strictly. The one place where a state dict meets a model."""
+"""Weights of ours on disk: safetensors only, loaded strictly. The one place where a state dict meets a model."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minemu.errors import MinemuError
+from minemu.shards import INDEX, Shards
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
@@ -33,6 +34,14 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
+def load_folder(folder: Path) -> dict[str, Tensor]:
+    """Tensors of a folder: its model.safetensors, or several files with an index. They are mapped, not read, until they are copied."""
+    if not (folder / INDEX).exists():
+        return load_tensors(folder / "model.safetensors")
+    shards = Shards(folder / INDEX)
+    return {name: shards.read(name) for name in shards.where}
+
+
 def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors of the submodule `name`, under their names inside it."""
     return {key.removeprefix(f"{name}."): tensor for key, tensor in tensors.items() if key.startswith(f"{name}.")}
@@ -40,6 +49,12 @@ def part_of(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 def load_strict(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
     """Load every tensor into its place; a missing, unexpected or misshapen one is an error that names it."""
+    check_strict(module, tensors, what)
+    module.load_state_dict(tensors)
+
+
+def check_strict(module: nn.Module, tensors: dict[str, Tensor], what: str) -> None:
+    """Refuse tensors that are not exactly those of the module, by name and shape; the module may be on the meta device."""
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = sorted(name for name in own.keys() & tensors.keys() if own[name].shape != tensors[name].shape)
@@ -55,4 +70,3 @@ def load_strict(module: nn.Module, tensors: dict[str, Tensor], what: str) -> Non
             f"{what}: {len(missing)} tensors missing and {len(unexpected)} unexpected (first: {example}); "
             "it is a checkpoint of another preset or of another version"
         )
-    module.load_state_dict(tensors)

@@ -62,7 +62,7 @@ def test_bad_input_is_one_line_with_the_fix(line, message, capsys, tmp_path, mon
 def test_help_is_quick_and_names_every_command():
     code = "import sys; from minemu import cli; cli.run(['--help']); assert 'torch' not in sys.modules"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for command in ("demo", "train", "recipe", "generate", "evaluate", "report", "bench"):
+    for command in ("demo", "train", "recipe", "generate", "evaluate", "report", "plan", "parity", "official", "bench"):
         assert f"\n  {command} " in shown
 
 

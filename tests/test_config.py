@@ -53,6 +53,14 @@ def test_override_reads_text_as_the_type_of_the_field():
             "decoder.condition_width is 48 but the visual embeddings are 64 wide; set decoder.condition_width=64",
         ),
         ({"decoder.unet_channels": 3}, "decoder.unet_channels=3 should be a list"),
+        (
+            {"llm.frame_slot": True},
+            "llm.special_tokens=4 leaves no id for [gIMG]; set it to 5 or more, or frame_slot=false",
+        ),
+        (
+            {"bridge.kind": "pool", "bridge.n_image": 9, "decoder.condition_width": 32},
+            "vision.image_size / vision.patch_size=4 is not a multiple of the square root of bridge.n_image=3; change one of them",
+        ),
     ],
 )
 def test_a_wrong_key_or_value_is_one_clear_line(changes, message):

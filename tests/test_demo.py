@@ -18,7 +18,8 @@ from minemu.demo import PROMPTS, UPSCALE, Demo, run_demo, summary
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
-from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import train_tokenizer
 from minemu.visual_decoder import VisualDecoder
 
 
@@ -161,10 +162,10 @@ def test_a_missing_checkpoint_is_named(tmp_path):
 def test_a_half_copied_checkpoint_keeps_the_old_gallery(checkpoint, tmp_path):
     half = tmp_path / "half"
     shutil.copytree(checkpoint, half)
-    (half / "processor.json").unlink()
+    (half / "tokenizer.json").unlink()
     (tmp_path / "demo" / "pictures").mkdir(parents=True)
     (tmp_path / "demo" / "index.html").write_text("old")
-    with pytest.raises(MinemuError, match=r"processor.json is missing"):
+    with pytest.raises(MinemuError, match="has neither tokenizer.json nor tokenizer.model"):
         run_demo(half, tmp_path / "demo")
     assert (tmp_path / "demo" / "index.html").read_text() == "old"
 

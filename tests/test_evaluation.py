@@ -18,7 +18,8 @@ from minemu.evaluation.judge import Judge
 from minemu.evaluation.likelihood import concept_scores, log_likelihoods
 from minemu.evaluation.metrics import frechet_distance, rate, wilson
 from minemu.model import Emu
-from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import train_tokenizer
 
 # ---- the judge's eye -------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
-from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import train_tokenizer
 from minemu.trace import trace
 from minemu.visual_decoder import VisualDecoder
 

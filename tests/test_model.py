@@ -1,5 +1,7 @@
 """The model: two paths that must agree, strict storage, and the published implementation's own numbers where they are at hand."""
 
+import sys
+
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +13,8 @@ from minemu.config import BridgeConfig, EmuConfig, VisionConfig
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.objective import image_loss, text_loss
-from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import train_tokenizer
 
 PRESETS = ["emu-nano", "emu2-nano"]
 
@@ -216,3 +219,23 @@ def test_the_published_sizes():
     assert count["ln_visual"] == 2_816
     assert count["causal_transformer"] == 153_707_648 - 32128 * 768
     assert count["llm"] + count["regression_head"] == 13_042_119_680
+
+
+def test_frames_fill_slots_of_their_own(batch):
+    emu2 = make("emu2-nano", **{"llm.special_tokens": 5, "llm.frame_slot": True})
+    ids = emu2.ids
+    row = torch.tensor([[1, 9, *[ids.image_start, ids.frame, ids.image_end] * 2, *sequence.picture_ids(ids, 4), 7]])
+    frames, images = batch["images"][:2], batch["images"][2:]
+    x = emu2.embed(row, emu2.encode_images(images), emu2.encode_images(frames, frames=True))
+    torch.testing.assert_close(x[0, [3, 6]], emu2.into_llm(emu2.encode_images(frames, frames=True))[:, 0])
+    assert emu2(row, frames=frames, images=images).logits.shape == (1, row.shape[1], 1025)
+    with pytest.raises(MinemuError, match=r"2 \[gIMG\] slots, room for 2 frames of 1, but 0 frames were given"):
+        emu2(row, images=images)
+    with pytest.raises(MinemuError, match="this model reads the frames of a video as pictures; give them as images"):
+        make("emu-nano").generate(**batch, frames=frames)
+
+
+def test_lora_without_peft_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MinemuError, match=r"llm.lora_rank needs peft: pip install 'minemu\[finetune\]', or merge"):
+        make("emu-nano", **{"llm.lora_rank": 2})

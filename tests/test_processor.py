@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minemu.errors import MinemuError
-from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, read_picture, train_tokenizer
+from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, read_picture
+from minemu.tokenizer import train_tokenizer
 
 CORPUS = ["a big llama on a green background, Twemoji style", "two llamas above a kick scooter", "three pandas."]
 
@@ -41,7 +42,7 @@ def test_pixels_are_clip_normalised(processor):
 @settings(max_examples=60)
 def test_any_text_comes_back(processor, text):
     text = " ".join(text.split())
-    if any(token in text for token in processor._special) or "▁" in text:
+    if any(token in text for token in processor.special) or "▁" in text:
         return
     assert processor.decode(processor.encode(text)) == text
 

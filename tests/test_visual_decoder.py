@@ -7,9 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from minemu.codec import PatchCodec, VAECodec
 from minemu.config import DecoderConfig, EmuConfig
 from minemu.errors import MinemuError
-from minemu.visual_decoder import PatchCodec, VAECodec, VisualDecoder, build_unet, position_channels
+from minemu.visual_decoder import VisualDecoder, build_unet, position_channels
 
 N, D = 3, 24
 CONFIG = DecoderConfig(

@@ -12,7 +12,8 @@ from minemu.data.captions import tokenizer_corpus
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import read_json, write_json
-from minemu.processor import EmuProcessor, train_tokenizer
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import train_tokenizer
 from minemu.training.decoder import CodecStage, DecoderStage
 from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage

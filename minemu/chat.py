@@ -1,0 +1,233 @@
+"""Conversations as Emu-I and Emu2-Chat were taught to read them, from messages as transformers' processors take them.
+
+    messages = [{"role": "user", "content": [{"type": "image", "image": img}, {"type": "text", "text": "how many llamas?"}]}]
+    processor.apply_chat_template(messages, add_generation_prompt=True)                  # the text, to look at
+    batch = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    processor.batch_decode(model.generate(**batch, **CHAT_TEMPLATES["emu-i"].decoding))
+
+Both write `<system message> [USER]: <instruction> [ASSISTANT]: <answer>`, and learn from the answer only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from transformers import BatchFeature
+
+from minemu import prompts, sequence
+from minemu.errors import MinemuError, suggest
+from minemu.sequence import Special, Video
+from minemu.tokenizer import ASSISTANT, GROUNDING, USER, VIDEO
+
+EOS = "</s>"
+
+
+@dataclass(frozen=True)
+class ChatTemplate:
+    """What differs between the two models."""
+
+    text: str  # the system messages of a conversation without pictures, with pictures, with a video, about places
+    image: str
+    video: str
+    grounding: str
+    between: str  # what stands between an answer's </s> and the next question
+    frames: int  # of a video that are looked at, at most
+    decoding: dict[str, Any]  # transformers' generation keywords
+
+
+CHAT_TEMPLATES = {
+    "emu-i": ChatTemplate(
+        text="",
+        image=prompts.EMU_I_IMAGE,
+        video=prompts.EMU_I_VIDEO,
+        grounding="",
+        between=" ",
+        frames=prompts.EMU_FRAMES,
+        decoding={"num_beams": 5, "max_new_tokens": 128, "length_penalty": 1.0},
+    ),
+    "emu2-chat": ChatTemplate(
+        text=prompts.EMU2_CHAT,
+        image=prompts.EMU2_CHAT,
+        video=prompts.EMU2_CHAT,
+        grounding=prompts.EMU2_ACADEMIC,
+        between="",
+        frames=prompts.EMU2_CHAT_FRAMES,
+        decoding={"num_beams": 5, "max_new_tokens": 1024, "length_penalty": 2.0},
+    ),
+}
+
+
+class ChatTemplates:
+    """The part of `EmuProcessor` that writes conversations."""
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[dict] | Sequence[Sequence[dict]],
+        chat_template: str | None = None,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        tokenize: bool = False,
+        grounding: bool = False,
+        **kwargs: Any,
+    ) -> str | list[str] | BatchFeature:
+        """One conversation, or a list of them: as text, or with `tokenize` as a batch that `Emu.generate` takes.
+
+        messages               {"role": "system" | "user" | "assistant", "content": text, or a list of {"type": "text", "text": ...},
+                               {"type": "image", "image": PIL picture or path}, {"type": "video", "video": list of frames}}; of a
+                               long video 8 frames are taken (Emu2-Chat: 16), at equal distances
+        chat_template          "emu-i" or "emu2-chat"; without it, the one that the tokenizer has the tokens of
+        add_generation_prompt  end with [ASSISTANT]: so that an answer follows
+        continue_final_message leave the last answer open, to be gone on with: "the answer is:"
+        grounding              Emu2-Chat: ask for places; <grounding> stands before the answer
+        kwargs                 those of calling the processor (padding_side, max_length)
+
+        Without a system message the published one is put in its place. The text leaves out <s>, which tokenising adds.
+        """
+        template = self._chat_template(chat_template)
+        single = not messages or isinstance(messages[0], dict)
+        samples = [
+            conversation(part, template, add_generation_prompt, continue_final_message, grounding)
+            for part in ([messages] if single else messages)
+        ]
+        if tokenize:
+            kwargs.pop("return_dict", None)  # transformers' users pass it; ours is always one
+            return self(samples, **kwargs)
+        texts = [self.as_text(sample) for sample in samples]
+        return texts[0] if single else texts
+
+    def as_text(self, sample: Sequence) -> str:
+        """A sample as the text that the tokenizer would see, with <image> slots for each picture."""
+        parts = []
+        for item in sample:
+            if isinstance(item, Special):
+                parts.append(item.token)
+            elif isinstance(item, Video) and self.ids.frame is not None:
+                parts += [VIDEO, *[_block(sequence.FRAME, self.n_frame)] * len(item.frames)]
+            elif isinstance(item, Video):
+                parts += [_block(sequence.IMAGE, self.n_image)] * len(item.frames)
+            else:
+                parts.append(item if isinstance(item, str) else _block(sequence.IMAGE, self.n_image))
+        return "".join(parts)
+
+    def only(self, choices: Sequence[str]) -> Callable[[int, Tensor], list[int]]:
+        """`prefix_allowed_tokens_fn` for `generate`: the answer is one of `choices`, and then </s>."""
+        rows = [[*self.encode(choice), self.ids.eos] for choice in choices]
+
+        def allowed(_: int, said: Tensor) -> list[int]:
+            so_far = said.tolist()
+            following = {row[len(so_far)] for row in rows if row[: len(so_far)] == so_far and len(row) > len(so_far)}
+            return sorted(following) or [self.ids.eos]
+
+        return allowed
+
+    def _chat_template(self, name: str | None) -> ChatTemplate:
+        if USER not in self.special:
+            raise MinemuError(
+                f"this tokenizer has no {USER} token: chat templates are Emu-I's and Emu2-Chat's; "
+                "ask a base model with a plain list of text and pictures"
+            )
+        if name is None:
+            name = "emu2-chat" if VIDEO in self.special else "emu-i"
+        if name not in CHAT_TEMPLATES:
+            raise MinemuError(f"unknown chat template '{name}': {suggest(name, CHAT_TEMPLATES)}")
+        return CHAT_TEMPLATES[name]
+
+
+def conversation(
+    messages: Sequence[dict],
+    template: ChatTemplate,
+    add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    grounding: bool = False,
+) -> list:
+    """Messages as one sample for `EmuProcessor`; see `apply_chat_template`."""
+    if grounding and not template.grounding:
+        raise MinemuError("grounding=True is for Emu2-Chat; leave it out, or use chat_template='emu2-chat'")
+    if add_generation_prompt and continue_final_message:
+        raise MinemuError(
+            "add_generation_prompt begins an answer and continue_final_message goes on with one; choose one"
+        )
+    system, turns = _split(messages)
+    if continue_final_message and turns[-1]["role"] != "assistant":
+        raise MinemuError("continue_final_message needs a last message of the assistant, such as 'the answer is:'")
+    contents = [_content(message, template) for message in turns]
+    sample = _system(system, template, grounding, [item for content in contents for item in content])
+    for message, content in zip(turns, contents, strict=True):
+        if message["role"] == "user":
+            space = template.between if message is not turns[0] else " " if sample else ""
+            sample += [space, Special(USER), ": ", *content]
+        else:
+            sample += [" ", Special(ASSISTANT), ": ", *content, Special(EOS)]
+    if continue_final_message:
+        sample.pop()
+    if add_generation_prompt:
+        sample += [" ", Special(ASSISTANT), ":", *([Special(GROUNDING)] if grounding else [])]
+    return prompts.join_texts([item for item in sample if item != ""])
+
+
+def _split(messages: Sequence[dict]) -> tuple[dict | None, list[dict]]:
+    """The system message, if there is one, and the turns: user and assistant one after the other."""
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict) or not {"role", "content"} <= message.keys():
+            raise MinemuError(f'message {number} is not of the form {{"role": "user", "content": ...}}')
+    system = messages[0] if messages and messages[0]["role"] == "system" else None
+    turns = list(messages[1:] if system else messages)
+    if not turns:
+        raise MinemuError('a conversation needs at least one message: [{"role": "user", "content": "hello"}]')
+    for number, message in enumerate(turns):
+        expected = ("user", "assistant")[number % 2]
+        if message["role"] != expected:
+            raise MinemuError(
+                f"message {number + bool(system)} has role '{message['role']}' where '{expected}' should follow; "
+                "user and assistant take turns, and a system message comes first"
+            )
+    return system, turns
+
+
+def _content(message: dict, template: ChatTemplate) -> list:
+    """Texts, pictures and videos of one message, with a space where a text stands beside another item."""
+    content = message["content"]
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    items: list = []
+    for part in parts:
+        item = _item(part, template)
+        if items and (isinstance(item, str) or isinstance(items[-1], str)):
+            items.append(" ")
+        items.append(item)
+    return items
+
+
+def _item(part: dict, template: ChatTemplate) -> Any:
+    kind = part.get("type")
+    if kind not in ("text", "image", "video"):
+        raise MinemuError(f"a part of a message has type {kind!r}; use text, image or video")
+    if kind not in part and not (kind == "image" and "path" in part):
+        raise MinemuError(f"a part of type '{kind}' has no {kind}: write {{'type': '{kind}', '{kind}': ...}}")
+    if kind == "video":
+        return Video.sampled(part["video"], template.frames)
+    if kind == "text":
+        return part["text"].strip()
+    picture = part.get("image", part.get("path"))
+    return Path(picture) if isinstance(picture, str) else picture
+
+
+def _system(message: dict | None, template: ChatTemplate, grounding: bool, items: Sequence) -> list:
+    """The given system message, or the published one for what the conversation holds."""
+    if message is None:
+        if grounding:
+            return prompts.fill(template.grounding)
+        if any(isinstance(item, Video) for item in items):
+            return prompts.fill(template.video)
+        pictures = any(not isinstance(item, str) for item in items)
+        return prompts.fill(template.image if pictures else template.text)
+    if message["content"] in prompts.SYSTEM_MESSAGES:  # only these may hold special tokens
+        return prompts.fill(message["content"])
+    return _content(message, template)
+
+
+def _block(slot: str, n: int) -> str:
+    return sequence.IMAGE_START + slot * n + sequence.IMAGE_END

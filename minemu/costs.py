@@ -1,0 +1,117 @@
+"""What the stages cost, from running them once on *fake* tensors, which have a shape and a type and no memory.
+
+That gives the operations of a forward pass, and what autograd would keep for the backward pass, of the very code that will run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+from minemu.causal_transformer import pool_features
+from minemu.config import EmuConfig
+from minemu.model import Emu
+from minemu.visual_decoder import VisualDecoder
+
+COMPUTE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one forward pass: floating-point operations, and bytes that autograd keeps (the weights apart)."""
+
+    flops: int
+    kept: int
+
+
+def measure(run: Callable[[], object], module: nn.Module) -> Cost:
+    """The cost of `run`, which uses `module`; on fake tensors it takes no memory."""
+    weights = {parameter.untyped_storage()._cdata for parameter in module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage
+        return tensor
+
+    attention = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops}
+    counter = FlopCounterMode(display=False, custom_mapping=attention)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), counter:
+        run()
+    return Cost(counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()))
+
+
+def _attention_flops(query: torch.Size, key: torch.Size, value: torch.Size, *_, out_shape=None, **__) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def fake(build: Callable[[], nn.Module], dtype: torch.dtype = COMPUTE) -> tuple[nn.Module, FakeTensorMode]:
+    """A module whose weights are fake, and the mode in which to use it."""
+    with init_empty_weights(include_buffers=True):
+        module = build()
+    with FakeTensorMode() as mode:
+        for part in module.modules():
+            for name, weight in part.named_parameters(recurse=False):
+                setattr(part, name, nn.Parameter(torch.empty(weight.shape, dtype=dtype)))
+            for name, buffer in part.named_buffers(recurse=False):
+                setattr(
+                    part, name, torch.empty(buffer.shape, dtype=dtype if buffer.is_floating_point() else buffer.dtype)
+                )
+    return module.train(), mode
+
+
+def forward_costs(config: EmuConfig, batch: int, length: int, pictures: int) -> dict[str, Cost]:
+    """One forward pass of `batch` sequences of `length` positions, each with `pictures` pictures among them."""
+    model, mode = fake(lambda: Emu(config))
+    vision, n = config.vision, batch * pictures
+    with mode:
+        images = torch.empty(n, 3, vision.image_size, vision.image_size, dtype=COMPUTE)
+        features = torch.empty(n, 1 + vision.patches, vision.width, dtype=COMPUTE)
+        words = torch.empty(batch, length, config.llm.width, dtype=COMPUTE)
+        bridge = _causal if config.bridge.kind == "causal" else _pooled
+        return {
+            "visual encoder": measure(lambda: model.visual_encoder(images), model),
+            "bridge": measure(lambda: bridge(model, features), model),
+            "LLM": measure(lambda: model.llm.model(inputs_embeds=words, use_cache=False), model),
+            "heads": measure(lambda: (model.llm.lm_head(words), model.regression_head(words)), model),
+        }
+
+
+def _causal(model: Emu, features: Tensor) -> Tensor:
+    return model.causal_transformer(model.ln_visual(features))
+
+
+def _pooled(model: Emu, features: Tensor) -> Tensor:
+    return model.project_up(pool_features(features, model.config.bridge.n_image, model.config.vision))
+
+
+def decoder_flops(config: EmuConfig) -> int:
+    """Operations of drawing one picture: its denoising steps, each twice where guidance is on."""
+    decoder, mode = fake(lambda: VisualDecoder(config.decoder))
+    side = config.decoder.image_size // config.decoder.patch
+    with mode, torch.no_grad():
+        noisy = torch.empty(1, config.decoder.latent_channels, side, side, dtype=COMPUTE)
+        conditions = torch.empty(1, config.bridge.n_image, config.decoder.condition_width, dtype=COMPUTE)
+        step = measure(lambda: decoder.predict(noisy, torch.tensor(0), conditions), decoder).flops
+    return step * config.decoder.inference_steps * (2 if config.decoder.guidance_scale != 1 else 1)
+
+
+def count_parameters(config: EmuConfig) -> dict[str, int]:
+    """Parameters of each part, and of the linear layers that quantisation makes small."""
+    with init_empty_weights():
+        model, decoder = Emu(config), VisualDecoder(config.decoder)
+    counts = {name: _count(part) for name, part in model.named_children()}
+    counts |= {"total": _count(model), "decoder": _count(decoder)}
+    counts["LLM linear layers"] = sum(_count(m) for m in model.llm.model.modules() if isinstance(m, nn.Linear))
+    return counts
+
+
+def _count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
