@@ -7,10 +7,36 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
+from transformers import Cache
+from transformers.cache_utils import DynamicLayer
 
 from minemu import sequence
 from minemu.errors import MinemuError
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values of one layer, with room for all positions to come: a `DynamicLayer` copies all that it holds at each of them.
+
+    B rows   H heads   L positions so far   K head width
+    """
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        rows, heads, _, width = key_states.shape
+        self.buffer = key_states.new_empty(2, rows, heads, self.room, width)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        start = self.get_seq_length()
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        stop = start + key_states.shape[-2]
+        self.buffer[0, :, :, start:stop], self.buffer[1, :, :, start:stop] = key_states, value_states
+        self.keys, self.values = self.buffer[:, :, :, :stop]                           # views: (B, H, L, K) each
+        return self.keys, self.values
 
 
 class EmuGeneration:
@@ -69,7 +95,8 @@ class EmuGeneration:
             start = input_ids.new_full((len(input_ids), 1), self.ids.image_start)
             inputs = torch.cat([inputs, self.embed(start)], 1)                         # (B, L + 1, D)
             attention_mask = torch.cat([attention_mask, torch.ones_like(start)], 1)
-        cache = DynamicCache(config=self.llm.config)
+        room = inputs.shape[1] + self.config.bridge.n_image
+        cache = Cache(layers=[RoomyLayer(room) for _ in range(self.config.llm.layers)])
         position_ids = sequence.positions(attention_mask)
         padded = not attention_mask.all()
         predicted = []
