@@ -178,6 +178,12 @@ def report(
     times: Annotated[
         Path | None, typer.Option("--bench", help="What `minemu bench --json` wrote, for <!-- bench:begin --> ... end.")
     ] = None,
+    parity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with what `minemu parity --json` wrote, parity-emu1.json and -emu2.json, for <!-- parity:begin --> ... end."
+        ),
+    ] = None,
 ) -> None:
     """Write the tables of results into a README; a model card beside the results is written anew."""
     from minemu.evaluation import report as reporting
@@ -185,6 +191,8 @@ def report(
     reporting.fill(page, "results", reporting.table(reporting.read_results(results)))
     if times is not None:
         reporting.fill(page, "bench", reporting.bench_table(reporting.read_bench(times)))
+    if parity is not None:
+        reporting.fill(page, "parity", reporting.parity_table(reporting.read_parity(parity)))
     typer.echo(f"wrote the results into {page}")
     if (results.parent / "config.json").exists():
         from minemu.training.export import refresh_card
@@ -222,6 +230,7 @@ def parity(
     json: Json = None,
 ) -> None:
     """Run this implementation on a recording of the published one; exit 1 if a float is off by more than 1e-4 or an id differs."""
+    from minemu.evaluation.report import provenance
     from minemu.parity import TOLERANCE, compare
 
     found = compare(recording)
@@ -233,7 +242,12 @@ def parity(
     typer.echo(f"{'equal' if passed else 'NOT equal'}: largest error {largest:.1e}, allowed {TOLERANCE:.0e}")
     _write(
         json,
-        {"recording": str(recording), "passed": passed, "tensors": {tensor.name: tensor.to_dict() for tensor in found}},
+        {
+            "recording": str(recording),
+            "passed": passed,
+            "tensors": {tensor.name: tensor.to_dict() for tensor in found},
+            **provenance(),
+        },
     )
     if not passed:
         raise typer.Exit(1)

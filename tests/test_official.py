@@ -98,6 +98,33 @@ def test_our_parameters_are_the_published_ones():
         assert ours + unused == sum(torch.Size(shape).numel() for shape in shapes.values())
 
 
+PARTS = {
+    "visual encoder": ("visual_encoder.",),
+    "Causal Transformer; `project_up`": ("ln_visual.", "causal_transformer.", "project_up."),
+    "LLM": ("llm.",),
+    "regression head": ("regression_head.",),
+}
+
+
+def test_readme_counts_parameters_right():
+    counts = {part: [] for part in (*PARTS, "published, but never used (`minemu official` names them)", "all")}
+    for name, preset in (("emu1_pretrain", "emu-14b"), ("emu2", "emu2-37b")):
+        size = {key: torch.Size(shape).numel() for key, shape in table(name).items()}
+        mapping = map_names(table(name), EmuConfig.preset(preset))
+        ours = {key: torch.Size(shape).numel() for key, shape in our_shapes(mapping.config).items()}
+        for part, prefixes in PARTS.items():
+            names = [key for key in ours if key.startswith(prefixes)]
+            counts[part].append(sum(ours[key] for key in names))
+            assert counts[part][-1] == sum(size[mapping.loaded[key]] for key in names), part
+        counts["published, but never used (`minemu official` names them)"].append(
+            sum(size[key] for key in mapping.unused)
+        )
+        counts["all"].append(sum(size.values()))
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    for part, (emu, emu2) in counts.items():
+        assert f"| {part} | {emu:,} | {emu2:,} |" in readme
+
+
 def test_emu2_part_by_part():
     with torch.device("meta"):
         model = Emu(EmuConfig.preset("emu2-37b"))

@@ -121,16 +121,16 @@ CHECKPOINT = ROOT / "data_samples/emu-tiny"
 
 
 @pytest.mark.parametrize(
-    ("page", "name", "source", "table"),
+    ("name", "path", "table"),
     [
-        ("README.md", "results", "results.json", lambda path: report.table(report.read_results(path))),
-        ("README.md", "bench", "bench.json", lambda path: report.bench_table(report.read_bench(path))),
+        ("results", CHECKPOINT / "results.json", lambda path: report.table(report.read_results(path))),
+        ("bench", CHECKPOINT / "bench.json", lambda path: report.bench_table(report.read_bench(path))),
+        ("parity", ROOT / "data_samples/published", lambda path: report.parity_table(report.read_parity(path))),
     ],
 )
-def test_readme_shows_what_the_results_files_say(page, name, source, table):
-    parts = re.split(rf"<!-- {name}:(?:begin|end) -->", (ROOT / page).read_text())
+def test_readme_shows_what_the_results_files_say(name, path, table):
+    parts = re.split(rf"<!-- {name}:(?:begin|end) -->", (ROOT / "README.md").read_text())
     shown = parts[1].strip() if len(parts) == 3 else ""
-    path = CHECKPOINT / source
     assert shown == (table(path) if path.exists() else ""), (
         "run: minemu report data_samples/emu-tiny/results.json README.md"
     )

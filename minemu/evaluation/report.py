@@ -48,6 +48,21 @@ BENCH_AIMS = {
 }
 
 
+PARITY_STAGES = {  # which recorded tensors show which stage
+    "visual encoder": ("visual_features",),
+    "visual embeddings": ("causal_embeds", "encode_image", "encode_video_frames"),
+    "LLM: hidden states, logits, regressed embeddings": (
+        "hidden",
+        "logits",
+        "regress_all",
+        "regress_pred",
+        "regress_label",
+    ),
+    "both losses": ("text_loss", "regress_mse_33", "regress_mse_image_only"),
+    "visual embeddings generated one by one": ("gen_text_only", "gen_batch_leftpad", "gen_with_images"),
+}
+
+
 def provenance() -> dict[str, Any]:
     """What a reader needs to get the same numbers again."""
     return {
@@ -135,6 +150,23 @@ def bench_table(bench: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Measured by `{bench['command']}` at commit `{bench['commit'][:12]}`."])
 
 
+def parity_table(found: dict[str, dict[str, Any]]) -> str:
+    """What `minemu parity --json` wrote for each model, by name, as a Markdown table of the largest error of each stage."""
+    lines = [f"| largest error | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
+    for stage, names in PARITY_STAGES.items():
+        cells = []
+        for parity in found.values():
+            errors = [parity["tensors"][name]["error"] for name in names if name in parity["tensors"]]
+            cells.append(f"{max(errors):.1e}" if errors else "not recorded")
+        lines.append(f"| {stage} | {' | '.join(cells)} |")
+    equal = [all(t["passed"] for t in parity["tensors"].values() if t["ids"]) for parity in found.values()]
+    lines.append(
+        f"| tokenisation; text from greedy and beam search | {' | '.join('equal' if e else 'DIFFERENT' for e in equal)} |"
+    )
+    commits = sorted({parity["commit"][:12] for parity in found.values()})
+    return "\n".join([*lines, "", f"Measured by `minemu parity` at commit {', '.join(f'`{c}`' for c in commits)}."])
+
+
 def fill(path: str | os.PathLike, name: str, text: str) -> None:
     """Put `text` between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a Markdown file, in place of what stands there."""
     path = Path(path)
@@ -159,6 +191,12 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
 def read_bench(path: str | os.PathLike) -> dict[str, Any]:
     """A file that `minemu bench --json` wrote."""
     return _read(path, "rows", "minemu bench")
+
+
+def read_parity(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
+    """parity-emu1.json and parity-emu2.json of a folder, as `minemu parity --json` wrote them."""
+    files = {"Emu": "parity-emu1.json", "Emu2": "parity-emu2.json"}
+    return {name: _read(Path(folder) / file, "tensors", "minemu parity RECORDING") for name, file in files.items()}
 
 
 def _read(path: str | os.PathLike, key: str, command: str) -> dict[str, Any]:
