@@ -11,12 +11,17 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from minemu.config import EmuConfig
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.sequence import PICTURE
+from minemu.model import Emu
+from minemu.pipeline import EmuPipeline
+from minemu.processor import EmuProcessor
+from minemu.sequence import PICTURE, picture_ids, targets
 from minemu.training import checkpoint
 from minemu.training.emu import follow_text, tokenise
 from minemu.training.recipe import build_stage, make_processor, resolve, train_stage
+from minemu.visual_decoder import VisualDecoder
 
 BEFORE = ("encoder", "bridge", "language")
 SETTINGS = {
@@ -141,3 +146,84 @@ def test_real_data_by_configuration(root, tmp_path):
     assert len(reds) == 8 and set(reds) <= {k * 40 for k in range(6)}
     with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'"):
         emu_stage(root, **{**real, "train.data.labels.format": "webdatset"})
+
+
+# ---- words and pictures that come out ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pipe(root):
+    model = Emu.from_pretrained(root / "emu-nano" / "emu")
+    torch.manual_seed(0)
+    return EmuPipeline(model, EmuProcessor.from_pretrained(root / "emu-nano"), VisualDecoder(model.config.decoder))
+
+
+class Script:
+    """What the model is to say, in place of what it would: tokens up to each </s> or [IMG]."""
+
+    def __init__(self, pipe, *turns):
+        self.turns, self.model, self.seen = iter(turns), pipe.model, []
+
+    def __call__(self, input_ids, image_embeds, frames, max_new_tokens, eos_token_id, **kwargs):
+        self.seen.append((input_ids, image_embeds))
+        self.model.embed(input_ids, image_embeds)  # refuses pictures that are not in their places
+        return torch.tensor([next(self.turns)])
+
+
+def test_words_and_pictures_come_in_the_order_in_which_they_are_said(pipe, monkeypatch):
+    ids, words = pipe.model.ids, pipe.processor.encode("a llama")
+    script = Script(pipe, [*words, ids.image_start], [ids.image_start], [*words, ids.eos])
+    monkeypatch.setattr(pipe.model, "generate", script)
+    given = Image.new("RGB", (32, 32), "red")
+    out = pipe.continue_document(["fruits:", given], generator=torch.Generator().manual_seed(0))
+    assert [piece if isinstance(piece, str) else piece.size for piece in out] == [
+        "a llama",
+        (32, 32),
+        (32, 32),
+        "a llama",
+    ]
+    row, embeds = script.seen[-1]
+    assert row[0].tolist() == [
+        ids.bos, *pipe.processor.encode("fruits:"), *picture_ids(ids, 4), *words, *picture_ids(ids, 4) * 2,
+    ]  # fmt: skip
+    assert embeds.shape == (3, 4, 48)
+    torch.testing.assert_close(embeds[:1], pipe.encode([given]))
+    drawn = pipe.imagine([["fruits:", given, "a llama"]])  # the same as when it is asked for
+    torch.testing.assert_close(embeds[1:2], drawn)
+
+
+def test_pictures_and_words_are_limited(pipe, monkeypatch):
+    ids = pipe.model.ids
+    monkeypatch.setattr(pipe.model, "generate", Script(pipe, *[[5, ids.image_start]] * 9))
+    assert sum(not isinstance(p, str) for p in pipe.continue_document(["a llama"], max_pictures=2)) == 2
+    monkeypatch.setattr(pipe.model, "generate", Script(pipe, *[[5, ids.image_start]] * 9))
+    assert sum(not isinstance(p, str) for p in pipe.continue_document(["a llama"], max_new_tokens=2)) == 1
+    with pytest.raises(
+        MinemuError, match="max_pictures=60 and max_new_tokens=64 take 364 places, and after what is given"
+    ):
+        pipe.continue_document(["a llama"], max_pictures=60)
+
+
+def test_a_trained_model_goes_on_by_itself_and_alike(pipe):
+    seeds = [torch.Generator().manual_seed(0) for _ in range(2)]
+    one, two = (pipe.continue_document(["a llama"], max_pictures=1, max_new_tokens=8, generator=seed) for seed in seeds)
+    assert [p if isinstance(p, str) else p.tobytes() for p in one] == [
+        p if isinstance(p, str) else p.tobytes() for p in two
+    ]
+
+
+def test_a_model_that_was_not_taught_to_say_img_says_so(pipe, monkeypatch):
+    config = pipe.model.config.override({"objective.say_image": False})
+    monkeypatch.setattr(pipe.model, "config", config)
+    with pytest.raises(MinemuError, match=r"was not trained to say \[IMG\] itself; .* --set objective.say_image=true"):
+        pipe.continue_document(["a llama"])
+
+
+def test_say_image_teaches_where_pictures_begin(root):
+    stage = emu_stage(root)
+    batch, ids = stage.batch(0), stage.processor.ids
+    found = targets(batch["input_ids"], ids, stage.config.objective, batch["segment_ids"])
+    begins = (batch["input_ids"] == ids.image_start).sum()
+    assert (found.text == ids.image_start).sum() == begins > 0
+    silent = targets(batch["input_ids"], ids, EmuConfig.preset("emu-nano").objective, batch["segment_ids"])
+    assert (silent.text == ids.image_start).sum() == 0
