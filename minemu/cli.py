@@ -52,7 +52,7 @@ def demo(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec or decoder.")],
+    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, decoder or instruct.")],
     preset: Annotated[str, typer.Option(help="Which preset to train.")] = "emu-tiny",
     run_dir: RunDir = Path("runs"),
     settings: Set = None,

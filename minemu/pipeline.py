@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minemu import adapters
 from minemu.errors import MinemuError
 from minemu.loading import main_device
 from minemu.model import Emu, local_folder
@@ -54,15 +55,33 @@ class EmuPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, dtype: torch.dtype | str = torch.float32, revision: str | None = None, **placing
+        cls,
+        source: str | os.PathLike,
+        dtype: torch.dtype | str = torch.float32,
+        revision: str | None = None,
+        adapter: str | os.PathLike | None = None,
+        merge: bool = False,
+        **placing,
     ) -> EmuPipeline:
-        """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device."""
+        """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
+
+        adapter   folder or repository of what `minemu train instruct` wrote on this base
+        merge     add the adapter to the weights: the same answers, faster, and no need of peft afterwards
+        """
+        if merge and adapter is None:
+            raise MinemuError("merge=True needs an adapter to merge: adapter='folder'")
         folder = local_folder(source, revision)
-        processor = EmuProcessor.from_pretrained(folder)
         decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER, dtype)
         device_map = placing.get("device_map") or ("auto" if placing.get("quantization_config") else None)
         decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left
-        return cls(Emu.from_pretrained(folder, dtype, **placing), processor, decoder)
+        model = Emu.from_pretrained(folder, dtype, **placing)
+        if adapter is None:
+            return cls(model, EmuProcessor.from_pretrained(folder), decoder)
+        adapter = local_folder(adapter)
+        config = adapters.read_settings(adapter, model.config)
+        processor = EmuProcessor.of(config, folder)
+        adapters.load_adapter(model, processor, adapter, config)
+        return cls(adapters.merge(model) if merge else model, processor, decoder)
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         self.model.save_pretrained(folder, dtype)

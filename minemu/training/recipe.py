@@ -11,7 +11,7 @@ from minemu.config import EmuConfig, override
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
 from minemu.data.mixture import MixtureConfig
-from minemu.data.sources import DataFiles, open_mixture
+from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import read_json, write_json
@@ -20,10 +20,12 @@ from minemu.tokenizer import train_tokenizer
 from minemu.training.decoder import CodecStage, DecoderStage
 from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
+from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.run import RunLog, describe
 
 STAGES = ("encoder", "bridge", "language", "emu", "codec", "decoder")
+TRAINABLE = (*STAGES, "instruct")  # Emu-I, an adapter on stage `emu`, is trained when it is asked for
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Recipe:
     emu: TrainConfig
     codec: TrainConfig
     decoder: TrainConfig
+    instruct: TrainConfig
     core: bool = True  # the 250 common concepts, or all
     world_seed: int = 0
     source: Literal["captions", "mixture"] = (
@@ -53,6 +56,7 @@ RECIPES: dict[str, Recipe] = {
         emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
         codec=TrainConfig(steps=0),
         decoder=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5, ema_decay=0.99),
+        instruct=TrainConfig(steps=20, batch_size=4, warmup=4, checkpoint_every=10, log_every=5),
     ),
     "emu-tiny": Recipe(
         encoder=TrainConfig(
@@ -85,6 +89,9 @@ RECIPES: dict[str, Recipe] = {
             log_every=50,
             preview_every=1000,
         ),
+        instruct=TrainConfig(
+            steps=1000, batch_size=32, lr=1e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
+        ),
     ),
 }
 
@@ -96,6 +103,7 @@ NEEDS = {
     "emu": ("encoder", "bridge", "language"),
     "codec": (),
     "decoder": ("emu", "codec"),
+    "instruct": ("emu",),
 }
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
     "encoder": ("vision",),
@@ -104,6 +112,7 @@ SECTIONS = {  # parts of the configuration that a stage depends on; it may go on
     "emu": ("vision", "bridge", "llm", "objective"),
     "codec": ("decoder",),
     "decoder": ("vision", "bridge", "llm", "decoder"),
+    "instruct": ("vision", "bridge", "llm"),
 }
 
 
@@ -112,6 +121,10 @@ def build_stage(
 ) -> Stage:
     """The stage `name`, reading what earlier stages left in `root`."""
     settings: TrainConfig = getattr(recipe, name)
+
+    def length(text: str) -> int:
+        return len(processor.encode(text))
+
     if name == "encoder":
         return EncoderStage(config, settings, processor, world)
     if name == "bridge":
@@ -121,9 +134,11 @@ def build_stage(
     if name == "emu":
         mixture = None
         if recipe.source == "mixture":
-            length, n_image = lambda text: len(processor.encode(text)), config.bridge.n_image
-            mixture = open_mixture(recipe.mixture, recipe.data, world, length, n_image, settings.seed)
+            mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
         return EmuStage(config, settings, processor, world, root, mixture)
+    if name == "instruct":
+        talks = open_talks(recipe.data.conversations, world, length, config.bridge.n_image, settings.seed)
+        return InstructStage(config, settings, root, talks)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     return DecoderStage(config, settings, processor, world, root)
@@ -153,8 +168,8 @@ def train_stage(
     stop_after: int | None = None,
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage."""
-    if stage not in STAGES:
-        raise MinemuError(f"unknown stage '{stage}': {suggest(stage, STAGES)}")
+    if stage not in TRAINABLE:
+        raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
     config, recipe = resolve(preset, overrides or {})
     settings: TrainConfig = getattr(recipe, stage)
     root = Path(run_dir) / preset
@@ -168,6 +183,8 @@ def train_stage(
     }
     if stage == "emu" and recipe.source == "mixture":
         facts["data"] = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)}
+    if stage == "instruct":
+        facts["data"] = asdict(recipe.data.conversations)
     if is_complete(folder, facts):
         return True
     for needed in NEEDS[stage]:
