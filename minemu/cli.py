@@ -182,7 +182,7 @@ def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
     source = checkpoint or (CHECKPOINT if CHECKPOINT.is_dir() else None)
     known = tasks.trained(tasks.trained_on(source) if source else ())
     listed = {
-        name: {"about": task.about, "splits": list(task.splits), "needs": task.needs, "trained": name in known}
+        name: {"about": task.about, "splits": list(task.splits), "needs": list(task.needs), "trained": name in known}
         for name, task in tasks.TASKS.items()
     }
     for name, entry in listed.items():

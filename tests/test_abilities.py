@@ -309,7 +309,7 @@ class Writer(Pipe):
         made = [composing._cut(world, i) for i in range(N + 8)]
         self.known = {key(prompt): made[(i + turn) % len(made)][1] for i, (prompt, _) in enumerate(made)}
 
-    def continue_document(self, prompt):
+    def continue_document(self, prompt, **_):
         picture = Image.new("RGB", (32, 32))
         return ["words" if kind == "text" else picture for kind in self.known[key(prompt)]]
 
@@ -330,15 +330,21 @@ def test_a_checkpoint_says_what_it_was_trained_on(tmp_path):
     config = {"model_type": "emu", "name": "emu-nano"}
     write_json(tmp_path / "config.json", config)
     assert tasks.trained_on(tmp_path) == set()
-    write_json(tmp_path / "training" / "emu.json", {"mixture": {"labels": 8, "questions": 2, "names": 0}})
+    write_json(
+        tmp_path / "training" / "emu.json",
+        {"stage": "emu", "data": {"mixture": {"labels": 8, "questions": 2, "names": 0}}},
+    )
     write_json(tmp_path / "training" / "codec.json", {"stage": "codec"})
     assert tasks.trained_on(tmp_path) == {"labels", "questions"}
-    assert "vqa" in tasks.trained({"questions"}) and "few-shot-names" not in tasks.trained({"questions"})
+    write_json(tmp_path / "training" / "instruct.json", {"stage": "instruct"})
+    assert tasks.trained_on(tmp_path) == {"labels", "questions", "conversations"}
+    for source in ("questions", "conversations"):
+        assert "vqa" in tasks.trained({source}) and "few-shot-names" not in tasks.trained({source})
     write_json(tmp_path / "config.json", {**config, "objective": {"say_image": True}})
     assert "interleaved" in tasks.trained(tasks.trained_on(tmp_path))
     tasks.check_trained("vqa", tmp_path)
     with pytest.raises(
-        MinemuError, match="'few-shot-names' is not trained yet in .*: no training record of it has 'names'"
+        MinemuError, match="'few-shot-names' is not trained yet in .*: no training record of it names 'names'"
     ):
         tasks.check_trained("few-shot-names", tmp_path)
 

@@ -212,8 +212,9 @@ def test_evaluate_writes_the_contract(measured, tmp_path, capsys):
 
 
 def test_evaluate_measures_only_what_was_trained(measured, capsys):
-    assert "task 'vqa' is not trained yet in c: no training record of it has 'questions'" in refused(
-        capsys, "evaluate", "c", "--task", "vqa"
+    assert (
+        "task 'vqa' is not trained yet in c: no training record of it names 'questions' or 'conversations'"
+        in refused(capsys, "evaluate", "c", "--task", "vqa")
     )
     assert cli.run(["evaluate", "c", "--task", "few-shot-names", "--shots", "1"]) == 0
 

@@ -91,7 +91,7 @@ class Task:
     """One line of `minemu evaluate --list`. Without `run` it is not trained yet in any checkpoint.
 
     judge   makes the judge of its pictures
-    needs   what a checkpoint must have been trained on for it (see `tasks.trained_on`)
+    needs   one of these sources a checkpoint must have been trained on (see `tasks.trained_on`)
     shots   how many examples stand in the prompt unless --shots says otherwise; None: it takes none
     """
 
@@ -100,5 +100,5 @@ class Task:
     n: int = 200
     run: Callable[[Question], Result] | None = None
     judge: Callable[[], Judge] | None = None
-    needs: str | None = None
+    needs: tuple[str, ...] = ()
     shots: int | None = None

@@ -135,6 +135,7 @@ def _chance(judge: Judge, one: InContext) -> float:
 # ---- text and pictures coming out ------------------------------------------------------------------------------------
 
 LEFT = (1, 2, 3, 4, 5, 6)  # pieces of a document that are cut off
+TEXT_TOKENS = 96  # of the three texts among them
 
 
 def continued(question: Question) -> Result:

@@ -163,35 +163,35 @@ TASKS: dict[str, Task] = {
     ),
     "vqa": Task(
         "questions about a picture: what, kind, group, count, colour, style, relation, yes or no",
-        ("seen", "new-drawing"), 400, abilities.visual_questions, needs="questions",
+        ("seen", "new-drawing"), 400, abilities.visual_questions, needs=("questions", "conversations"),
     ),
     "video-qa": Task(
         "questions about 8 frames of a clip: direction, order, what changed; beside it one frame",
-        ("seen",), 240, abilities.clip_questions, needs="questions",
+        ("seen",), 240, abilities.clip_questions, needs=("questions", "conversations"),
     ),
     "dialogue": Task(
         "several questions about one picture, in turn: 100 answers to the last ranked by likelihood, NDCG",
-        ("seen",), 200, abilities.dialogues, needs="questions",
+        ("seen",), 200, abilities.dialogues, needs=("questions", "conversations"),
     ),
     "few-shot-names": Task(
         "two new names for new concepts, each from K drawings in the prompt: which is the next?",
-        ("new-concept",), 200, abilities.new_names, needs="names", shots=4,
+        ("new-concept",), 200, abilities.new_names, needs=("names",), shots=4,
     ),
     "few-shot-vqa": Task(
         "questions about a picture after K examples by RICES; beside it K at random, and two without pictures",
-        ("seen",), 200, abilities.few_shot_questions, needs="questions", shots=4,
+        ("seen",), 200, abilities.few_shot_questions, needs=("questions",), shots=4,
     ),
     "blend": Task(
         "one picture out of two, without words: the judge has the true sum of the two among its first five",
-        ("all",), 200, composing.blended, world_judge, needs="interleaved",
+        ("all",), 200, composing.blended, world_judge, needs=("interleaved",),
     ),
     "in-context-draw": Task(
         "the drawing of one given picture with background, size or place by another: among the judge's first five, as told",
-        ("seen",), 200, composing.drawn_in_context, core_judge, needs="in-context",
+        ("seen",), 200, composing.drawn_in_context, core_judge, needs=("in-context",),
     ),
     "interleaved": Task(
         "continue a document of text and pictures: the right number of pictures at the right places",
-        ("seen",), 50, composing.continued, needs="say_image",
+        ("seen",), 50, composing.continued, needs=("say_image",),
     ),
     "attributes": Task("colour, count, size and place in drawn pictures"),
     "visual-prompt": Task("follow marks drawn into a picture"),
@@ -202,23 +202,31 @@ TASKS: dict[str, Task] = {
 
 
 def trained_on(checkpoint: str | os.PathLike) -> set[str]:
-    """The sources in the mixtures that a checkpoint's training records name, and "say_image" if its config says so."""
+    """The sources of data in a checkpoint's training records, and "say_image" if its config says so.
+
+    Stage `emu` records its mixture; stage `instruct` has one source, the conversations.
+    """
     folder = local_folder(checkpoint)
-    records = [read_json(path) for path in sorted((folder / "training").glob("*.json"))]
-    found = {name for record in records for name, weight in record.get("mixture", {}).items() if weight}
-    return found | ({"say_image"} if read_config(folder).objective.say_image else set())
+    found: set[str] = {"say_image"} if read_config(folder).objective.say_image else set()
+    for path in sorted((folder / "training").glob("*.json")):
+        record = read_json(path)
+        weights = record.get("data", {}).get("mixture", {})
+        found |= {name for name, weight in weights.items() if weight}
+        found |= {"conversations"} if record["stage"] == "instruct" else set()
+    return found
 
 
-def trained(sources: Collection[str]) -> list[str]:
-    """The tasks that a checkpoint trained on these sources can be held to."""
-    return [name for name, task in TASKS.items() if task.run and (task.needs is None or task.needs in sources)]
+def trained(known: Collection[str]) -> list[str]:
+    """The tasks that a checkpoint can be held to, of which `trained_on` says this."""
+    return [name for name, task in TASKS.items() if task.run and (not task.needs or set(task.needs) & set(known))]
 
 
 def check_trained(task: str, checkpoint: str | os.PathLike) -> None:
     """One clear error unless the checkpoint was trained for the task."""
     if task not in (known := trained(trained_on(checkpoint))):
+        needs = " or ".join(f"'{name}'" for name in TASKS[task].needs)
         raise MinemuError(
-            f"task '{task}' is not trained yet in {checkpoint}: no training record of it has '{TASKS[task].needs}'; "
+            f"task '{task}' is not trained yet in {checkpoint}: no training record of it names {needs}; "
             f"take one of {', '.join(known)}"
         )
 
