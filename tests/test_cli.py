@@ -229,6 +229,7 @@ def test_evaluate_all_and_report(measured, tmp_path):
     for result in collected["results"]:
         result["details"] = {
             "interval": [0, 1],
+            "shots": 4,
             "top5": 0.5,
             "top5_interval": [0, 1],
             "top5_chance": 0.02,
@@ -237,6 +238,7 @@ def test_evaluate_all_and_report(measured, tmp_path):
     out.write_text(json.dumps(collected))
     assert cli.run(["report", str(out), str(page)]) == 0
     assert report.table(collected) in page.read_text()
+    assert "new concepts, 4 examples of each of two" in page.read_text()
 
 
 def test_bench_runs_the_rows_that_were_asked_for(monkeypatch, tmp_path, capsys):

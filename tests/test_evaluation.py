@@ -315,6 +315,15 @@ def test_table_shows_every_result_beside_its_baselines():
     assert "seed 3" in text and "commit `" in text
 
 
+def test_details_stand_beside_the_score():
+    details = {"interval": [0.8, 0.9], "single_frame": 0.3, "single_frame_interval": [0.2, 0.4]}
+    result = tasks.Result("video-qa", "seen", 240, 3, 0.87, 1 / 3, 0.25, 1.0, details)
+    rows = [line for line in report.table(report.collect([result], "emu-tiny")).splitlines() if line.startswith("| ")]
+    assert "| ≥ 85% | **87.0%** | 80.0% – 90.0% | 33.3% | 25.0% | 100.0% |" in rows[1]
+    assert "one frame alone" in rows[2] and "|  | **30.0%** | 20.0% – 40.0% | 33.3% | 25.0% | 100.0% |" in rows[2]
+    assert report.line(result).endswith("; one frame alone 30.0%")
+
+
 def test_bench_table_shows_ratio_and_aim():
     row = {"ratio": 5.26, "min": 5.0, "max": 5.5, "runs": 3, "against": "recomputing", "error": 2e-6}
     text = report.bench_table({"rows": {"image-embeds-n32": row}, "command": "minemu bench", "commit": "abc"})
