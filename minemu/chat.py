@@ -152,6 +152,10 @@ def conversation(
             "add_generation_prompt begins an answer and continue_final_message goes on with one; choose one"
         )
     system, turns = _split(messages)
+    if add_generation_prompt and turns[-1]["role"] != "user":
+        raise MinemuError(
+            "the conversation does not end with the user: leave its last answer out, or ask something more"
+        )
     if continue_final_message and turns[-1]["role"] != "assistant":
         raise MinemuError("continue_final_message needs a last message of the assistant, such as 'the answer is:'")
     contents = [_content(message, template) for message in turns]

@@ -52,7 +52,7 @@ def demo(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec or decoder.")],
+    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, decoder or instruct.")],
     preset: Annotated[str, typer.Option(help="Which preset to train.")] = "emu-tiny",
     run_dir: RunDir = Path("runs"),
     settings: Set = None,
@@ -125,9 +125,12 @@ def evaluate(
     checkpoint: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub repository.")] = None,
     task: Annotated[str | None, typer.Option(help="Which task; see --list.")] = None,
     split: Annotated[
-        str | None, typer.Option(help="seen, new-drawing or new-concept (default: the task's first).")
+        str | None, typer.Option(help="One of the task's splits, as --list names them (default: its first).")
     ] = None,
     limit: Annotated[int | None, typer.Option(help="Number of samples (default: the task's).")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples in the prompt of a few-shot task (default: the task's).")
+    ] = None,
     seed: Seed = 0,
     all_tasks: Annotated[
         bool, typer.Option("--all", help="Every task that is trained, on each of its splits.")
@@ -141,34 +144,51 @@ def evaluate(
     from minemu.evaluation import report, tasks
 
     if show:
-        listed = {
-            name: {"about": t.about, "splits": list(t.splits), "trained": t.run is not None}
-            for name, t in tasks.TASKS.items()
-        }
-        for name, entry in listed.items():
-            typer.echo(f"{name:16} {entry['about']}  [{', '.join(entry['splits']) or 'not trained yet'}]")
-        _write(json, listed)
-        return
+        return _list_tasks(checkpoint, json)
     if checkpoint is None or (task is None) == (not all_tasks):
         raise MinemuError(
             f"say what to measure: minemu evaluate {checkpoint or CHECKPOINT} --task caption (or --all; --list names the tasks)"
         )
-    wanted = tasks.ALL if all_tasks else [(task, split)]
-    for name, on in wanted:
-        tasks.check(name, on, limit)  # before minutes are spent
-    from minemu.evaluation.judge import Judge
+    if all_tasks:
+        known = tasks.trained(tasks.trained_on(checkpoint))
+        wanted = [
+            (name, on, shots if tasks.TASKS[name].shots is not None else None)
+            for name in known
+            for on in tasks.TASKS[name].splits
+        ]
+    else:
+        wanted = [(task, split, shots)]
+    for name, on, examples in wanted:
+        tasks.check(name, on, limit, examples)  # before minutes are spent
+    if task is not None:
+        tasks.check_trained(task, checkpoint)
     from minemu.pipeline import EmuPipeline
 
     pipe = EmuPipeline.from_pretrained(checkpoint)
-    judge = Judge() if any(tasks.TASKS[name].judged for name, _ in wanted) else None
     results = []
-    for name, on in wanted:
-        results.append(tasks.evaluate(pipe, name, on, limit, seed, judge))
+    for name, on, examples in wanted:
+        results.append(tasks.evaluate(pipe, name, on, limit, seed, shots=examples))
         typer.echo(report.line(results[-1]))
         if all_tasks:
             _write(json, report.collect(results, pipe.model.config.name))  # also what is known so far survives a stop
     if not all_tasks:
         _write(json, {**results[0].to_dict(), **report.provenance(), "preset": pipe.model.config.name})
+
+
+def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
+    """All tasks, and which of them a checkpoint (default: the shipped one) was trained for."""
+    from minemu.evaluation import tasks
+
+    source = checkpoint or (CHECKPOINT if CHECKPOINT.is_dir() else None)
+    known = tasks.trained(tasks.trained_on(source) if source else ())
+    listed = {
+        name: {"about": task.about, "splits": list(task.splits), "needs": list(task.needs), "trained": name in known}
+        for name, task in tasks.TASKS.items()
+    }
+    for name, entry in listed.items():
+        notes = [*entry["splits"], *([] if entry["trained"] else ["not trained yet"])]
+        typer.echo(f"{name:16} {entry['about']}  [{', '.join(notes)}]")
+    _write(json, listed)
 
 
 @app.command()

@@ -69,13 +69,20 @@ def build_llama(config: LLMConfig, ids: sequence.TokenIds) -> LlamaForCausalLM:
 
 def add_lora(llama: LlamaForCausalLM, config: LLMConfig) -> LlamaForCausalLM:
     """Low-rank adapters (arXiv 2106.09685) on the self-attention, as in Emu-I; all else of the LLM is frozen."""
+    lora = lora_config(config)
+    from peft import inject_adapter_in_model
+
+    return inject_adapter_in_model(lora, llama)
+
+
+def lora_config(config: LLMConfig):
+    """peft's own settings for these adapters."""
     try:
-        from peft import LoraConfig, inject_adapter_in_model
+        from peft import LoraConfig
     except ImportError:
         raise MinemuError("llm.lora_rank needs peft: pip install 'minemu[finetune]', or merge the adapters (lora_rank=0)") from None
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets)
-    return inject_adapter_in_model(lora, llama)
+    return LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets)
 
 
 class Emu(nn.Module, EmuGeneration):

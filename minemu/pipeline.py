@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from minemu import adapters
 from minemu.errors import MinemuError
 from minemu.loading import main_device
 from minemu.model import Emu, local_folder
@@ -41,6 +42,7 @@ class EmuPipeline:
 
     pipe([words and pictures]).images[0]   draw what comes next;  one picture alone: rebuild it (autoencode)
     pipe.chat([words and pictures]).text   say what comes next
+    pipe.continue_document([words and pictures])   go on with both, as they come
     """
 
     def __init__(self, model: Emu, processor: EmuProcessor, decoder: VisualDecoder):
@@ -53,15 +55,33 @@ class EmuPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, dtype: torch.dtype | str = torch.float32, revision: str | None = None, **placing
+        cls,
+        source: str | os.PathLike,
+        dtype: torch.dtype | str = torch.float32,
+        revision: str | None = None,
+        adapter: str | os.PathLike | None = None,
+        merge: bool = False,
+        **placing,
     ) -> EmuPipeline:
-        """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device."""
+        """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
+
+        adapter   folder or repository of what `minemu train instruct` wrote on this base
+        merge     add the adapter to the weights: the same answers, faster, and no need of peft afterwards
+        """
+        if merge and adapter is None:
+            raise MinemuError("merge=True needs an adapter to merge: adapter='folder'")
         folder = local_folder(source, revision)
-        processor = EmuProcessor.from_pretrained(folder)
         decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER, dtype)
         device_map = placing.get("device_map") or ("auto" if placing.get("quantization_config") else None)
         decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left
-        return cls(Emu.from_pretrained(folder, dtype, **placing), processor, decoder)
+        model = Emu.from_pretrained(folder, dtype, **placing)
+        if adapter is None:
+            return cls(model, EmuProcessor.from_pretrained(folder), decoder)
+        adapter = local_folder(adapter)
+        config = adapters.read_settings(adapter, model.config)
+        processor = EmuProcessor.of(config, folder)
+        adapters.load_adapter(model, processor, adapter, config)
+        return cls(adapters.merge(model) if merge else model, processor, decoder)
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         self.model.save_pretrained(folder, dtype)
@@ -146,6 +166,65 @@ class EmuPipeline:
 
     def caption(self, picture: PictureLike, **kwargs) -> str:
         return self.chat([picture], **kwargs).text
+
+    # ---- words and pictures --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def continue_document(
+        self,
+        sample: Sample,
+        max_pictures: int = 4,
+        max_new_tokens: int = 64,
+        generator: torch.Generator | None = None,
+        **kwargs,
+    ) -> list[str | Image.Image]:
+        """Go on with words and pictures in the order in which the model says them, until it says </s>.
+
+        Where it says [IMG], a picture is drawn, and what was predicted of it is read on as if it had been given.
+        At most `max_pictures`, and `max_new_tokens` tokens of text in all; kwargs are transformers' generation keywords.
+        """
+        model, ids = self.model, self.model.ids
+        batch = self._document(sample, max_pictures, max_new_tokens)
+        pieces: list[str | Image.Image] = []
+        while max_new_tokens > 0:
+            said = model.generate(
+                **batch, max_new_tokens=max_new_tokens, eos_token_id=[ids.eos, ids.image_start], **kwargs
+            )
+            max_new_tokens -= said.shape[1]
+            draws = int(said[0, -1]) == ids.image_start
+            if text := self.processor.decode(said[0]):
+                pieces.append(text)
+            if not draws or max_pictures == 0:
+                break
+            batch["input_ids"] = torch.cat([batch["input_ids"], said], 1)
+            embeds = model.generate_image_embeds(**batch)
+            pixels = self.decoder.decode(embeds, self.null_embeds(autoencode=False), generator=generator)
+            pieces += to_pil(pixels)
+            max_pictures -= 1
+            slots = said.new_tensor([[*[ids.image] * self.processor.n_image, ids.image_end]])
+            batch["input_ids"] = torch.cat([batch["input_ids"], slots], 1)
+            shown = batch["image_embeds"]
+            batch["image_embeds"] = embeds if shown is None else torch.cat([shown, embeds])
+        return pieces
+
+    def _document(self, sample: Sample, max_pictures: int, max_new_tokens: int) -> dict[str, Tensor | None]:
+        """A sample to go on with, its pictures as embeddings; refused where the model cannot, or has no room for it."""
+        if not self.model.config.objective.say_image:
+            raise MinemuError(
+                "this model was not trained to say [IMG] itself; draw with pipe([...]) and speak with pipe.chat([...]), "
+                "or train one with --set objective.say_image=true"
+            )
+        batch = self.processor([list(sample)]).to(self.model.device)
+        images = batch.get("images")
+        room = self.model.config.llm.context - batch["input_ids"].shape[1]
+        needed = max_new_tokens + max_pictures * (self.processor.n_image + 1)
+        if needed > room:
+            raise MinemuError(
+                f"max_pictures={max_pictures} and max_new_tokens={max_new_tokens} take {needed} places, and after what is given "
+                f"{room} are left; lower them, or give less"
+            )
+        embeds = None if images is None else self.model.encode_images(images)
+        return {"input_ids": batch["input_ids"], "image_embeds": embeds, "frames": batch.get("frames")}
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:

@@ -83,12 +83,16 @@ class EmuProcessor(ChatTemplates):
         self.special = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
         self.special |= {tokenizer.bos_token: self.ids.bos, tokenizer.eos_token: self.ids.eos}
 
-    def preprocess(self, picture: Image.Image | str | os.PathLike) -> Tensor:
-        """One picture, CLIP-normalised: float32 (3, S, S)."""
+    def pixels(self, picture: Image.Image | str | os.PathLike) -> Tensor:
+        """One picture at the model's size: uint8 (S, S, 3)."""
         picture = read_picture(picture)
         if picture.size != (self.image_size, self.image_size):
             picture = picture.resize((self.image_size, self.image_size), Image.Resampling.BICUBIC)
-        return normalise(torch.from_numpy(np.array(picture))[None])[0]
+        return torch.from_numpy(np.array(picture))
+
+    def preprocess(self, picture: Image.Image | str | os.PathLike) -> Tensor:
+        """One picture, CLIP-normalised: float32 (3, S, S)."""
+        return normalise(self.pixels(picture)[None])[0]
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text, without <s>; a special token inside it is refused, since it would forge structure.

@@ -44,7 +44,10 @@ def module(monkeypatch, name, **contents):
         ("train encoder --preset emu-nano --set llm.layers", "--set llm.layers has no value; write it as KEY=VALUE"),
         ("recipe emu-nano --set train.emu.step=3", "unknown configuration key 'emu.step': did you mean 'steps'?"),
         ("evaluate nowhere --task captoin", "unknown task 'captoin': did you mean 'caption'?"),
-        ("evaluate nowhere --task vqa", "task 'vqa' is not trained yet"),
+        ("evaluate nowhere --task edit", "task 'edit' is not trained yet"),
+        ("evaluate nowhere --task caption --shots 4", "task 'caption' takes no --shots; leave it out, or take one of few-"),
+        ("evaluate nowhere --task few-shot-vqa --shots -1", "--shots -1 is negative; give 0 or more"),
+        ("evaluate nowhere --task vqa", "there is no checkpoint folder nowhere"),
         ("evaluate nowhere --task caption --split sene", "has no split 'sene': did you mean 'seen'?"),
         ("evaluate nowhere --task caption --limit 0", "--limit 0 is too few"),
         ("evaluate nowhere --task caption --limit many", "Invalid value for '--limit'"),
@@ -175,12 +178,12 @@ def test_evaluate_lists_tasks(tmp_path, capsys):
 
 @pytest.fixture
 def measured(pipe, monkeypatch):
-    def evaluate(pipe, task, split, n, seed, judge):
-        _, split, n = tasks.check(task, split, n)
+    def evaluate(pipe, task, split, n, seed, shots):
+        _, split, n, _ = tasks.check(task, split, n, shots)
         return tasks.Result(task, split, n, seed, 0.5, 0.1, 0.2, 0.9, {"interval": [0.4, 0.6]})
 
     monkeypatch.setattr(tasks, "evaluate", evaluate)
-    module(monkeypatch, "minemu.evaluation.judge", Judge=lambda: None)
+    monkeypatch.setattr(tasks, "trained_on", lambda checkpoint: {"names"})
 
 
 def test_evaluate_writes_the_contract(measured, tmp_path, capsys):
@@ -208,15 +211,25 @@ def test_evaluate_writes_the_contract(measured, tmp_path, capsys):
     assert "caption (new-drawing): 50.0%" in capsys.readouterr().out
 
 
+def test_evaluate_measures_only_what_was_trained(measured, capsys):
+    assert (
+        "task 'vqa' is not trained yet in c: no training record of it names 'questions' or 'conversations'"
+        in refused(capsys, "evaluate", "c", "--task", "vqa")
+    )
+    assert cli.run(["evaluate", "c", "--task", "few-shot-names", "--shots", "1"]) == 0
+
+
 def test_evaluate_all_and_report(measured, tmp_path):
     out, page = tmp_path / "results.json", tmp_path / "README.md"
     assert cli.run(["evaluate", "c", "--all", "--limit", "5", "--json", str(out)]) == 0
     collected = json.loads(out.read_text())
-    assert [(result["task"], result["split"]) for result in collected["results"]] == tasks.ALL
+    first = ["caption", "scene-caption", "text-to-image", "scene-to-image", "autoencode"]
+    assert list(dict.fromkeys(result["task"] for result in collected["results"])) == [*first, "few-shot-names"]
     page.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
     for result in collected["results"]:
         result["details"] = {
             "interval": [0, 1],
+            "shots": 4,
             "top5": 0.5,
             "top5_interval": [0, 1],
             "top5_chance": 0.02,
@@ -225,6 +238,7 @@ def test_evaluate_all_and_report(measured, tmp_path):
     out.write_text(json.dumps(collected))
     assert cli.run(["report", str(out), str(page)]) == 0
     assert report.table(collected) in page.read_text()
+    assert "new concepts, 4 examples of each of two" in page.read_text()
 
 
 def test_bench_runs_the_rows_that_were_asked_for(monkeypatch, tmp_path, capsys):

@@ -189,7 +189,9 @@ def fool():
 
 
 READING = [("caption", "seen"), ("scene-caption", "seen")]
-DRAWING = [(name, split) for name, split in tasks.ALL if tasks.TASKS[name].judged]
+DRAWING = [
+    (name, split) for name in ("text-to-image", "scene-to-image", "autoencode") for split in tasks.TASKS[name].splits
+]
 
 
 @pytest.mark.parametrize(("task", "split"), READING + DRAWING)
@@ -234,7 +236,7 @@ def test_new_drawing_ranks_all_core_labels(monkeypatch, oracle):
 def test_bad_questions_get_one_clear_line(oracle):
     for task, split, n, message in [
         ("captoin", None, None, "unknown task 'captoin': did you mean 'caption'"),
-        ("vqa", None, None, "task 'vqa' is not trained yet; take one of caption"),
+        ("edit", None, None, "task 'edit' is not trained yet; take one of caption"),
         ("caption", "sen", None, "has no split 'sen': did you mean 'seen'"),
         ("scene-caption", "new-drawing", None, "task 'scene-caption' has no split 'new-drawing'"),
         ("caption", "seen", 0, "--limit 0 is too few"),
@@ -248,7 +250,8 @@ def test_every_contract_task_is_listed():
     later = ["vqa", "video-qa", "dialogue", "few-shot-names", "few-shot-vqa", "blend", "in-context-draw", "interleaved"]
     last = ["attributes", "visual-prompt", "grounding", "subject", "edit"]
     assert list(tasks.TASKS) == first + later + last
-    assert [name for name, task in tasks.TASKS.items() if task.run] == first
+    assert [name for name, task in tasks.TASKS.items() if task.run] == first + later
+    assert tasks.trained(()) == first
 
 
 # ---- likelihood ------------------------------------------------------------------------------------------------------
@@ -310,6 +313,15 @@ def test_table_shows_every_result_beside_its_baselines():
     assert rows[2][1:] == ["seen", "400", "≥ 95%", "**95.5%**", "93.0% – 97.0%", "< 0.1%", "0.0%", "100.0%"]
     assert rows[4][3:5] == ["≥ 45%", "**50.0%**"]
     assert "seed 3" in text and "commit `" in text
+
+
+def test_details_stand_beside_the_score():
+    details = {"interval": [0.8, 0.9], "single_frame": 0.3, "single_frame_interval": [0.2, 0.4]}
+    result = tasks.Result("video-qa", "seen", 240, 3, 0.87, 1 / 3, 0.25, 1.0, details)
+    rows = [line for line in report.table(report.collect([result], "emu-tiny")).splitlines() if line.startswith("| ")]
+    assert "| ≥ 85% | **87.0%** | 80.0% – 90.0% | 33.3% | 25.0% | 100.0% |" in rows[1]
+    assert "one frame alone" in rows[2] and "|  | **30.0%** | 20.0% – 40.0% | 33.3% | 25.0% | 100.0% |" in rows[2]
+    assert report.line(result).endswith("; one frame alone 30.0%")
 
 
 def test_bench_table_shows_ratio_and_aim():

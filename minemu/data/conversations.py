@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from minemu.data import captions, questions
 from minemu.data.documents import Document, Picture, pixels
@@ -56,6 +58,28 @@ class Conversation:
             pieces += [(ROLES[0], False), *((piece, False) for piece in turn.user), (ROLES[1], False)]
             pieces.append((turn.answer, True))
         return pieces
+
+    def messages(self) -> list[dict[str, Any]]:
+        """The same as `EmuProcessor.apply_chat_template` takes it; the frames of a clip are one video."""
+        messages: list[dict[str, Any]] = [{"role": "system", "content": self.system}] if self.system else []
+        for turn in self.turns:
+            shown = [_as_pil(piece) for piece in turn.user if not isinstance(piece, str)]
+            if self.system == SYSTEM_VIDEO and shown:
+                content = [{"type": "video", "video": shown}]
+                content += [{"type": "text", "text": piece} for piece in turn.user if isinstance(piece, str)]
+            else:
+                content = [
+                    {"type": "text", "text": piece}
+                    if isinstance(piece, str)
+                    else {"type": "image", "image": _as_pil(piece)}
+                    for piece in turn.user
+                ]
+            messages += [{"role": "user", "content": content}, {"role": "assistant", "content": turn.answer}]
+        return messages
+
+
+def _as_pil(picture: Picture) -> Image.Image:
+    return Image.fromarray(picture) if isinstance(picture, np.ndarray) else picture
 
 
 # ---- the form of an answer -------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from minemu import prompts
 from minemu.data import conversations, dialogues, episodes, questions
 from minemu.data.mixture import SOURCES, ToySource
 from minemu.data.world import ToyWorld
@@ -25,6 +26,8 @@ def _texts(world: ToyWorld, i: int) -> Iterator[str]:
     asked += [questions.clip_question(world, i, asks, frames=1) for asks in questions.CLIP_ASKS]
     for question in asked:
         yield from (question.text, question.answer, question.sentence)
+    for message in (conversations.SYSTEM_IMAGE, conversations.SYSTEM_VIDEO):
+        yield from (piece for piece in prompts.fill(message) if isinstance(piece, str))
     talk = conversations.conversation(world, i)
     yield from (
         piece for piece, _ in talk.segments()[1:] if isinstance(piece, str) and piece not in conversations.ROLES

@@ -24,7 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from minemu.data.world import BACKGROUNDS, Group, Scene, ToyWorld
+from minemu.data.world import BACKGROUNDS, CANVAS, SIZES, Group, Scene, ToyWorld
 from minemu.errors import MinemuError
 from minemu.evaluation import efficientnet
 from minemu.files import atomic_write
@@ -61,20 +61,37 @@ def background_name(picture: Tensor) -> str:
     return list(BACKGROUNDS)[int((colours - background(picture)).square().sum(1).argmin())]
 
 
+def content(picture: Tensor) -> tuple[slice, slice] | None:
+    """Rows and columns of (3, H, W) that differ from its background; None if none does."""
+    distance = (picture - background(picture)[:, None, None]).abs().amax(0)[None]
+    smooth = F.avg_pool2d(distance, 3, stride=1, padding=1, count_include_pad=False)[0]
+    ys, xs = torch.nonzero(smooth > CONTENT_THRESHOLD, as_tuple=True)
+    if len(ys) == 0:
+        return None
+    return slice(int(ys.min()), int(ys.max()) + 1), slice(int(xs.min()), int(xs.max()) + 1)
+
+
+def size_name(picture: Tensor) -> str | None:
+    """The toy world's size ("small", ...) that is nearest to the longer side of what (3, H, W) shows; None if it is empty."""
+    found = content(picture)
+    if found is None:
+        return None
+    side = max(part.stop - part.start for part in found) * CANVAS / picture.shape[-1]
+    return min(SIZES, key=lambda name: abs(SIZES[name] - side))
+
+
 def crop_to_content(picture: Tensor) -> Tensor:
     """Cut (3, H, W) to what differs from its background and centre that on a square of the same background, with a small margin."""
-    colour = background(picture)[:, None, None]
-    distance = F.avg_pool2d((picture - colour).abs().amax(0)[None], 3, stride=1, padding=1, count_include_pad=False)[0]
-    ys, xs = torch.nonzero(distance > CONTENT_THRESHOLD, as_tuple=True)
-    if len(ys) == 0:
+    found = content(picture)
+    if found is None:
         return picture
-    content = picture[:, ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
-    height, width = content.shape[1:]
+    cut = picture[:, found[0], found[1]]
+    height, width = cut.shape[1:]
     side = max(height, width)
     side += 2 * (1 + round(MARGIN * side))
     top, left = (side - height) // 2, (side - width) // 2
-    square = colour.repeat(1, side, side)
-    square[:, top : top + height, left : left + width] = content
+    square = background(picture)[:, None, None].repeat(1, side, side)
+    square[:, top : top + height, left : left + width] = cut
     return square
 
 
@@ -152,6 +169,11 @@ class Judge:
         """(label, style) of the real drawing that is nearest to each picture."""
         indices = (self.features(pictures) @ self.gallery.T).argmax(dim=1)
         return [self.gallery_names[i] for i in indices.tolist()]
+
+    def likeliest(self, pictures: Pictures, most: int) -> list[list[str]]:
+        """The `most` concepts whose real drawings come nearest to each picture, the nearest first."""
+        order = (self.features(pictures) @ self.gallery.T).argsort(dim=1, descending=True).tolist()
+        return [list(dict.fromkeys(self.gallery_names[i][0] for i in row))[:most] for row in order]
 
     def names(self, pictures: Pictures) -> list[str]:
         """The concept that each picture shows, in this judge's eyes."""

@@ -1,6 +1,6 @@
-"""Which name does the model find likeliest for what a picture shows?
+"""Which words does the model find likeliest after a picture, or after text and pictures?
 
-Axis letters: R candidate texts, L tokens of a candidate, P tokens of the prompt with the picture, D LLM width.
+Axis letters: R candidate texts, L tokens of a candidate, P tokens of the prompt with its pictures, D LLM width.
 """
 
 from __future__ import annotations
@@ -24,11 +24,17 @@ CHUNK = 256
 
 
 @torch.no_grad()
-def log_likelihoods(pipe: EmuPipeline, picture: Image.Image, texts: Sequence[str]) -> Tensor:
-    """log P(text | picture) of each text as the words right after the picture, (R,). The picture is read once and its cache shared."""
+def log_likelihoods(
+    pipe: EmuPipeline, prompt: Image.Image | Sequence, texts: Sequence[str], mean: bool = False
+) -> Tensor:
+    """log P(text | prompt) of each text as the words right after a picture, or after text and pictures: (R,).
+
+    With `mean` per token, so that long texts do not lose. The prompt is read once and its cache shared.
+    """
     model, processor = pipe.model, pipe.processor
-    prompt = processor([[picture]]).to(model.device)
-    inputs = model.embed(prompt["input_ids"], model.encode_images(prompt["images"]))  # (1, P, D)
+    read = processor([prompt]).to(model.device)
+    embeds = model.encode_images(read["images"]) if "images" in read else None
+    inputs = model.embed(read["input_ids"], embeds)  # (1, P, D)
     rows = [processor.encode(text) for text in texts]
     scores = []
     for start in range(0, len(rows), CHUNK):
@@ -43,7 +49,8 @@ def log_likelihoods(pipe: EmuPipeline, picture: Image.Image, texts: Sequence[str
         rest = model.llm(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).logits
         logits = torch.cat([first.expand(len(ids), 1, -1), rest[:, :-1]], dim=1)  # (R, L, vocabulary)
         of_tokens = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]  # (R, L)
-        scores.append((of_tokens * mask).sum(1))
+        total = (of_tokens * mask).sum(1)
+        scores.append(total / mask.sum(1) if mean else total)
     return torch.cat(scores)
 
 

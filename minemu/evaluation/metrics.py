@@ -1,8 +1,9 @@
-"""Numbers about answers: how sure a rate is, and how far two sets of pictures lie apart."""
+"""Numbers about answers: how sure a rate is, how good a ranking, and how far two sets of pictures lie apart."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +22,34 @@ def wilson(right: list[bool], z: float = 1.96) -> tuple[float, float]:
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_interval(values: Sequence[float], z: float = 1.96) -> tuple[float, float]:
+    """The mean of values between 0 and 1, less and plus z standard errors."""
+    n, mean = len(values), sum(values) / len(values)
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1) / n)
+    return max(0.0, mean - z * spread), min(1.0, mean + z * spread)
+
+
+def ndcg(ranked: Sequence[float]) -> float:
+    """Normalised discounted cumulative gain of relevances (0 ... 1) in the order of a ranking, as VisDial has it.
+
+    Only the first k places count, as many as there are relevant answers; the relevance at place p is divided by log2(p + 1).
+    """
+    ideal = _gain(sorted(ranked, reverse=True), ranked)
+    return _gain(ranked, ranked) / ideal if ideal else 0.0
+
+
+def ndcg_by_chance(relevance: Sequence[float]) -> float:
+    """What a ranking at random gets on average: at every place the mean relevance."""
+    ideal = _gain(sorted(relevance, reverse=True), relevance)
+    mean = sum(relevance) / len(relevance)
+    return _gain([mean] * len(relevance), relevance) / ideal if ideal else 0.0
+
+
+def _gain(ranked: Sequence[float], relevance: Sequence[float]) -> float:
+    places = sum(value > 0 for value in relevance)
+    return sum(value / math.log2(place + 2) for place, value in enumerate(ranked[:places]))
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

@@ -18,26 +18,47 @@ from minemu.training.run import commit, versions
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: which number of which result, and what was aimed at."""
+    """A line of the table: which number of which result, and what was aimed at. A title may name a detail: {shots}."""
 
     title: str
     task: str
     split: str
-    aim: float
-    top5: bool = False
+    aim: float = 0.0
+    detail: str = ""  # the number of this name in the details, in place of the score
 
 
 ROWS = (
     Row("caption of one drawing, exact", "caption", "seen", 0.95),
     Row("caption of two drawings, exact (both, relation, background, style)", "scene-caption", "seen", 0.80),
     Row("concept of a new drawing, likeliest", "caption", "new-drawing", 0.15),
-    Row("concept of a new drawing, among the five likeliest", "caption", "new-drawing", 0.45, top5=True),
+    Row("concept of a new drawing, among the five likeliest", "caption", "new-drawing", 0.45, detail="top5"),
     Row("drawing from words, judged", "text-to-image", "seen", 0.75),
     Row("drawing from words in a style new to the concept, judged", "text-to-image", "new-drawing", 0.40),
     Row("two drawings from words, both in their places, judged", "scene-to-image", "seen", 0.50),
     Row("picture rebuilt from its embeddings, judged", "autoencode", "seen", 0.85),
-    Row("new drawing rebuilt from its embeddings, judged", "autoencode", "new-drawing", 0.0),
+    Row("new drawing rebuilt from its embeddings, judged", "autoencode", "new-drawing"),
+    Row("questions about a picture", "vqa", "seen", 0.85),
+    Row("questions about a new drawing", "vqa", "new-drawing"),
+    Row("questions about 8 frames of a clip", "video-qa", "seen", 0.85),
+    Row("the same with one frame alone", "video-qa", "seen", detail="single_frame"),
+    Row("answers in a dialogue ranked, NDCG", "dialogue", "seen"),
+    Row("new names for new concepts, {shots} examples of each of two", "few-shot-names", "new-concept", 0.85),
+    Row("questions after {shots} examples, by RICES", "few-shot-vqa", "seen"),
+    Row("questions after {shots} examples, at random", "few-shot-vqa", "seen", detail="random"),
+    Row("questions after 2 examples without pictures", "few-shot-vqa", "seen", detail="text_only"),
+    Row("two pictures blended, the true sum among the judge's first five", "blend", "all", 0.50),
+    Row("drawing in context, among the judge's first five, as told", "in-context-draw", "seen", 0.50),
+    Row("document continued, right pictures at the right places", "interleaved", "seen", 0.90),
 )
+
+
+BESIDE = {  # details that are said in one line with the score
+    "top5": "among the five likeliest",
+    "single_frame": "one frame alone",
+    "random": "examples at random",
+    "text_only": "two examples without pictures",
+    "nearer_than_chance": "nearer to both than to another's two",
+}
 
 
 BENCH_AIMS = {
@@ -84,7 +105,8 @@ def line(result: Result) -> str:
         f"{result.task} ({result.split}): {result.score:.1%}  [{low:.1%}, {high:.1%}]  n {result.n}, seed {result.seed}"
     )
     text += f"; chance {_percent(result.chance)}, blind {_percent(result.blind)}, upper bound {_percent(result.upper_bound)}"
-    return text + (f"; among the five likeliest {result.details['top5']:.1%}" if "top5" in result.details else "")
+    beside = [f"{said} {result.details[name]:.1%}" for name, said in BESIDE.items() if name in result.details]
+    return "; ".join([text, *beside])
 
 
 def table(collected: dict[str, Any]) -> str:
@@ -98,11 +120,11 @@ def table(collected: dict[str, Any]) -> str:
         if (row.task, row.split) in found:
             result = found[row.task, row.split]
             cells = [
-                row.title,
+                row.title.format(**result["details"]),
                 row.split,
                 str(result["n"]),
                 f"≥ {row.aim:.0%}" if row.aim else "",
-                *_numbers(result, row.top5),
+                *_numbers(result, row.detail),
             ]
             lines.append("| " + " | ".join(cells) + " |")
     seeds = sorted({result["seed"] for result in collected["results"]})
@@ -116,15 +138,13 @@ def table(collected: dict[str, Any]) -> str:
     )
 
 
-def _numbers(result: dict[str, Any], top5: bool) -> list[str]:
-    details = result["details"]
-    if top5:
-        score, interval, chance, blind = (
-            details[name] for name in ("top5", "top5_interval", "top5_chance", "top5_blind")
-        )
-    else:
-        score, interval, chance, blind = result["score"], details["interval"], result["chance"], result["blind"]
-    low, high = interval
+def _numbers(result: dict[str, Any], detail: str) -> list[str]:
+    """The cells of a score, or of a detail; a detail without a chance and a blind baseline of its own has the score's."""
+    score, chance, blind, details = result["score"], result["chance"], result["blind"], result["details"]
+    low, high = details["interval"]
+    if detail:
+        score, (low, high) = details[detail], details[f"{detail}_interval"]
+        chance, blind = details.get(f"{detail}_chance", chance), details.get(f"{detail}_blind", blind)
     return [
         f"**{_percent(score)}**",
         f"{low:.1%} – {high:.1%}",

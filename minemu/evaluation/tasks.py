@@ -1,94 +1,34 @@
-"""The tasks: each asks a pipeline for answers about fresh held-out samples of the toy world and scores them.
+"""The tasks on captions and drawings, the list of all tasks, and which of them a checkpoint was trained for.
 
-Every score stands beside three others:
-    chance       what a blind guess among all answers would get
-    blind        the very same answers scored against the *next* sample: right without having looked
-    upper_bound  for pictures, the judge's rate on the real pictures of the same scenes. Pictures are scored as a share of it.
+Each asks a pipeline for answers about fresh held-out samples of the toy world and scores them (`base` says beside what).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import count, islice
+import os
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
-from torch import Tensor
-from tqdm import tqdm
 
 from minemu.data import captions
-from minemu.data.world import BACKGROUNDS, SIZES, STYLES, Sample, ToyWorld
+from minemu.data.world import BACKGROUNDS, SIZES, SPLITS, STYLES, Sample, ToyWorld
 from minemu.errors import MinemuError, suggest
+from minemu.evaluation import abilities, composing
+from minemu.evaluation.base import SHOWN, Question, Result, Task
+from minemu.evaluation.composing import draw
 from minemu.evaluation.judge import Judge, as_tensors, background_name
 from minemu.evaluation.likelihood import concept_scores
 from minemu.evaluation.metrics import frechet_distance, rate, wilson
+from minemu.files import read_json
+from minemu.model import local_folder, read_config
 
 if TYPE_CHECKING:
     from minemu.pipeline import EmuPipeline
 
-CAPTION_BATCH, PICTURE_BATCH = 32, 16
-CAPTION_TOKENS = 64
-SHOWN = 8  # answers that are kept for a reader
-
-
-@dataclass(frozen=True)
-class Result:
-    """One measurement. `score` is between 0 and 1; `blind` and `chance` are in its unit."""
-
-    task: str
-    split: str
-    n: int
-    seed: int
-    score: float
-    chance: float
-    blind: float
-    upper_bound: float
-    details: dict[str, Any] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a task is run on."""
-
-    pipe: EmuPipeline
-    task: str
-    split: str
-    n: int
-    seed: int
-    judge: Judge | None
-
-    def samples(self, kind: str) -> tuple[ToyWorld, list[Sample]]:
-        """The first n + 1 samples of a kind that training never shows (of pairs, those with two drawings).
-
-        Answers are asked for the first n; the last one is the neighbour that the n-th is scored against for `blind`.
-        """
-        held_out = self.split == "seen"
-        world = ToyWorld(
-            self.split, seed=self.seed, kinds=(kind,), held_out=held_out, image_size=self.pipe.processor.image_size
-        )
-        scenes = ((i, world.scene(i)) for i in count())
-        wanted = (i for i, scene in scenes if all(group.count == 1 for group in scene.groups))
-        return world, [world.sample(i) for i in islice(wanted, self.n + 1)]
-
-    def result(
-        self, right: list[bool], chance: float, blind: list[bool], real: list[bool] | None = None, **details: Any
-    ) -> Result:
-        """Scores as they are, or as a share of the rate `real` that real pictures reach."""
-        bound = rate(real) if real is not None else 1.0
-        share = lambda value: min(1.0, value / bound) if bound else 0.0  # noqa: E731
-        return Result(
-            self.task, self.split, self.n, self.seed, share(rate(right)), share(chance), share(rate(blind)), bound,
-            {"rate": rate(right), "interval": [share(end) for end in wilson(right)], **details},
-        )  # fmt: skip
-
-    def batches(self, items: Sequence[Any], size: int) -> Any:
-        chunks = [items[i : i + size] for i in range(0, len(items), size)]
-        return tqdm(chunks, desc=f"{self.task} {self.split}", unit="batch", leave=False)
+CAPTION_BATCH, CAPTION_TOKENS = 32, 64
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
@@ -155,16 +95,6 @@ def name_new_drawing(question: Question) -> Result:
 # ---- drawing ---------------------------------------------------------------------------------------------------------
 
 
-def draw(question: Question, prompts: Sequence[list[Any]]) -> Tensor:
-    """One picture for each prompt: (n, 3, S, S) in [-1, 1]."""
-    generator = torch.Generator().manual_seed(question.seed)
-    drawn = [
-        question.pipe(list(batch), generator=generator, output_type="pt").images.cpu()
-        for batch in question.batches(prompts, PICTURE_BATCH)
-    ]
-    return torch.cat(drawn)
-
-
 def judged(question: Question, kind: str, prompt: Callable[[Sample], list[Any]]) -> Result:
     """Draw what each prompt asks for; the judge names the drawn pictures and, as the bound, the real ones."""
     judge = question.judge
@@ -200,15 +130,15 @@ def _caption(question: Question) -> Result:
     return name_new_drawing(question) if question.split == "new-drawing" else caption_exact(question, "single")
 
 
-@dataclass(frozen=True)
-class Task:
-    """One line of `minemu evaluate --list`. Without `run` it is not trained yet."""
+@lru_cache(maxsize=1)
+def core_judge() -> Judge:
+    return Judge()
 
-    about: str
-    splits: tuple[str, ...] = ()
-    n: int = 200
-    run: Callable[[Question], Result] | None = None
-    judged: bool = False
+
+@lru_cache(maxsize=1)
+def world_judge() -> Judge:
+    """A judge among all concepts of all splits: blends show rare ones too."""
+    return Judge(core=False, splits=SPLITS)
 
 
 TASKS: dict[str, Task] = {
@@ -221,24 +151,48 @@ TASKS: dict[str, Task] = {
     ),
     "text-to-image": Task(
         "one drawing from its caption: the judge names the concept", ("seen", "new-drawing"), 200,
-        lambda q: judged(q, "single", lambda sample: [sample.caption]), judged=True,
+        lambda q: judged(q, "single", lambda sample: [sample.caption]), core_judge,
     ),
     "scene-to-image": Task(
         "two drawings from their caption: the judge names both, each in its half", ("seen",), 200,
-        lambda q: judged(q, "pair", lambda sample: [sample.caption]), judged=True,
+        lambda q: judged(q, "pair", lambda sample: [sample.caption]), core_judge,
     ),
     "autoencode": Task(
         "one drawing rebuilt from its visual embeddings: the judge names the concept", ("seen", "new-drawing"), 200,
-        lambda q: judged(q, "single", lambda sample: [sample.picture]), judged=True,
+        lambda q: judged(q, "single", lambda sample: [sample.picture]), core_judge,
     ),
-    "vqa": Task("questions about a picture"),
-    "video-qa": Task("questions about a clip"),
-    "dialogue": Task("several questions about one picture, in turn"),
-    "few-shot-names": Task("names for new concepts from K examples in the prompt"),
-    "few-shot-vqa": Task("questions about a picture after K examples in the prompt"),
-    "blend": Task("one picture out of two"),
-    "in-context-draw": Task("draw a thing that the prompt introduced by a picture"),
-    "interleaved": Task("continue a document of text and pictures"),
+    "vqa": Task(
+        "questions about a picture: what, kind, group, count, colour, style, relation, yes or no",
+        ("seen", "new-drawing"), 400, abilities.visual_questions, needs=("questions", "conversations"),
+    ),
+    "video-qa": Task(
+        "questions about 8 frames of a clip: direction, order, what changed; beside it one frame",
+        ("seen",), 240, abilities.clip_questions, needs=("questions", "conversations"),
+    ),
+    "dialogue": Task(
+        "several questions about one picture, in turn: 100 answers to the last ranked by likelihood, NDCG",
+        ("seen",), 200, abilities.dialogues, needs=("questions", "conversations"),
+    ),
+    "few-shot-names": Task(
+        "two new names for new concepts, each from K drawings in the prompt: which is the next?",
+        ("new-concept",), 200, abilities.new_names, needs=("names",), shots=4,
+    ),
+    "few-shot-vqa": Task(
+        "questions about a picture after K examples by RICES; beside it K at random, and two without pictures",
+        ("seen",), 200, abilities.few_shot_questions, needs=("questions",), shots=4,
+    ),
+    "blend": Task(
+        "one picture out of two, without words: the judge has the true sum of the two among its first five",
+        ("all",), 200, composing.blended, world_judge, needs=("interleaved",),
+    ),
+    "in-context-draw": Task(
+        "the drawing of one given picture with background, size or place by another: among the judge's first five, as told",
+        ("seen",), 200, composing.drawn_in_context, core_judge, needs=("in-context",),
+    ),
+    "interleaved": Task(
+        "continue a document of text and pictures: the right number of pictures at the right places",
+        ("seen",), 50, composing.continued, needs=("say_image",),
+    ),
     "attributes": Task("colour, count, size and place in drawn pictures"),
     "visual-prompt": Task("follow marks drawn into a picture"),
     "grounding": Task("words to boxes and boxes to words"),
@@ -246,24 +200,60 @@ TASKS: dict[str, Task] = {
     "edit": Task("change a picture as told"),
 }  # fmt: skip
 
-ALL = [(name, split) for name, task in TASKS.items() if task.run for split in task.splits]
+
+def trained_on(checkpoint: str | os.PathLike) -> set[str]:
+    """The sources of data in a checkpoint's training records, and "say_image" if its config says so.
+
+    Stage `emu` records its mixture; stage `instruct` has one source, the conversations.
+    """
+    folder = local_folder(checkpoint)
+    found: set[str] = {"say_image"} if read_config(folder).objective.say_image else set()
+    for path in sorted((folder / "training").glob("*.json")):
+        record = read_json(path)
+        weights = record.get("data", {}).get("mixture", {})
+        found |= {name for name, weight in weights.items() if weight}
+        found |= {"conversations"} if record["stage"] == "instruct" else set()
+    return found
 
 
-def check(task: str, split: str | None = None, n: int | None = None) -> tuple[Task, str, int]:
-    """The task with its split and number of samples filled in, or one clear error."""
+def trained(known: Collection[str]) -> list[str]:
+    """The tasks that a checkpoint can be held to, of which `trained_on` says this."""
+    return [name for name, task in TASKS.items() if task.run and (not task.needs or set(task.needs) & set(known))]
+
+
+def check_trained(task: str, checkpoint: str | os.PathLike) -> None:
+    """One clear error unless the checkpoint was trained for the task."""
+    if task not in (known := trained(trained_on(checkpoint))):
+        needs = " or ".join(f"'{name}'" for name in TASKS[task].needs)
+        raise MinemuError(
+            f"task '{task}' is not trained yet in {checkpoint}: no training record of it names {needs}; "
+            f"take one of {', '.join(known)}"
+        )
+
+
+def check(
+    task: str, split: str | None = None, n: int | None = None, shots: int | None = None
+) -> tuple[Task, str, int, int]:
+    """The task with its split, number of samples and of examples filled in, or one clear error."""
     if task not in TASKS:
         raise MinemuError(f"unknown task '{task}': {suggest(task, TASKS)}")
     found = TASKS[task]
     if found.run is None:
-        trained = ", ".join(name for name, other in TASKS.items() if other.run)
-        raise MinemuError(f"task '{task}' is not trained yet; take one of {trained}")
+        known = ", ".join(name for name, other in TASKS.items() if other.run)
+        raise MinemuError(f"task '{task}' is not trained yet; take one of {known}")
     split = split or found.splits[0]
     if split not in found.splits:
         raise MinemuError(f"task '{task}' has no split '{split}': {suggest(split, found.splits)}")
     n = found.n if n is None else n
     if n < 1:
         raise MinemuError(f"--limit {n} is too few to measure anything; give 1 or more")
-    return found, split, n
+    if shots is not None and found.shots is None:
+        few = ", ".join(name for name, other in TASKS.items() if other.shots is not None)
+        raise MinemuError(f"task '{task}' takes no --shots; leave it out, or take one of {few}")
+    shots = shots if shots is not None else found.shots or 0
+    if shots < 0:
+        raise MinemuError(f"--shots {shots} is negative; give 0 or more")
+    return found, split, n, shots
 
 
 def evaluate(
@@ -273,7 +263,12 @@ def evaluate(
     n: int | None = None,
     seed: int = 0,
     judge: Judge | None = None,
+    shots: int | None = None,
 ) -> Result:
-    """Run one task. A fresh seed draws fresh held-out samples; `split` and `n` default to the task's own."""
-    found, split, n = check(task, split, n)
-    return found.run(Question(pipe, task, split, n, seed, judge or (Judge() if found.judged else None)))
+    """Run one task. A fresh seed draws fresh held-out samples; `split`, `n` and `shots` default to the task's own.
+
+    It measures also what a checkpoint was not trained for; the command line says so instead.
+    """
+    found, split, n, shots = check(task, split, n, shots)
+    judge = judge or (found.judge() if found.judge else None)
+    return found.run(Question(pipe, task, split, n, seed, judge, shots))

@@ -1,4 +1,4 @@
-"""Stages `language` and `emu`: the toy LLaMA on captions alone, then Emu's unified pretraining on pictures and captions."""
+"""Stages `language` and `emu`: the toy LLaMA on captions alone, then Emu's unified pretraining on pictures and text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from minemu.config import EmuConfig
 from minemu.data import captions
 from minemu.data.datasets import batch_samples
+from minemu.data.documents import Document
+from minemu.data.mixture import Mixture
 from minemu.data.world import Sample, ToyWorld
 from minemu.files import atomic_write
 from minemu.model import Emu, build_llama
@@ -49,27 +52,72 @@ class LanguageStage(Stage):
             save_tensors(self.module.state_dict(), temporary)
 
 
-def documents(samples: list[Sample]) -> list[list[Sample]]:
-    """Samples in rows: most hold one, about one row in eight is an interleaved document of two or three.
+def caption_documents(samples: list[Sample]) -> list[Document]:
+    """Each picture before its caption or after its prompt: most documents hold one, about one in eight holds two or three.
 
     Not more: there a text may follow a picture that it does not describe, which slows down learning to read.
     """
-    rows, start = [], 0
+    made, start = [], 0
     while start < len(samples):
         length = {0: 2, 1: 3}.get(samples[start].scene.seed // 2 % 16, 1)
-        rows.append(samples[start : start + length])
+        group = samples[start : start + length]
+        if group[0].scene.seed % 2 == 0:
+            made.append([piece for sample in group for piece in (sample.pixels, sample.caption)])
+        else:
+            made.append([piece for sample in group for piece in (sample.prompt, sample.pixels)])
         start += length
-    return rows
+    return made
+
+
+Pieces = list[list[int] | Picture]
+
+
+def tokenise(document: Document, processor: EmuProcessor, context: int) -> tuple[Pieces, list[Tensor], bool]:
+    """A document as texts in token ids and pictures, the pictures uint8 (S, S, 3), and whether all of it fits the context.
+
+    What does not fit is cut off: within a text, but never within a picture.
+    """
+    pieces: Pieces = []
+    pictures: list[Tensor] = []
+    room = context - 2  # <s> and </s>
+    for piece in document:
+        if isinstance(piece, str):
+            text = processor.encode(piece)
+            pieces.append(text[:room])
+            room -= len(text)
+        else:
+            room -= processor.n_image + 2
+            if room >= 0:
+                picture = Image.fromarray(piece) if isinstance(piece, np.ndarray) else piece
+                pieces.append(PICTURE)
+                pictures.append(processor.pixels(picture))
+        if room < 0:
+            return pieces, pictures, False
+    return pieces, pictures, True
+
+
+def follow_text(document: Document) -> list[bool]:
+    """For each picture, whether it is written after its text, and not read.
+
+    Where a text ends the document, the texts are taken to follow their pictures; a title may still stand before all of them.
+    """
+    after, begun = [], False
+    for piece in document:
+        begun |= isinstance(piece, str)
+        if not isinstance(piece, str):
+            after.append(begun and not isinstance(document[-1], str))
+    return after
 
 
 class EmuStage(Stage):
     """Unified pretraining: in each row pictures stand before or after their texts at random, and both losses act on it.
 
     After the picture the full caption is to be said; before it, a prompt from which parts are left out at random.
+    With a mixture its documents take the place of the captions, `batch_size` of them a micro step.
     """
 
     name = "emu"
-    packed_length = 160
+    packed_length = 160  # of a row at least; more where a document is longer
 
     def __init__(
         self,
@@ -78,9 +126,11 @@ class EmuStage(Stage):
         processor: EmuProcessor,
         world: ToyWorld,
         root: Path,
+        mixture: Mixture | None = None,
     ):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
+        self.mixture = mixture
         self.module = Emu(config)
         encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
         bridge = load_tensors(root / "bridge" / "bridge.safetensors")
@@ -108,23 +158,25 @@ class EmuStage(Stage):
             lrs[parameter] = config.lr if rate is None else rate
         return lrs
 
+    def documents(self, index: int) -> list[Document]:
+        """The documents of micro batch `index`."""
+        size = self.train.batch_size
+        if self.mixture is not None:
+            return [self.mixture.document(i) for i in range(index * size, (index + 1) * size)]
+        return caption_documents(batch_samples(self.world, index * size, size))
+
     def batch(self, index: int) -> dict[str, Tensor]:
-        size, ids = self.train.batch_size, self.processor.ids
-        samples = batch_samples(self.world, index * size, size)
-        told = documents(samples)
-        rows = []
-        for document in told:
-            picture_first = document[0].scene.seed % 2 == 0
-            pieces: list[list[int] | Picture] = []
-            for sample in document:
-                text = self.processor.encode(sample.caption if picture_first else sample.prompt)
-                pieces += [PICTURE, text] if picture_first else [text, PICTURE]
-            rows.append(interleave(pieces, ids, self.config.bridge.n_image, eos=True))
-        packed = pack_rows(rows, ids, self.packed_length)
-        told = [told[i] for i in packed.pop("order")]  # pictures in reading order
-        pixels = torch.stack([torch.from_numpy(sample.pixels) for document in told for sample in document])
-        after = torch.tensor([document[0].scene.seed % 2 == 1 for document in told for _ in document])
-        return {**packed, "pixels": pixels, "after_text": after}
+        ids, n_image, context = self.processor.ids, self.config.bridge.n_image, self.config.llm.context
+        documents = self.documents(index)
+        tokenised = [tokenise(document, self.processor, context) for document in documents]
+        rows = [interleave(pieces, ids, n_image, eos=whole) for pieces, _, whole in tokenised]
+        packed = pack_rows(rows, ids, max(self.packed_length, *map(len, rows)))
+        pixels, after = [], []
+        for i in packed.pop("order"):  # pictures in reading order
+            shown = tokenised[i][1]
+            pixels += shown
+            after += follow_text(documents[i])[: len(shown)]
+        return {**packed, "pixels": torch.stack(pixels), "after_text": torch.tensor(after)}
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         images, after = normalise(batch.pop("pixels")), batch.pop("after_text")

@@ -32,7 +32,7 @@ def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float
     )
     with atomic_dir(out) as temporary:
         pipe.save_pretrained(temporary, dtype)
-        for stage in sorted(path.parent for path in root.glob("*/done.json")):
+        for stage in sorted(path.parent for path in root.glob("*/done.json") if path.parent.name != "instruct"):
             (temporary / LOGS).mkdir(exist_ok=True)
             shutil.copy(stage / "log.jsonl", temporary / LOGS / f"{stage.name}.jsonl")
             run = read_json(stage / "run.json")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from minemu.config import EmuConfig, override
 from minemu.data.captions import tokenizer_corpus
+from minemu.data.corpus import corpus
+from minemu.data.mixture import MixtureConfig
+from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import read_json, write_json
@@ -17,10 +20,12 @@ from minemu.tokenizer import train_tokenizer
 from minemu.training.decoder import CodecStage, DecoderStage
 from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
+from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.run import RunLog, describe
 
 STAGES = ("encoder", "bridge", "language", "emu", "codec", "decoder")
+TRAINABLE = (*STAGES, "instruct")  # Emu-I, an adapter on stage `emu`, is trained when it is asked for
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,14 @@ class Recipe:
     emu: TrainConfig
     codec: TrainConfig
     decoder: TrainConfig
+    instruct: TrainConfig
     core: bool = True  # the 250 common concepts, or all
     world_seed: int = 0
+    source: Literal["captions", "mixture"] = (
+        "captions"  # of stage `emu`: pictures and their captions, or all five sources
+    )
+    mixture: MixtureConfig = MixtureConfig()
+    data: DataFiles = DataFiles()
 
 
 RECIPES: dict[str, Recipe] = {
@@ -45,6 +56,7 @@ RECIPES: dict[str, Recipe] = {
         emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
         codec=TrainConfig(steps=0),
         decoder=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5, ema_decay=0.99),
+        instruct=TrainConfig(steps=20, batch_size=4, warmup=4, checkpoint_every=10, log_every=5),
     ),
     "emu-tiny": Recipe(
         encoder=TrainConfig(
@@ -77,6 +89,9 @@ RECIPES: dict[str, Recipe] = {
             log_every=50,
             preview_every=1000,
         ),
+        instruct=TrainConfig(
+            steps=1000, batch_size=32, lr=1e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
+        ),
     ),
 }
 
@@ -88,6 +103,7 @@ NEEDS = {
     "emu": ("encoder", "bridge", "language"),
     "codec": (),
     "decoder": ("emu", "codec"),
+    "instruct": ("emu",),
 }
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
     "encoder": ("vision",),
@@ -96,13 +112,19 @@ SECTIONS = {  # parts of the configuration that a stage depends on; it may go on
     "emu": ("vision", "bridge", "llm", "objective"),
     "codec": ("decoder",),
     "decoder": ("vision", "bridge", "llm", "decoder"),
+    "instruct": ("vision", "bridge", "llm"),
 }
 
 
 def build_stage(
-    name: str, config: EmuConfig, settings: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path
+    name: str, config: EmuConfig, recipe: Recipe, processor: EmuProcessor, world: ToyWorld, root: Path
 ) -> Stage:
     """The stage `name`, reading what earlier stages left in `root`."""
+    settings: TrainConfig = getattr(recipe, name)
+
+    def length(text: str) -> int:
+        return len(processor.encode(text))
+
     if name == "encoder":
         return EncoderStage(config, settings, processor, world)
     if name == "bridge":
@@ -110,7 +132,13 @@ def build_stage(
     if name == "language":
         return LanguageStage(config, settings, processor, world)
     if name == "emu":
-        return EmuStage(config, settings, processor, world, root)
+        mixture = None
+        if recipe.source == "mixture":
+            mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
+        return EmuStage(config, settings, processor, world, root, mixture)
+    if name == "instruct":
+        talks = open_talks(recipe.data.conversations, world, length, config.bridge.n_image, settings.seed)
+        return InstructStage(config, settings, root, talks)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     return DecoderStage(config, settings, processor, world, root)
@@ -140,8 +168,8 @@ def train_stage(
     stop_after: int | None = None,
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage."""
-    if stage not in STAGES:
-        raise MinemuError(f"unknown stage '{stage}': {suggest(stage, STAGES)}")
+    if stage not in TRAINABLE:
+        raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
     config, recipe = resolve(preset, overrides or {})
     settings: TrainConfig = getattr(recipe, stage)
     root = Path(run_dir) / preset
@@ -151,8 +179,12 @@ def train_stage(
         "stage": stage,
         "model": {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]},
         "train": asdict(settings),
-        "world": {"core": recipe.core, "seed": recipe.world_seed},
+        "world": {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source},
     }
+    if stage == "emu" and recipe.source == "mixture":
+        facts["data"] = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)}
+    if stage == "instruct":
+        facts["data"] = asdict(recipe.data.conversations)
     if is_complete(folder, facts):
         return True
     for needed in NEEDS[stage]:
@@ -163,7 +195,7 @@ def train_stage(
     processor = make_processor(root, config, recipe)
     world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
-    built = build_stage(stage, config, settings, processor, world, root)
+    built = build_stage(stage, config, recipe, processor, world, root)
     complete = train(built, settings, folder, RunLog(folder / "log.jsonl", log_to), stop_after)
     if complete:
         write_json(folder / "done.json", {**facts, "seconds_of_last_run": round(time.time() - started, 1)})
@@ -182,10 +214,13 @@ def run_recipe(
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe) -> EmuProcessor:
-    """The tokenizer, trained on the world's captions in a second, kept beside the stages."""
+    """The tokenizer, trained on the world's captions (or on every wording) in seconds, kept beside the stages."""
     if not (root / "tokenizer.json").exists():
-        labels = ToyWorld("seen", core=recipe.core).labels
-        tokenizer = train_tokenizer(tokenizer_corpus(labels), config.llm.vocab_size)
+        world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed)
+        texts = tokenizer_corpus(world.labels)
+        if recipe.source == "mixture":
+            texts += corpus(world)
+        tokenizer = train_tokenizer(texts, config.llm.vocab_size)
         EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
     return EmuProcessor.from_pretrained(root)
 
@@ -202,8 +237,9 @@ def _refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
     if not (folder / "run.json").exists():
         return
     before = read_json(folder / "run.json")
-    for part in ("model", "train", "world"):
-        began, now = _flat(before.get(part, {})), _flat(facts[part])
+    before["world"] = {"source": "captions", **before.get("world", {})}  # there was no other once
+    for part in ("model", "train", "world", "data"):
+        began, now = _flat(before.get(part, {})), _flat(facts.get(part, {}))
         changed = [path for path, value in now.items() if path in began and began[path] != value]
         if changed:
             raise MinemuError(

@@ -1,0 +1,61 @@
+"""Where a mixture and the conversations come from, by configuration: the toy world, or data on disk in the papers' formats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Protocol
+
+from minemu.data.conversations import Conversation, conversation
+from minemu.data.formats import DataConfig, open_source
+from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
+from minemu.data.world import ToyWorld
+
+TOY = "toy"
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """For each source the data on disk that takes the toy world's place; format "toy": none."""
+
+    labels: DataConfig = DataConfig(TOY, "")
+    scenes: DataConfig = DataConfig(TOY, "")
+    interleaved: DataConfig = DataConfig(TOY, "")
+    clips: DataConfig = DataConfig(TOY, "")
+    storyboards: DataConfig = DataConfig(TOY, "")
+    conversations: DataConfig = DataConfig(TOY, "")  # of stage `instruct`, in format "chats"
+
+
+class Talks(Protocol):
+    """Endless conversations by number."""
+
+    def document(self, number: int) -> Conversation: ...
+
+
+@dataclass(frozen=True)
+class ToyTalks:
+    """The toy world's conversations."""
+
+    world: ToyWorld
+
+    def document(self, number: int) -> Conversation:
+        return conversation(self.world, number)
+
+
+def open_mixture(
+    weights: MixtureConfig, files: DataFiles, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int
+) -> Mixture:
+    """The five sources in the proportion of their weights; see `formats.open_source` for `length` and `n_image`."""
+    sources: dict[str, Source] = {}
+    for name in SOURCES:
+        data: DataConfig = getattr(files, name)
+        if data.format == TOY:
+            sources[name] = ToySource(name, world)
+        elif getattr(weights, name):
+            sources[name] = open_source(data, length, n_image, seed)
+    return Mixture(sources, asdict(weights), seed)
+
+
+def open_talks(data: DataConfig, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int) -> Talks:
+    """Conversations to tune on; see `formats.open_source` for `length` and `n_image`."""
+    return ToyTalks(world) if data.format == TOY else open_source(data, length, n_image, seed)

@@ -1,0 +1,245 @@
+"""Tasks that are answered in words: questions about pictures and clips, dialogue, and what can be learnt from a prompt.
+
+The answers are generated and compared after the published cleaning (first sentence, no full stop), in lower case and without an
+article. A single word and the whole sentence are both right. `blind` asks the same about another sample's picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from minemu import prompts
+from minemu.chat import CHAT_TEMPLATES, conversation
+from minemu.data import questions
+from minemu.data.conversations import FORMS, Turn
+from minemu.data.dialogues import Dialogue, dialogue
+from minemu.data.documents import Document
+from minemu.data.episodes import names_episode
+from minemu.data.world import ToyWorld
+from minemu.errors import MinemuError
+from minemu.evaluation import retrieval
+from minemu.evaluation.base import SHOWN, Question, Result
+from minemu.evaluation.likelihood import log_likelihoods
+from minemu.evaluation.metrics import mean_interval, ndcg, ndcg_by_chance, rate, wilson
+from minemu.tokenizer import USER
+
+if TYPE_CHECKING:
+    from minemu.pipeline import EmuPipeline
+
+BATCH = 16
+ANSWER_TOKENS = 20  # as published
+POOL = 256  # examples from training's side of the world that few-shot prompts choose from
+ARTICLES = ("a", "an", "the")
+TEXT_SHOTS = 2  # of the published text-only prompts
+
+Prompts = Sequence[list[Any]]
+
+
+# ---- prompts and answers ---------------------------------------------------------------------------------------------
+
+
+def as_sample(document: Sequence[str | np.ndarray]) -> list[Any]:
+    """A document of the toy world as the pipeline takes it: arrays become pictures."""
+    return [piece if isinstance(piece, str) else Image.fromarray(piece) for piece in document]
+
+
+def asking(pipe: EmuPipeline, asked: questions.Question) -> list[Any]:
+    """Pictures and question as the model was taught: Emu reads on after the question, Emu-I answers in the asked form."""
+    pictures = as_sample(asked.pictures)
+    if USER not in pipe.processor.special:
+        return [*pictures, asked.text]
+    form = "sentence" if any(" " in answer for answer in asked.candidates) else "word"
+    shown = {"type": "image", "image": pictures[0]} if len(pictures) == 1 else {"type": "video", "video": pictures}
+    content = [shown, {"type": "text", "text": f"{asked.text} {FORMS[form]}"}]
+    return conversation([{"role": "user", "content": content}], CHAT_TEMPLATES["emu-i"], add_generation_prompt=True)
+
+
+def check_length(question: Question, asked: Prompts, room: int) -> None:
+    """Prompt and answer must fit in the model's context."""
+    processor, context = question.pipe.processor, question.pipe.model.config.llm.context
+    piece = lambda item: len(processor.encode(item)) if isinstance(item, str) else processor.n_image + 2  # noqa: E731
+    longest = 1 + max(sum(map(piece, prompt)) for prompt in asked) + room
+    if longest > context:
+        raise MinemuError(
+            f"--shots {question.shots} makes {longest} tokens with the answer, and this model reads {context}; use fewer shots"
+        )
+
+
+def answers(question: Question, asked: Prompts) -> list[str]:
+    """What the model says next, by the likeliest word each time."""
+    said: list[str] = []
+    for batch in question.batches(asked, BATCH):
+        said += [answer.text for answer in question.pipe.chat_batch(batch, max_new_tokens=ANSWER_TOKENS)]
+    return said
+
+
+def clean(answer: str) -> str:
+    """An answer in the form in which it is compared."""
+    words = prompts.first_sentence(answer).lower().split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)
+
+
+def is_right(asked: questions.Question, said: str) -> bool:
+    return clean(said) in (clean(asked.answer), clean(asked.sentence))
+
+
+def _marks(asked: Sequence[questions.Question], said: Sequence[str]) -> list[bool]:
+    return [is_right(one, text) for one, text in zip(asked, said, strict=True)]
+
+
+def _score(
+    question: Question, asked: list[questions.Question], said: list[str], blind: list[str], **details: Any
+) -> Result:
+    right = _marks(asked, said)
+    parts = {}
+    for name in dict.fromkeys(one.asks for one in asked):
+        of_name = [mark for mark, one in zip(right, asked, strict=True) if one.asks == name]
+        parts[name] = {"n": len(of_name), "rate": rate(of_name), "interval": list(wilson(of_name))}
+    examples = [
+        {"asked": one.text, "true": one.answer, "said": text} for one, text in zip(asked[:SHOWN], said, strict=False)
+    ]
+    chance = sum(1 / len(one.candidates) for one in asked) / len(asked)
+    return question.result(right, chance, _marks(asked, blind), parts=parts, **details, examples=examples)
+
+
+def _rate_of(name: str, right: list[bool]) -> dict[str, Any]:
+    return {name: rate(right), f"{name}_interval": list(wilson(right))}
+
+
+# ---- questions -------------------------------------------------------------------------------------------------------
+
+
+def visual_questions(question: Question) -> Result:
+    """Questions of every sort in turn, each about its picture."""
+    asked, others = _in_turn(question, questions.ASKS, questions.question)
+    return _score(question, asked, *(answers(question, _all(question, part)) for part in (asked, others)))
+
+
+def clip_questions(question: Question) -> Result:
+    """Questions about eight frames, evenly spread; and the same with the middle one of them alone."""
+    asked, others = _in_turn(question, questions.CLIP_ASKS, questions.clip_question)
+    single = [replace(one, pictures=one.pictures[len(one.pictures) // 2 :][:1]) for one in asked]
+    said, blind, of_one = (answers(question, _all(question, part)) for part in (asked, others, single))
+    return _score(question, asked, said, blind, **_rate_of("single_frame", _marks(asked, of_one)))
+
+
+def _all(question: Question, asked: Sequence[questions.Question]) -> Prompts:
+    return [asking(question.pipe, one) for one in asked]
+
+
+def _in_turn(question: Question, asks: dict, make: Any) -> tuple[list[questions.Question], list[questions.Question]]:
+    """n questions, sort after sort, and the same ones with the pictures of the next question of their sort."""
+    world, sorts = question.world(), list(asks)
+    made = [make(world, i, sorts[i % len(sorts)]) for i in range(question.n + len(sorts))]
+    asked = made[: question.n]
+    others = [replace(one, pictures=made[i + len(sorts)].pictures) for i, one in enumerate(asked)]
+    return asked, others
+
+
+# ---- dialogue --------------------------------------------------------------------------------------------------------
+
+
+def dialogues(question: Question) -> Result:
+    """Up to a hundred answers ranked by their mean log-likelihood after a picture and what was said about it."""
+    world = question.world()
+    made = [dialogue(world, i) for i in range(question.n + 1)]
+    asked, others = made[:-1], [replace(one, picture=after.picture) for one, after in zip(made, made[1:], strict=False)]
+    gained, blind = ([_ndcg_of(question.pipe, one) for one in _each(question, part)] for part in (asked, others))
+    chance = sum(ndcg_by_chance(one.relevance) for one in asked) / question.n
+    return Result(
+        question.task, question.split, question.n, question.seed, sum(gained) / question.n, chance,
+        sum(blind) / question.n, 1.0,
+        {"interval": list(mean_interval(gained)), "candidates": len(asked[0].candidates)},
+    )  # fmt: skip
+
+
+def _each(question: Question, items: list[Any]) -> Any:
+    return (item for batch in question.batches(items, 1) for item in batch)
+
+
+def _ndcg_of(pipe: EmuPipeline, asked: Dialogue) -> float:
+    scores = log_likelihoods(pipe, dialogue_prompt(pipe, asked), asked.candidates, mean=True)
+    return ndcg([asked.relevance[i] for i in scores.argsort(descending=True).tolist()])
+
+
+def dialogue_prompt(pipe: EmuPipeline, asked: Dialogue) -> list[Any]:
+    """Emu-I's turns as published for VisDial, or for Emu the words one after another."""
+    picture = Image.fromarray(asked.picture)
+    said = [(_question_of(turn), turn.answer) for turn in asked.history]
+    if USER in pipe.processor.special:
+        bare = [(text.rstrip("?"), answer.rstrip(".")) for text, answer in said]
+        return prompts.dialogue(picture, bare, asked.question.rstrip("?"))
+    return [picture, " ".join([*(f"{text} {answer}" for text, answer in said), asked.question])]
+
+
+def _question_of(turn: Turn) -> str:
+    return " ".join(piece for piece in turn.user if isinstance(piece, str))
+
+
+# ---- learning from the prompt ----------------------------------------------------------------------------------------
+
+
+def new_names(question: Question) -> Result:
+    """`shots` examples of each of two made-up names: which of the two is likelier for one more drawing?"""
+    world = question.world()
+    episodes = [names_episode(world, i, question.shots) for i in range(question.n + 1)]
+    asked = [as_sample(episode.prompt) for episode in episodes]
+    others = [[*own[:-2], *other[-2:]] for own, other in zip(asked, asked[1:], strict=False)]
+    check_length(question, asked, ANSWER_TOKENS)
+    right, blind = (
+        [
+            _likeliest(question.pipe, prompt, episode.candidates) == episode.answer
+            for prompt, episode in _each(question, list(zip(part, episodes, strict=False)))
+        ]
+        for part in (asked[:-1], others)
+    )
+    ways = len(episodes[0].candidates)
+    return question.result(right, 1 / ways, blind, shots=question.shots, ways=ways)
+
+
+def _likeliest(pipe: EmuPipeline, prompt: list[Any], names: Sequence[str]) -> str:
+    return names[int(log_likelihoods(pipe, prompt, [f"{name}." for name in names], mean=True).argmax())]
+
+
+def few_shot_questions(question: Question) -> Result:
+    """Questions after `shots` examples by RICES; beside it examples at random, and two examples without their pictures.
+
+    The examples are from training's side of the world, with plain concatenation in place of a template, as the authors say.
+    """
+    if question.shots > POOL:
+        raise MinemuError(f"--shots {question.shots} is more than the {POOL} examples there are; use fewer shots")
+    asked, others = _in_turn(question, questions.ASKS, questions.question)
+    train = ToyWorld("seen", seed=question.seed, image_size=question.pipe.processor.image_size)
+    pool = [questions.question(train, i) for i in range(POOL)]
+    found = [retrieval.features(question.pipe, [as_sample(q.pictures)[0] for q in part]) for part in (asked, pool)]
+    nearest = retrieval.rices(*found, question.shots)
+    drawn, texts = (
+        retrieval.at_random(question.n, len(pool), shots, question.seed) for shots in (question.shots, TEXT_SHOTS)
+    )
+    prompts_of = {
+        "rices": _after(asked, pool, nearest), "blind": _after(others, pool, nearest),
+        "random": _after(asked, pool, drawn), "text_only": _after(asked, pool, texts, shown=False),
+    }  # fmt: skip
+    for some in prompts_of.values():
+        check_length(question, some, ANSWER_TOKENS)
+    said = {name: answers(question, some) for name, some in prompts_of.items()}
+    beside = _rate_of("random", _marks(asked, said["random"])) | _rate_of("text_only", _marks(asked, said["text_only"]))
+    return _score(question, asked, said["rices"], said["blind"], shots=question.shots, **beside)
+
+
+def _after(
+    asked: Sequence[questions.Question], pool: Sequence[questions.Question], chosen: list[list[int]], shown: bool = True
+) -> Prompts:
+    """Each question after its examples: [picture] "what is this? llama." [picture] "what is this?"."""
+    found = []
+    for one, numbers in zip(asked, chosen, strict=True):
+        document: Document = []
+        for example in (pool[k] for k in numbers):
+            document += [*(example.pictures if shown else ()), f"{example.text} {example.answer}."]
+        found.append(as_sample([*document, *one.pictures, one.text]))
+    return found

@@ -1,0 +1,171 @@
+"""Tasks that make a picture out of two, or go on with a document in text and pictures.
+
+The judge ranks all concepts it knows by how near their real drawings come; right is a wanted one among its first five. Beside it
+stands how near the drawn picture is to both that were given, against two that were given for another: `nearer_than_chance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from minemu.data.documents import MAX_PICTURES, interleaved
+from minemu.data.episodes import Blend, InContext, blend, blends, in_context
+from minemu.data.world import BACKGROUNDS, SIZES, Scene, ToyWorld, pick
+from minemu.errors import MinemuError
+from minemu.evaluation.abilities import as_sample
+from minemu.evaluation.base import SHOWN, Question, Result
+from minemu.evaluation.judge import Judge, as_tensors, background_name, halves, size_name
+from minemu.evaluation.metrics import rate, wilson
+
+BATCH = 16
+TOP = 5
+
+
+def draw(question: Question, prompts: Sequence[list[Any]]) -> Tensor:
+    """One picture for each prompt: (n, 3, S, S) in [-1, 1]."""
+    generator = torch.Generator().manual_seed(question.seed)
+    drawn = [
+        question.pipe(list(batch), generator=generator, output_type="pt").images.cpu()
+        for batch in question.batches(prompts, BATCH)
+    ]
+    return torch.cat(drawn)
+
+
+def nearness(judge: Judge, drawn: Tensor, given: Sequence[tuple[Image.Image, Image.Image]]) -> dict[str, float]:
+    """How near each drawn picture is to the less near of its two given ones (cosine), and to those of the next prompt."""
+    looks = judge.features(drawn)  # (n, F)
+    firsts, seconds = (judge.features(list(part)) for part in zip(*given, strict=True))
+    own = torch.minimum((looks * firsts).sum(1), (looks * seconds).sum(1))
+    chance = torch.minimum((looks * firsts.roll(-1, 0)).sum(1), (looks * seconds.roll(-1, 0)).sum(1))
+    nearer = (own[:-1] > chance[:-1]).tolist()
+    return {
+        "nearness": float(own.mean()), "chance_nearness": float(chance.mean()),
+        "nearer_than_chance": rate(nearer), "nearer_than_chance_interval": list(wilson(nearer)),
+    }  # fmt: skip
+
+
+# ---- blending --------------------------------------------------------------------------------------------------------
+
+
+def blended(question: Question) -> Result:
+    """Two pictures and no words; an artist has drawn the sum of the two, and the judge looks for that."""
+    judge, asked = question.judge, _blends(question)
+    own, next_ones = asked[:-1], asked[1:]
+    given = [tuple(as_sample([one.first, one.second])) for one in own]
+    drawn = draw(question, [list(pair) for pair in given])
+    ranked = judge.likeliest(drawn, TOP)
+    real = judge.likeliest([Image.fromarray(one.target) for one in own], TOP)
+    right, blind = ([_names(one, top) for one, top in zip(part, ranked, strict=True)] for part in (own, next_ones))
+    bound = [_names(one, top) for one, top in zip(own, real, strict=True)]
+    examples = [
+        {"given": [one.triple.a, one.triple.b], "true": one.triple.result, "likeliest": top}
+        for one, top in zip(own[:SHOWN], ranked, strict=False)
+    ]
+    return question.result(
+        right, TOP / len(judge.labels), blind, bound, **nearness(judge, drawn, given), examples=examples
+    )
+
+
+def _blends(question: Question) -> list[Blend]:
+    """n + 1 of all sums of pictures in random order, each on a background of its own."""
+    rng = np.random.default_rng(question.seed)
+    order = rng.permutation(len(blends())).tolist()
+    if question.n >= len(order):
+        raise MinemuError(f"--limit {question.n} is more than the {len(order) - 1} blends there are; use fewer")
+    size = question.pipe.processor.image_size
+    return [blend(i, pick(rng, tuple(BACKGROUNDS)), size) for i in order[: question.n + 1]]
+
+
+def _names(one: Blend, likeliest: list[str]) -> bool:
+    return one.triple.result in likeliest
+
+
+# ---- drawing in context ----------------------------------------------------------------------------------------------
+
+
+def drawn_in_context(question: Question) -> Result:
+    """A prompt with two pictures that says what to take from each; drawing, background and size or place must be right."""
+    judge, world = question.judge, question.world()
+    made = [in_context(world, i) for i in range(question.n + 1)]
+    own = made[:-1]
+    drawn = draw(question, [as_sample(one.prompt) for one in own])
+    right, blind = _fulfils(judge, drawn, own), _fulfils(judge, drawn, made[1:])
+    bound = _fulfils(judge, [Image.fromarray(one.target) for one in own], own)
+    given = [tuple(as_sample(piece for piece in one.prompt if not isinstance(piece, str))) for one in own]
+    wishes = {
+        wish: rate([mark for mark, one in zip(right, own, strict=True) if one.wish == wish])
+        for wish in dict.fromkeys(one.wish for one in own)
+    }
+    chance = sum(_chance(judge, one) for one in own) / len(own)
+    return question.result(right, chance, blind, bound, wishes=wishes, **nearness(judge, drawn, given))
+
+
+def _fulfils(judge: Judge, drawn: Tensor | list[Image.Image], asked: Sequence[InContext]) -> list[bool]:
+    """Is each wanted drawing among the judge's five, on the wanted background, and of the wanted size?"""
+    pictures = as_tensors(drawn)
+    wanted = [one.scenes[2] for one in asked]
+    parts = [part for pair in zip(pictures, wanted, strict=True) for part in _parts(*pair)]
+    groups = [(number, group.label) for number, scene in enumerate(wanted) for group in scene.groups]
+    ranked = judge.likeliest(parts, TOP)
+    missed = {number for (number, label), top in zip(groups, ranked, strict=True) if label not in top}
+    return [
+        number not in missed
+        and background_name(picture) == scene.background
+        and scene.size in (None, size_name(picture))
+        for number, (picture, scene) in enumerate(zip(pictures, wanted, strict=True))
+    ]
+
+
+def _parts(picture: Tensor, scene: Scene) -> tuple[Tensor, ...]:
+    return (picture,) if scene.relation is None else halves(picture, scene.relation)
+
+
+def _chance(judge: Judge, one: InContext) -> float:
+    wanted = one.scenes[2]
+    sizes = 1 if wanted.size is None else len(SIZES)
+    return (TOP / len(judge.labels)) ** len(wanted.groups) / len(BACKGROUNDS) / sizes
+
+
+# ---- text and pictures coming out ------------------------------------------------------------------------------------
+
+LEFT = (1, 2, 3, 4, 5, 6)  # pieces of a document that are cut off
+TEXT_TOKENS = 96  # of the three texts among them
+
+
+def continued(question: Question) -> Result:
+    """Documents with as many pictures as any has, so that their end is known, cut somewhere: do the right pieces follow?"""
+    if not hasattr(question.pipe, "continue_document"):
+        raise MinemuError("task 'interleaved' is not trained yet: this pipeline cannot say [IMG] itself")
+    world = question.world()
+    made = [_cut(world, i) for i in range(question.n + 1)]
+    asked, true = [start for start, _ in made], [kinds for _, kinds in made]
+    said = [
+        _kinds(question.pipe.continue_document(prompt)) for batch in question.batches(asked[:-1], 1) for prompt in batch
+    ]
+    right, blind = ([one == kinds for one, kinds in zip(said, part, strict=True)] for part in (true[:-1], true[1:]))
+    numbers = [one.count("picture") == kinds.count("picture") for one, kinds in zip(said, true, strict=False)]
+    return question.result(
+        right, 1 / (2 * len(LEFT)), blind, right_number=rate(numbers),
+        examples=[{"true": kinds, "said": one} for kinds, one in zip(true[:SHOWN], said, strict=False)],
+    )  # fmt: skip
+
+
+def _cut(world: ToyWorld, i: int) -> tuple[list[Any], list[str]]:
+    """Document i without its last pieces, and of what kinds those were."""
+    rng = world.generator(i, "interleaved")
+    while True:
+        document = interleaved(world, rng)
+        if sum(not isinstance(piece, str) for piece in document) == MAX_PICTURES:
+            break
+    left = pick(rng, LEFT)
+    return as_sample(document[:-left]), _kinds(document[-left:])
+
+
+def _kinds(document: Sequence[Any]) -> list[str]:
+    return ["text" if isinstance(piece, str) else "picture" for piece in document]

@@ -1,0 +1,74 @@
+"""Stage `instruct`: Emu-I. Conversations in the published template, loss on the answers only, and only LoRA learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from minemu.adapters import RANK, instruct_config, prepare, save_adapter
+from minemu.chat import CHAT_TEMPLATES, conversation
+from minemu.config import EmuConfig
+from minemu.data.sources import Talks
+from minemu.files import atomic_dir
+from minemu.model import Emu
+from minemu.objective import text_loss
+from minemu.processor import EmuProcessor
+from minemu.sequence import IGNORE, Targets
+from minemu.tokenizer import ASSISTANT
+from minemu.training.loop import Stage, TrainConfig
+
+ADAPTER_FOLDER = "adapter"
+
+
+class InstructStage(Stage):
+    """LoRA on the LLM's self-attention; the pretrained model is frozen and out of training mode."""
+
+    name = "instruct"
+
+    def __init__(self, config: EmuConfig, train: TrainConfig, root: Path, talks: Talks):
+        torch.manual_seed(train.seed)
+        self.train, self.talks = train, talks
+        self.emu = Emu.from_pretrained(root / "emu")
+        self.config = instruct_config(
+            self.emu.config, config.llm.lora_rank or RANK, config.llm.lora_alpha, config.llm.lora_dropout
+        )
+        self.processor = EmuProcessor.of(self.config, root)
+        prepare(self.emu, self.processor, self.config)
+        self.emu.eval()
+        self.module = nn.ModuleList(
+            part for name, part in self.emu.named_modules() if name.endswith(("lora_A", "lora_B", "lora_dropout"))
+        )
+
+    def batch(self, index: int) -> dict[str, Tensor]:
+        size, template = self.train.batch_size, CHAT_TEMPLATES["emu-i"]
+        talks = [self.talks.document(i) for i in range(index * size, (index + 1) * size)]
+        samples = [conversation(talk.messages(), template) for talk in talks]
+        batch = dict(self.processor(samples, max_length=self.config.llm.context))
+        return {**batch, "answers": self.answers(batch["input_ids"])}
+
+    def answers(self, input_ids: Tensor) -> Tensor:
+        """The ids that are to be said, answers and the </s> after each; all else is IGNORE. (B, L) -> (B, L)."""
+        ids, opens = self.processor.ids, self.processor.special[ASSISTANT]
+        said = torch.full_like(input_ids, IGNORE)
+        for row, wanted in zip(input_ids.tolist(), said, strict=True):
+            for start in (place for place, token in enumerate(row) if token == opens):
+                first = start + 1 + len(self.processor.encode(":"))
+                stop = row.index(ids.eos, first) + 1 if ids.eos in row[first:] else len(row)
+                wanted[first:stop] = input_ids.new_tensor(row[first:stop])
+        return said.masked_fill(input_ids == ids.pad, IGNORE)
+
+    def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        answers, images = batch.pop("answers"), batch.pop("images", None)
+        embeds = None
+        if images is not None:
+            with torch.no_grad():
+                embeds = self.emu.encode_images(images)
+        logits = self.emu(**batch, image_embeds=embeds).logits
+        following = answers[:, 1:]
+        return {"loss": text_loss(logits, Targets(text=following, image=torch.zeros_like(following, dtype=torch.bool)))}
+
+    def finish(self, folder: Path) -> None:
+        with atomic_dir(folder / ADAPTER_FOLDER) as temporary:
+            save_adapter(self.emu, temporary)

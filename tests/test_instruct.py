@@ -1,0 +1,206 @@
+"""Emu-I: LoRA by stage `instruct`, saved alone in peft's format, loaded on its base and merged."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from minemu import adapters
+from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversation
+from minemu.data.sources import DataFiles, ToyTalks, open_talks
+from minemu.data.world import ToyWorld
+from minemu.errors import MinemuError
+from minemu.model import Emu
+from minemu.pipeline import EmuPipeline
+from minemu.processor import EmuProcessor
+from minemu.sequence import IGNORE
+from minemu.training import checkpoint
+from minemu.training.instruct import InstructStage
+from minemu.training.recipe import make_processor, resolve, train_stage
+from minemu.visual_decoder import VisualDecoder
+
+SETTINGS = {"train.source": "mixture", "train.instruct.steps": 4, "train.instruct.checkpoint_every": 2}
+MESSAGES = [
+    {
+        "role": "user",
+        "content": [
+            {"type": "image", "image": Image.new("RGB", (32, 32), "red")},
+            {"type": "text", "text": "what is this?"},
+        ],
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A run whose stage `emu` is a random model, with a pipeline of it in `checkpoint`, and an adapter of 4 steps."""
+    runs = tmp_path_factory.mktemp("runs")
+    root = runs / "emu-nano"
+    config, recipe = resolve("emu-nano", SETTINGS)
+    torch.manual_seed(0)
+    base = Emu(config)
+    base.save_pretrained(root / "emu")
+    (root / "emu" / "done.json").write_text("{}")
+    processor = make_processor(root, config, recipe)
+    EmuPipeline(base, processor, VisualDecoder(config.decoder)).save_pretrained(root / "checkpoint", torch.float16)
+    assert train_stage("emu-nano", "instruct", runs, SETTINGS)
+    return root
+
+
+@pytest.fixture(scope="module")
+def stage(root):
+    config, recipe = resolve("emu-nano", SETTINGS)
+    return InstructStage(config, recipe.instruct, root, ToyTalks(ToyWorld("seen", image_size=32)))
+
+
+def logits(model, batch):
+    with torch.no_grad():
+        return model(**batch).logits
+
+
+def test_the_loss_acts_on_answers_alone(stage):
+    world, processor = ToyWorld("seen", image_size=32), stage.processor
+    for index in range(6):
+        batch, again = stage.batch(index), stage.batch(index)
+        assert all(torch.equal(batch[name], again[name]) for name in batch)
+        for b in range(4):
+            talk = conversation(world, index * 4 + b)
+            said = batch["answers"][b][batch["answers"][b] != IGNORE].tolist()
+            assert said == [i for turn in talk.turns for i in [*processor.encode(turn.answer), processor.ids.eos]]
+
+
+def test_training_and_asking_write_the_same_rows(stage):
+    talk = Conversation("", (Turn(("what is red?",), "a colour."),))
+    asked = stage.processor.apply_chat_template(talk.messages()[:1], add_generation_prompt=True, tokenize=True)
+    stage_talks, stage.talks = stage.talks, type("One", (), {"document": lambda self, number: talk})()
+    batch, stage.talks = stage.batch(0), stage_talks
+    row = batch["input_ids"][0].tolist()
+    assert row[: asked["input_ids"].shape[1]] == asked["input_ids"][0].tolist() and "images" not in batch
+    assert torch.isfinite(stage.loss(batch)["loss"])
+
+
+def test_the_frames_of_a_clip_are_a_video(stage):
+    picture = Image.new("RGB", (32, 32))
+    talk = Conversation(SYSTEM_VIDEO, (Turn((picture,) * 8 + ("which way?",), "left"),))
+    system, user, answer = talk.messages()
+    assert (
+        user["content"][0]["type"] == "video" and len(user["content"][0]["video"]) == 8 and answer["content"] == "left"
+    )
+    assert stage.processor.apply_chat_template(talk.messages()).startswith(
+        "You are a helpful assistant and you will be"
+    )
+
+
+def test_only_the_adapter_learns_and_is_saved(root, stage):
+    folder = root / "instruct" / "adapter"
+    assert {path.name for path in folder.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "base.json"}
+    tensors = load_file(folder / "adapter_model.safetensors")
+    assert len(tensors) == 2 * 4 * 2  # A and B of q, k, v, o in two layers
+    assert all(t.abs().max() > 0 for t in tensors.values())  # B begins at zero
+    settings = json.loads((folder / "adapter_config.json").read_text())
+    assert (settings["r"], settings["lora_alpha"], settings["lora_dropout"]) == (16, 16, 0.05)
+    assert sorted(settings["target_modules"]) == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    base, tuned = Emu.from_pretrained(root / "emu"), stage.emu
+    kept = {name.replace(".base_layer", ""): tensor for name, tensor in tuned.state_dict().items()}
+    assert all(torch.equal(kept[n][: len(t)], t) for n, t in base.state_dict().items())
+    words = stage.processor.encode("user")
+    row = tuned.llm.get_input_embeddings().weight[stage.processor.special["[USER]"]]
+    torch.testing.assert_close(row, base.llm.get_input_embeddings().weight[words].mean(0))
+
+
+def test_a_stopped_run_ends_with_the_same_bits(root, tmp_path):
+    for name in ("emu", "tokenizer.json", "processor.json"):
+        copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+        (tmp_path / "emu-nano").mkdir(exist_ok=True)
+        copy(root / name, tmp_path / "emu-nano" / name)
+    assert not train_stage("emu-nano", "instruct", tmp_path, SETTINGS, stop_after=3)
+    assert train_stage("emu-nano", "instruct", tmp_path, SETTINGS)
+    whole, parts = (checkpoint.latest(f / "instruct" / "checkpoints") for f in (root, tmp_path / "emu-nano"))
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        a, b = load_file(whole / name), load_file(parts / name)
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_an_adapter_loads_on_its_base_merges_and_answers(root, tmp_path):
+    folder = root / "instruct" / "adapter"
+    plain = EmuPipeline.from_pretrained(root / "checkpoint")
+    tuned = EmuPipeline.from_pretrained(root / "checkpoint", adapter=folder)  # half precision is the same base
+    merged = EmuPipeline.from_pretrained(root / "checkpoint", adapter=folder, merge=True)
+    assert EmuPipeline.from_pretrained(root / "checkpoint", "bfloat16", adapter=folder).model.config.llm.lora_rank == 16
+    batch = tuned.processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=True)
+    before, after = logits(tuned.model, batch), logits(merged.model, batch)
+    torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)
+    assert merged.model.config.llm.lora_rank == 0 and not any("lora" in n for n in merged.model.state_dict())
+    bare = {"input_ids": torch.tensor([plain.processor.encode("a llama")])}
+    assert (logits(tuned.model, bare)[..., :1024] - logits(plain.model, bare)).abs().max() > 1e-4
+    for name, pipe in (("tuned", tuned), ("merged", merged)):  # a model of its own
+        pipe.save_pretrained(tmp_path / name)
+        again = EmuPipeline.from_pretrained(tmp_path / name)
+        torch.testing.assert_close(logits(again.model, batch), before, atol=1e-4, rtol=1e-4)
+    assert tuned.model.generate(**batch, max_new_tokens=3).shape[0] == 1
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_peft_itself_reads_the_adapter(root):
+    peft = pytest.importorskip("peft")
+    tuned = EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter")
+    ids = torch.tensor([tuned.processor.encode("what is this?")])
+    base = EmuPipeline.from_pretrained(root / "checkpoint").model.llm
+    theirs = peft.PeftModel.from_pretrained(base, str(root / "instruct" / "adapter")).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, tuned.model.llm(ids).logits[..., :1024], atol=1e-5, rtol=1e-5)
+
+
+def test_an_adapter_of_another_base_is_refused(root, tmp_path):
+    folder = root / "instruct" / "adapter"
+    model = Emu(resolve("emu-nano", {})[0])
+    processor = EmuProcessor.from_pretrained(root)
+    config = adapters.read_settings(folder, model.config)
+    with pytest.raises(
+        MinemuError, match="was trained on another base .an emu-nano. than this emu-nano; load it on that"
+    ):
+        adapters.load_adapter(model, processor, folder, config)
+    shutil.copytree(folder, tmp_path / "bare")
+    (tmp_path / "bare" / "base.json").unlink()
+    larger = Emu(resolve("emu-nano", {"llm.layers": 3})[0])
+    with pytest.raises(MinemuError, match="is of another base: its tensors do not fit emu-nano's layers"):
+        adapters.load_adapter(
+            larger, EmuProcessor.of(config, root), tmp_path / "bare", adapters.read_settings(folder, larger.config)
+        )
+
+
+def test_what_is_no_adapter_is_said(root, tmp_path):
+    with pytest.raises(MinemuError, match="merge=True needs an adapter"):
+        EmuPipeline.from_pretrained(root / "checkpoint", merge=True)
+    with pytest.raises(MinemuError, match="adapter_config.json is missing"):
+        EmuPipeline.from_pretrained(root / "checkpoint", adapter=tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
+    with pytest.raises(MinemuError, match="is of no LoRA; give the folder that minemu train instruct wrote"):
+        EmuPipeline.from_pretrained(root / "checkpoint", adapter=tmp_path)
+    with pytest.raises(MinemuError, match="has no adapters to save"):
+        adapters.save_adapter(Emu(resolve("emu-nano", {})[0]), tmp_path)
+    tuned = EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter")
+    with pytest.raises(MinemuError, match="has adapters already; merge them first"):
+        adapters.prepare(tuned.model, tuned.processor, tuned.model.config)
+    with pytest.raises(MinemuError, match="does not end with the user: leave its last answer out"):
+        tuned.processor.apply_chat_template(
+            [*MESSAGES, {"role": "assistant", "content": "red."}], add_generation_prompt=True
+        )
+
+
+def test_conversations_on_disk(tmp_path):
+    talk = {
+        "id": "1",
+        "conversations": [{"from": "human", "value": "what is red?"}, {"from": "gpt", "value": "a colour."}],
+    }
+    (tmp_path / "talks.json").write_text(json.dumps([talk]))
+    recipe = resolve(
+        "emu-nano",
+        {"train.data.conversations.format": "chats", "train.data.conversations.path": str(tmp_path / "*.json")},
+    )[1]
+    talks = open_talks(recipe.data.conversations, ToyWorld(), len, 4, 0)
+    assert talks.document(3).turns[0].answer == "a colour."
+    assert isinstance(open_talks(DataFiles().conversations, ToyWorld(), len, 4, 0), ToyTalks)
