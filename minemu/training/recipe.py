@@ -59,6 +59,7 @@ RECIPES: dict[str, Recipe] = {
         instruct=TrainConfig(steps=20, batch_size=4, warmup=4, checkpoint_every=10, log_every=5),
     ),
     "emu-tiny": Recipe(
+        source="mixture",
         encoder=TrainConfig(
             steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
         ),
