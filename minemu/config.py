@@ -146,6 +146,7 @@ class DecoderConfig:
     size_condition: bool = False  # SDXL: so do original size, crop and target size
     adaptive_norm: bool = False  # time scales what is normalised, not only shifts it (arXiv 2105.05233)
     position_channels: bool = True  # extra input channels that say where a latent position is
+    condition_grid: int = 0  # the visual embeddings as g x g cells, mapped linearly to further input channels; 0: no
     prediction: Literal["v", "epsilon", "sample"] = "sample"
     schedule: Literal["scaled_linear", "squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
     zero_terminal_snr: bool = True
@@ -243,8 +244,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision": {"stem": "conv"},
         "bridge": {"source_positions": True},
         # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
-        "objective": {"hide_written": 0.5},
-        "decoder": {"adaptive_norm": True},
+        "objective": {"hide_written": 0.5, "say_image": True},
+        "decoder": {"adaptive_norm": True, "condition_grid": 4},
     },
     "emu-14b": {
         "vision": {"image_size": 224, "patch_size": 14, "width": 1408, "layers": 40, "head_width": 88, "mlp_width": 6144},

@@ -6,6 +6,9 @@
 Emu took Stable Diffusion v1.5 and trained its U-Net with the words' 77 x 768 replaced by the 32 x 5120 visual embeddings. Emu2 took
 SDXL (arXiv 2307.01952): 64 x 1792 embeddings, their mean as the pooled condition, and the sizes that SDXL is told about.
 
+One addition, off in the published models' presets: where the N = g x g embeddings of a picture are a grid of its cells, a linear map
+spreads each one over its cell as K more input channels, a sketch that the U-Net sharpens.
+
 Axes   B rows   S side of a picture   p patch: pixels a latent position   s = S / p   K latent channels   N embeddings   D their width
 """
 
@@ -17,7 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
+from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -50,6 +55,9 @@ class VisualDecoder(nn.Module):
             self.register_buffer("positions", position_channels(config.image_size // config.patch), persistent=False)
         self.register_buffer("condition_mean", torch.zeros(config.condition_width))
         self.register_buffer("condition_std", torch.ones(config.condition_width))
+        if config.condition_grid:
+            cell = config.image_size // config.patch // config.condition_grid                       # latent positions along a cell
+            self.spread = nn.Linear(config.condition_width, config.latent_channels * cell**2)
 
     # ---- conditions ----------------------------------------------------------------------------------------------------
 
@@ -66,6 +74,34 @@ class VisualDecoder(nn.Module):
                 "use the decoder of the same checkpoint as the embeddings"
             )
         return (conditions.to(self.condition_mean.dtype) - self.condition_mean) / self.condition_std
+
+    def fit_sketch(self, images: Tensor, conditions: Tensor) -> float:
+        """Least squares for the map from embeddings (B, N, D) to the latents of their cells; the share of variance it explains.
+
+        images (B, 3, S, S) in [-1, 1]. Call after `fit_conditions` and before training, which goes on from there.
+        """
+        latents = self.codec.encode(images)                                                     # (B, K, s, s)
+        grid = self.config.condition_grid
+        known = F.pad(self.normalise(conditions).flatten(0, 1), (0, 1), value=1.0).double()     # (B N, D + 1)
+        wanted = rearrange(latents, "b k (h i) (w j) -> (b h w) (k i j)", h=grid, w=grid).double()  # (B N, K cell^2)
+        gram = known.T @ known
+        gram.diagonal().add_(1e-3 * len(known))
+        solution = torch.linalg.solve(gram, known.T @ wanted)                                   # (D + 1, K cell^2)
+        with torch.no_grad():
+            self.spread.weight.copy_(solution[:-1].T)
+            self.spread.bias.copy_(solution[-1])
+        return 1 - ((known @ solution - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()).item()
+
+    def sketch(self, conditions: Tensor) -> Tensor:
+        """Normalised conditions (B, N, D), each spread over its cell: (B, K, s, s)."""
+        grid, channels = self.config.condition_grid, self.config.latent_channels
+        if conditions.shape[1] != grid**2:
+            raise MinemuError(
+                f"decoder.condition_grid={grid} takes {grid**2} visual embeddings a picture, not {conditions.shape[1]}; "
+                "use the decoder of the same checkpoint as the embeddings"
+            )
+        cell = math.isqrt(self.spread.out_features // channels)
+        return rearrange(self.spread(conditions), "b (h w) (k i j) -> b k (h i) (w j)", h=grid, k=channels, i=cell)
 
     # ---- training ------------------------------------------------------------------------------------------------------
 
@@ -115,8 +151,10 @@ class VisualDecoder(nn.Module):
 
     def predict(self, noisy: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         """The U-Net: noisy latents (B, K, s, s), noise levels () or (B,), normalised conditions (B, N, D) -> (B, K, s, s)."""
+        if self.config.condition_grid:
+            noisy = torch.cat([noisy, self.sketch(conditions).to(noisy.dtype)], 1)              # (B, 2K, s, s)
         if self.config.position_channels:
-            noisy = torch.cat([noisy, self.positions.expand(len(noisy), -1, -1, -1)], 1)        # (B, K + 12, s, s)
+            noisy = torch.cat([noisy, self.positions.expand(len(noisy), -1, -1, -1)], 1)        # + 12 channels
         pooled = conditions.mean(1) if self.config.pooled_condition else None                   # (B, D)
         if not self.config.size_condition:
             return self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
@@ -225,6 +263,11 @@ def check(config: DecoderConfig) -> None:
             f"decoder.image_size={config.image_size} is not a multiple of {coarsest}, what the U-Net's last level needs; "
             "change it, decoder.patch, or the number of levels"
         )
+    if config.condition_grid and (config.image_size // config.patch) % config.condition_grid:
+        raise MinemuError(
+            f"decoder.condition_grid={config.condition_grid} does not divide the {config.image_size // config.patch} latent positions "
+            "along a picture; change one of them"
+        )
     for channels, heads in zip(config.unet_channels, config.unet_heads, strict=True):
         for field, divisor in (("norm_groups", config.norm_groups), ("unet_heads", heads)):
             if channels % divisor:
@@ -259,7 +302,8 @@ def build_unet(config: DecoderConfig) -> UNet2DConditionModel:
     pooled_width = width if alone else width + 6 * SIZE_WAVES if config.size_condition else None
     return UNet2DConditionModel(
         sample_size=config.image_size // config.patch,
-        in_channels=config.latent_channels + (4 * len(POSITION_WAVES) if config.position_channels else 0),
+        in_channels=config.latent_channels * (2 if config.condition_grid else 1)
+        + (4 * len(POSITION_WAVES) if config.position_channels else 0),
         out_channels=config.latent_channels,
         block_out_channels=config.unet_channels,
         down_block_types=tuple("CrossAttnDownBlock2D" if here else "DownBlock2D" for here in attention),

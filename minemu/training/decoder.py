@@ -80,8 +80,16 @@ class DecoderStage(Stage):
             self.write_cache()
         with safe_open(self.cache, "pt") as file:
             self.conditions = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        self.module.fit_conditions(torch.cat([part[:FIT_PICTURES] for part in self.conditions.values()]))
+        self.fit()
         self.null = torch.cat([self.pipe.null_embeds(autoencode=True), self.pipe.null_embeds(autoencode=False)])
+
+    def fit(self) -> None:
+        """What is known in closed form: statistics of the conditions, and the best linear sketch from them."""
+        parts = [part[:FIT_PICTURES].float() for part in self.conditions.values()]
+        self.module.fit_conditions(torch.cat(parts))
+        if self.config.decoder.condition_grid:
+            pictures = to_range(pixels_of(batch_samples(self.world, 0, len(parts[0]))))
+            self.module.fit_sketch(torch.cat([pictures] * len(parts)), torch.cat(parts))
 
     @torch.no_grad()
     def write_cache(self) -> None:

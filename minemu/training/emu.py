@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from minemu.data import captions
 from minemu.data.datasets import batch_samples
 from minemu.data.documents import Document
 from minemu.data.mixture import Mixture
+from minemu.data.scene import Scene
 from minemu.data.world import Sample, ToyWorld
 from minemu.files import atomic_write
 from minemu.model import Emu, build_llama
@@ -25,23 +27,35 @@ from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
 
 class LanguageStage(Stage):
-    """A small LLaMA that knows how captions are worded; the authors took LLaMA-13B here."""
+    """A small LLaMA that knows how captions are worded, and `wordings` where given; the authors took LLaMA-13B here."""
 
     name = "language"
 
-    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld):
+    def __init__(
+        self,
+        config: EmuConfig,
+        train: TrainConfig,
+        processor: EmuProcessor,
+        world: ToyWorld,
+        wordings: Sequence[str] = (),
+    ):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
+        self.wordings = wordings
         self.module = build_llama(config.llm, TokenIds.of(config.llm))
 
     def batch(self, index: int) -> dict[str, Tensor]:
         size, ids = self.train.batch_size, self.processor.ids
         scenes = [self.world.scene(i) for i in range(index * size, (index + 1) * size)]
-        texts = [
-            captions.caption(scene) if scene.seed % 2 else captions.prompt(scene, np.random.default_rng(scene.seed))
-            for scene in scenes
-        ]
-        return pad_rows([interleave([self.processor.encode(text)], ids, 0, eos=True) for text in texts], ids)
+        rows = [interleave([self.processor.encode(self.text(scene))], ids, 0, eos=True) for scene in scenes]
+        return pad_rows(rows, ids)
+
+    def text(self, scene: Scene) -> str:
+        """A caption or a prompt; half of the time one of the wordings."""
+        rng = np.random.default_rng(scene.seed)
+        if self.wordings and rng.random() < 0.5:
+            return self.wordings[rng.integers(len(self.wordings))]
+        return captions.caption(scene) if scene.seed % 2 else captions.prompt(scene, rng)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.module(**batch).logits

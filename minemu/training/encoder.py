@@ -43,6 +43,7 @@ from minemu.visual_encoder import EVAVisionTransformer
 from minemu.weights import load_strict, load_tensors, save_tensors
 
 PIXEL_WEIGHT = 0.5
+BRIDGE_PIXEL_WEIGHT = 4.0  # the embeddings are all that a decoder has of a picture
 STYLE_WEIGHT = 0.5
 MAX_ANGLE = 15.0  # degrees
 MAX_ZOOM, MAX_SHIFT, MAX_TINT = 0.12, 0.06, 0.12  # shares of the size, of the size, of a channel's value
@@ -71,9 +72,9 @@ class TextTower(nn.Module):
 class Alignment(nn.Module):
     """The four terms, for any features that form a grid; what they need beside the features is dropped after pretraining."""
 
-    def __init__(self, width: int, text_width: int, side: int, cell: int):
+    def __init__(self, width: int, text_width: int, side: int, cell: int, pixel_weight: float):
         super().__init__()
-        self.side = side
+        self.side, self.pixel_weight = side, pixel_weight
         self.norm = nn.LayerNorm(width)
         self.image_head = nn.Linear(width, text_width, bias=False)
         self.region_head = nn.Linear(width, text_width, bias=False)
@@ -96,7 +97,7 @@ class Alignment(nn.Module):
         name, style = F.cross_entropy(names, batch["name"]), F.cross_entropy(styles, batch["style"])
         pixel = F.mse_loss(self.pixel_head(grid).float(), cells(batch["pixels"], self.side))
         return {
-            "loss": match + name + STYLE_WEIGHT * style + PIXEL_WEIGHT * pixel,
+            "loss": match + name + STYLE_WEIGHT * style + self.pixel_weight * pixel,
             "contrastive": match, "name": name, "style": style, "pixel": pixel, "matched": matched,
             "named": (names.argmax(1) == batch["name"]).float().mean(),
         }  # fmt: skip
@@ -109,7 +110,7 @@ class EncoderPretraining(nn.Module):
         super().__init__()
         self.visual_encoder = EVAVisionTransformer(vision)
         self.text_tower = TextTower(vocab_size, vision.width)
-        self.alignment = Alignment(vision.width, vision.width, vision.grid, vision.patch_size)
+        self.alignment = Alignment(vision.width, vision.width, vision.grid, vision.patch_size, PIXEL_WEIGHT)
 
     def read(self, texts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Unit vectors of each kind of text."""
@@ -131,7 +132,7 @@ class BridgePretraining(nn.Module):
         side = bridge_side(config)
         self.ln_visual = nn.LayerNorm(vision.width, eps=vision.norm_eps)
         self.causal_transformer = CausalTransformer(bridge, vision, width)
-        self.alignment = Alignment(width, vision.width, side, vision.image_size // side)
+        self.alignment = Alignment(width, vision.width, side, vision.image_size // side, BRIDGE_PIXEL_WEIGHT)
 
     def forward(self, features: Tensor, batch: dict[str, Tensor], text: dict[str, Tensor]) -> dict[str, Tensor]:
         embeds = self.causal_transformer(self.ln_visual(features))  # (B, N, D)

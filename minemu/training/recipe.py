@@ -60,17 +60,18 @@ RECIPES: dict[str, Recipe] = {
     ),
     "emu-tiny": Recipe(
         source="mixture",
+        mixture=MixtureConfig(labels=2, scenes=14, interleaved=4, clips=1, storyboards=1),  # full captions say most
         encoder=TrainConfig(
             steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
         ),
-        bridge=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
-        language=TrainConfig(steps=500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
+        bridge=TrainConfig(steps=1500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
+        language=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
             steps=1800,
             batch_size=64,
             lr=1.5e-3,
-            lr_vision=1e-4,
-            lr_bridge=3e-4,
+            lr_vision=0.0,
+            lr_bridge=0.0,
             warmup=100,
             precision="bfloat16",
             checkpoint_every=200,
@@ -131,7 +132,7 @@ def build_stage(
     if name == "bridge":
         return BridgeStage(config, settings, processor, world, root)
     if name == "language":
-        return LanguageStage(config, settings, processor, world)
+        return LanguageStage(config, settings, processor, world, wordings(world) if recipe.source == "mixture" else ())
     if name == "emu":
         mixture = None
         if recipe.source == "mixture":
@@ -143,6 +144,11 @@ def build_stage(
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     return DecoderStage(config, settings, processor, world, root)
+
+
+def wordings(world: ToyWorld) -> list[str]:
+    """All that is said in the sources, questions and conversations, but for captions, of which there is no end."""
+    return corpus(world, each=500)
 
 
 def recipe_of(preset: str) -> Recipe:
