@@ -67,7 +67,7 @@ RECIPES: dict[str, Recipe] = {
         bridge=TrainConfig(steps=1500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
         language=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
-            steps=1800,
+            steps=6000,
             batch_size=64,
             lr=1.5e-3,
             lr_vision=0.0,
