@@ -88,6 +88,22 @@ def save_adapter(model: Emu, folder: str | os.PathLike) -> None:
     write_json(folder / BASE, {"name": model.config.name, "embeddings": _sampled(model)})
 
 
+def is_adapter(folder: Path) -> bool:
+    return (folder / CONFIG).exists() and not (folder / "config.json").exists()
+
+
+def base_folder(folder: Path) -> Path:
+    """Where the base of an adapter lies: beside it, under its own name."""
+    name = read_json(folder / BASE)["name"] if (folder / BASE).exists() else "?"
+    base = folder.resolve().parent / name
+    if not (base / "config.json").exists():
+        raise MinemuError(
+            f"{folder} is an adapter alone, and its base is not beside it ({base}); "
+            f"name both: EmuPipeline.from_pretrained(BASE, adapter='{folder}')"
+        )
+    return base
+
+
 def read_settings(folder: Path, base: EmuConfig) -> EmuConfig:
     """The configuration of a base with the adapters of a folder."""
     settings = read_json(folder / CONFIG)

@@ -74,12 +74,15 @@ def recipe(
     run_dir: RunDir = Path("runs"),
     settings: Set = None,
     log_to: LogTo = None,
+    instruct: Annotated[
+        bool, typer.Option("--instruct", help="Emu-I as well, an adapter beside the checkpoint.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Train all stages of a preset in order; what is complete is kept."""
     from minemu.training.recipe import run_recipe
 
-    checkpoint = run_recipe(preset, run_dir, _overrides(settings), log_to)
+    checkpoint = run_recipe(preset, run_dir, _overrides(settings), log_to, instruct)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
     _write(json, {"preset": preset, "checkpoint": str(checkpoint)})
 

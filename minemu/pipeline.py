@@ -65,12 +65,15 @@ class EmuPipeline:
     ) -> EmuPipeline:
         """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
 
-        adapter   folder or repository of what `minemu train instruct` wrote on this base
+        adapter   folder or repository of what `minemu train instruct` wrote on this base; as `source` it is loaded on
+                  the base that lies beside it
         merge     add the adapter to the weights: the same answers, faster, and no need of peft afterwards
         """
+        folder = local_folder(source, revision)
+        if adapter is None and adapters.is_adapter(folder):
+            folder, adapter = adapters.base_folder(folder), folder
         if merge and adapter is None:
             raise MinemuError("merge=True needs an adapter to merge: adapter='folder'")
-        folder = local_folder(source, revision)
         decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER, dtype)
         device_map = placing.get("device_map") or ("auto" if placing.get("quantization_config") else None)
         decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left

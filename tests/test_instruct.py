@@ -13,11 +13,13 @@ from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversa
 from minemu.data.sources import DataFiles, ToyTalks, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
+from minemu.evaluation.tasks import trained_on
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
 from minemu.training import checkpoint
+from minemu.training.export import export_adapter
 from minemu.training.instruct import InstructStage
 from minemu.training.recipe import make_processor, resolve, train_stage
 from minemu.visual_decoder import VisualDecoder
@@ -141,6 +143,21 @@ def test_an_adapter_loads_on_its_base_merges_and_answers(root, tmp_path):
         again = EmuPipeline.from_pretrained(tmp_path / name)
         torch.testing.assert_close(logits(again.model, batch), before, atol=1e-4, rtol=1e-4)
     assert tuned.model.generate(**batch, max_new_tokens=3).shape[0] == 1
+
+
+def test_an_exported_adapter_finds_the_base_beside_it(root, tmp_path):
+    shutil.copytree(root / "checkpoint", tmp_path / "emu-nano")
+    exported = export_adapter(root, tmp_path / "emu-nano-instruct")
+    tuned = EmuPipeline.from_pretrained(exported)
+    named = EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter")
+    batch = tuned.processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=True)
+    assert torch.equal(logits(tuned.model, batch), logits(named.model, batch))
+    assert trained_on(exported) == {"conversations"} and trained_on(tmp_path / "emu-nano") == set()
+    card = (exported / "README.md").read_text()
+    assert "# emu-nano-instruct" in card and "| instruct | 4 | 4 |" in card and str(root) not in card
+    shutil.rmtree(tmp_path / "emu-nano")
+    with pytest.raises(MinemuError, match="is an adapter alone, and its base is not beside it"):
+        EmuPipeline.from_pretrained(exported)
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it

@@ -19,7 +19,7 @@ from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.sequence import PICTURE, picture_ids, targets
 from minemu.training import checkpoint
-from minemu.training.emu import follow_text, tokenise
+from minemu.training.emu import LanguageStage, follow_text, tokenise
 from minemu.training.recipe import build_stage, make_processor, resolve, train_stage
 from minemu.visual_decoder import VisualDecoder
 
@@ -94,6 +94,17 @@ def test_the_tokenizer_knows_the_wordings(root):
     processor = make_processor(root / "emu-nano", *resolve("emu-nano", SETTINGS))
     assert len(processor.encode("based on the given video")) < 12
     assert len(processor.encode("which way does the snail move?")) < 12
+
+
+def test_the_language_stage_reads_captions_and_wordings_in_turn(tmp_path):
+    config, recipe = resolve("emu-nano", {})
+    world = ToyWorld("seen", image_size=32)
+    processor = make_processor(tmp_path, config, recipe)
+    stage = LanguageStage(config, recipe.language, processor, world, ["what is this?"])
+    said = [stage.text(world.scene(i)) for i in range(200)]
+    assert 70 < said.count("what is this?") < 130 and len(set(said)) > 60
+    alone = LanguageStage(config, recipe.language, processor, world)
+    assert "what is this?" not in [alone.text(world.scene(i)) for i in range(50)]
 
 
 def test_a_stopped_run_ends_with_the_same_bits(root, tmp_path):

@@ -62,6 +62,46 @@ def follow(decoder, clean):
     decoder.predict = predict
 
 
+# ---- the sketch -----------------------------------------------------------------------------------------------------------
+
+GRID = replace(CONFIG, condition_grid=2)  # four embeddings a picture, each of 2 x 2 latent positions
+
+
+def test_the_sketch_finds_a_linear_map_and_puts_each_cell_in_its_place():
+    decoder, images = make(GRID), pictures(256)
+    decoder.codec.fit(images)
+    latents = decoder.codec.encode(images)
+    cells = torch.stack([latents[:, :, i : i + 2, j : j + 2].flatten(1) for i in (0, 2) for j in (0, 2)], 1)
+    conditions = (
+        cells @ torch.randn(cells.shape[-1], D, generator=seeded(5)) + 1
+    )  # (B, 4, D); half of what a cell holds
+    decoder.fit_conditions(conditions)
+    explained = decoder.fit_sketch(images, conditions)
+    sketch = decoder.sketch(decoder.normalise(conditions))
+    left_over = (sketch - latents).square().sum() / (latents - latents.mean(0)).square().sum()
+    assert sketch.shape == latents.shape and 0.5 < explained < 1 and left_over < 1 - 0.5
+    swapped = decoder.sketch(decoder.normalise(conditions[:, [1, 0, 2, 3]]))
+    torch.testing.assert_close(swapped[:, :, :2, :2], sketch[:, :, :2, 2:])
+    torch.testing.assert_close(swapped[:, :, 2:], sketch[:, :, 2:])
+
+
+def test_the_unet_sees_the_sketch_and_keeps_it_on_disk(tmp_path):
+    decoder = make(GRID)
+    conditions = 2 + 3 * torch.randn(2, 4, D, generator=seeded(1))
+    plain = decoder.decode(conditions, generator=seeded(3))
+    decoder.save_pretrained(tmp_path)
+    assert torch.equal(VisualDecoder.from_pretrained(tmp_path).decode(conditions, generator=seeded(3)), plain)
+    with torch.no_grad():
+        decoder.spread.weight.mul_(3)
+    assert not torch.allclose(decoder.decode(conditions, generator=seeded(3)), plain, atol=1e-3)
+    decoder.loss(pictures(), conditions).backward()
+    assert decoder.spread.weight.grad.abs().sum() > 0
+    with pytest.raises(MinemuError, match="condition_grid=2 takes 4 visual embeddings a picture, not 3"):
+        decoder.decode(conditions[:, :3])
+    with pytest.raises(MinemuError, match="condition_grid=3 does not divide the 4 latent positions"):
+        VisualDecoder(replace(CONFIG, condition_grid=3))
+
+
 # ---- codecs ---------------------------------------------------------------------------------------------------------------
 
 

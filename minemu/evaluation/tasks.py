@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from minemu import adapters
 from minemu.data import captions
 from minemu.data.world import BACKGROUNDS, SIZES, SPLITS, STYLES, Sample, ToyWorld
 from minemu.errors import MinemuError, suggest
@@ -204,11 +205,12 @@ TASKS: dict[str, Task] = {
 def trained_on(checkpoint: str | os.PathLike) -> set[str]:
     """The sources of data in a checkpoint's training records, and "say_image" if its config says so.
 
-    Stage `emu` records its mixture; stage `instruct` has one source, the conversations.
+    Stage `emu` records its mixture; stage `instruct` has one source, the conversations. An adapter knows what its base knows.
     """
     folder = local_folder(checkpoint)
-    found: set[str] = {"say_image"} if read_config(folder).objective.say_image else set()
-    for path in sorted((folder / "training").glob("*.json")):
+    base = adapters.base_folder(folder) if adapters.is_adapter(folder) else folder
+    found: set[str] = {"say_image"} if read_config(base).objective.say_image else set()
+    for path in sorted({*(base / "training").glob("*.json"), *(folder / "training").glob("*.json")}):
         record = read_json(path)
         weights = record.get("data", {}).get("mixture", {})
         found |= {name for name, weight in weights.items() if weight}

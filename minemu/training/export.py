@@ -8,13 +8,16 @@ from pathlib import Path
 
 import torch
 
+from minemu.adapters import BASE, CONFIG, WEIGHTS, is_adapter
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.processor import EmuProcessor
+from minemu.training.instruct import ADAPTER_FOLDER
 from minemu.visual_decoder import VisualDecoder
+from minemu.weights import load_tensors
 
 LOGS = "training"  # folder of the checkpoint with each stage's settings and log
 
@@ -33,19 +36,37 @@ def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float
     with atomic_dir(out) as temporary:
         pipe.save_pretrained(temporary, dtype)
         for stage in sorted(path.parent for path in root.glob("*/done.json") if path.parent.name != "instruct"):
-            (temporary / LOGS).mkdir(exist_ok=True)
-            shutil.copy(stage / "log.jsonl", temporary / LOGS / f"{stage.name}.jsonl")
-            run = read_json(stage / "run.json")
-            run["command"] = run["command"].replace(str(root.parent), "runs")  # where the runs lay is nobody's business
-            write_json(temporary / LOGS / f"{stage.name}.json", run)
+            _copy_log(stage, temporary / LOGS)
         (temporary / "README.md").write_text(model_card(temporary), encoding="utf-8")
     return out
 
 
+def export_adapter(root: Path, out: Path | None = None) -> Path:
+    """Write Emu-I, the adapter of stage `instruct` alone, to `out` (default: root/checkpoint-instruct), card and log included."""
+    out, stage = Path(out or root / "checkpoint-instruct"), root / "instruct"
+    if not (stage / "done.json").exists():
+        raise MinemuError(f"stage instruct of {root} is not complete; run: minemu train instruct --preset {root.name}")
+    with atomic_dir(out) as temporary:
+        shutil.copytree(stage / ADAPTER_FOLDER, temporary, dirs_exist_ok=True)
+        _copy_log(stage, temporary / LOGS)
+        (temporary / "README.md").write_text(adapter_card(temporary), encoding="utf-8")
+    return out
+
+
+def _copy_log(stage: Path, folder: Path) -> None:
+    """Log and settings of a stage; where the runs lay is nobody's business."""
+    folder.mkdir(exist_ok=True)
+    shutil.copy(stage / "log.jsonl", folder / f"{stage.name}.jsonl")
+    run = read_json(stage / "run.json")
+    run["command"] = run["command"].replace(str(stage.parent.parent), "runs")
+    write_json(folder / f"{stage.name}.json", run)
+
+
 def refresh_card(folder: Path) -> None:
     """Write the card anew, after results.json came or changed."""
+    card = adapter_card if is_adapter(folder) else model_card
     with atomic_write(folder / "README.md") as temporary:
-        temporary.write_text(model_card(folder), encoding="utf-8")
+        temporary.write_text(card(folder), encoding="utf-8")
 
 
 def model_card(folder: Path) -> str:
@@ -67,15 +88,9 @@ def model_card(folder: Path) -> str:
         "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
         'pipe(["a llama, Twemoji style"]).images[0]', "```", "",
         f"## Parts ({sum(sizes.values()):,} parameters, {bytes_on_disk / 1e6:.1f} MB)", "", "| part | parameters |", "|---|---|",
-        *(f"| `{name}` | {size:,} |" for name, size in sizes.items()), "", "## Training", "",
-        "| stage | steps | pictures or texts a step | hours | peak memory | commit |", "|---|---|---|---|---|---|",
-        *(_training_row(path) for path in sorted((folder / LOGS).glob("*.json"))), "",
-        f"Settings and logs of each stage: `{LOGS}/`. The whole again: `minemu recipe {config.name}`.", "",
+        *(f"| `{name}` | {size:,} |" for name, size in sizes.items()), "", *_training(folder),
+        f"Settings and logs of each stage: `{LOGS}/`. The whole again: `minemu recipe {config.name}`.", "", *_results(folder),
     ]  # fmt: skip
-    if (folder / "results.json").exists():
-        from minemu.evaluation.report import read_results, table
-
-        lines += ["## Results", "", table(read_results(folder / "results.json")), ""]
     lines += [
         "## Limits", "",
         "Knows 250 concepts, eight backgrounds, four drawing styles and one or two things at a time;",
@@ -83,6 +98,39 @@ def model_card(folder: Path) -> str:
         "Data: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent 3D and Fluent flat (MIT); see NOTICE.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def adapter_card(folder: Path) -> str:
+    """The card of an adapter, from its own files."""
+    settings, base = read_json(folder / CONFIG), read_json(folder / BASE)["name"]
+    tensors = load_tensors(folder / WEIGHTS)
+    lines = [
+        "---", "library_name: minemu", "license: apache-2.0", "tags: [emu, multimodal, lora, peft]", "---", "",
+        f"# {base}-instruct", "",
+        f"Emu-I at toy size: a low-rank adapter on the self-attention of `{base}`'s LLM, and nothing else. Rank {settings['r']}, "
+        f"alpha {settings['lora_alpha']}, {sum(tensor.numel() for tensor in tensors.values()):,} numbers. "
+        "It answers questions about toy pictures and clips in the form that is asked for.", "",
+        "```python", "from minemu import EmuPipeline", "",
+        f'pipe = EmuPipeline.from_pretrained("data_samples/{base}-instruct")  # with {base} beside it', "```", "",
+        *_training(folder), f"The same again: `minemu recipe {base} --instruct`.", "", *_results(folder),
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _results(folder: Path) -> list[str]:
+    if not (folder / "results.json").exists():
+        return []
+    from minemu.evaluation.report import read_results, table
+
+    return ["## Results", "", table(read_results(folder / "results.json")), ""]
+
+
+def _training(folder: Path) -> list[str]:
+    return [
+        "## Training", "",
+        "| stage | steps | pictures or texts a step | hours | peak memory | commit |", "|---|---|---|---|---|---|",
+        *(_training_row(path) for path in sorted((folder / LOGS).glob("*.json"))), "",
+    ]  # fmt: skip
 
 
 def _training_row(settings: Path) -> str:

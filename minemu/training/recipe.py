@@ -210,14 +210,24 @@ def train_stage(
 
 
 def run_recipe(
-    preset: str, run_dir: str | Path = "runs", overrides: dict[str, Any] | None = None, log_to: str | None = None
+    preset: str,
+    run_dir: str | Path = "runs",
+    overrides: dict[str, Any] | None = None,
+    log_to: str | None = None,
+    instruct: bool = False,
 ) -> Path:
-    """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint."""
-    from minemu.training.export import export
+    """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint.
 
-    for stage in STAGES:
+    With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
+    """
+    from minemu.training.export import export, export_adapter
+
+    for stage in TRAINABLE if instruct else STAGES:
         train_stage(preset, stage, run_dir, overrides, log_to)
-    return export(Path(run_dir) / preset)
+    root = Path(run_dir) / preset
+    if instruct:
+        export_adapter(root)
+    return export(root)
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe) -> EmuProcessor:
