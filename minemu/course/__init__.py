@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
 from minemu.visual_decoder import VisualDecoder
 
+SHIPPED = "emu-tiny"
 CHECKPOINT = "MINEMU_CHECKPOINT"  # environment variable: another checkpoint than the shipped one
 Check = Callable[[Any], str]
 _CHECKS: dict[str, tuple[str, Check]] = {}
@@ -39,10 +41,12 @@ class NotDone(Exception):
 def start(preset: str = "emu-tiny") -> tuple[EmuPipeline, ToyWorld]:
     """A pipeline on the GPU if there is one, and held-out scenes for it.
 
-    "emu-tiny" is trained (or what the environment variable MINEMU_CHECKPOINT names), any other preset has random weights.
+    "emu-tiny" is trained (or what the environment variable MINEMU_CHECKPOINT names), and so is "emu-tiny-instruct", the adapter
+    beside it; any other preset has random weights.
     """
-    if preset == "emu-tiny":
-        pipe = EmuPipeline.from_pretrained(os.environ.get(CHECKPOINT, data_dir() / preset))
+    if preset.startswith(SHIPPED):
+        folder = Path(os.environ.get(CHECKPOINT, data_dir() / SHIPPED))
+        pipe = EmuPipeline.from_pretrained(folder.with_name(folder.name + preset.removeprefix(SHIPPED)))
     else:
         pipe = untrained(EmuConfig.preset(preset))
     if torch.cuda.is_available():
