@@ -15,6 +15,7 @@ from minemu.drawing import FAINT, STYLE, add_picture, canvas, drawable
 from minemu.errors import MinemuError
 
 GAP = 5
+SHADES = 63  # steps of each colour, which the eye cannot tell from 255 and which keep notebooks small
 LETTER = 4.9  # points, of an average letter in the font of the names
 
 
@@ -32,7 +33,8 @@ def show_grid(
     left = 6 + max((LETTER * max(map(len, name.split("\n"))) + 6 for name in row_names), default=0.0)
     top = 6 + max((11 * (name.count("\n") + 1) + 3 for name in column_names), default=0.0)
     below = 6 + (11 * (note.count("\n") + 1) + 4 if note else 0)
-    pixels = ((pictures.detach().float().cpu().clamp(-1, 1) + 1) / 2).permute(0, 1, 3, 4, 2).numpy()
+    shades = ((pictures.detach().float().cpu().clamp(-1, 1) + 1) / 2 * SHADES).round() / SHADES
+    pixels = shades.permute(0, 1, 3, 4, 2).numpy()
     high, wide = (count * (side + GAP) - GAP for count in pictures.shape[:2])
     with rc_context(STYLE):
         figure, axes = canvas(left + wide + 6, top + high + below)

@@ -115,7 +115,7 @@ def show_bars(
     for what, values in (*series.items(), ("chance", chance or names)):
         if len(values) != len(names):
             raise MinemuError(f"{len(names)} names but {len(values)} values for '{what}'; give one for each")
-    figure, (axes,) = charts(max(320, 120 + 70 * len(names)), 210)
+    figure, (axes,) = charts(max(430, 120 + 70 * len(names)), 210)
     width = 0.7 / len(series)
     for number, ((name, values), (colour, _, _)) in enumerate(zip(series.items(), SERIES, strict=False)):
         places = [place + (number - (len(series) - 1) / 2) * width for place in range(len(names))]
@@ -144,7 +144,7 @@ def show_matrix(values: Tensor, names: Sequence[str]) -> Figure:
     side = 34 * len(names)
     with rc_context(STYLE):
         figure, (axes,) = charts(side + 130, side + 90)
-    numbers = values.detach().cpu()
+    numbers = values.detach().cpu().numpy()
     low, high = numbers.min().item(), numbers.max().item()
     axes.imshow(numbers, cmap="Blues", vmin=low, vmax=high)
     for r, row in enumerate(numbers.tolist()):

@@ -163,7 +163,7 @@ z_t = alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise
 torch.testing.assert_close(z_t, decoder.scheduler.add_noise(z0, noise, t))
 print("noisy latents", tuple(z_t.shape))
 
-# %% alt="One picture's latents at six noise levels, decoded, for two schedules: with Stable Diffusion's the drawing is lost in noise early, with the cosine schedule later."
+# %% alt="One picture's latents at five noise levels, decoded, for two schedules: with Stable Diffusion's the drawing is lost in noise early, with the cosine schedule later."
 from dataclasses import replace
 
 from minemu.visual_decoder import TRAIN_STEPS, build_scheduler
@@ -174,7 +174,7 @@ schedulers = {
     "the same, zero terminal SNR": build_scheduler(replace(decoder.config, **sd, zero_terminal_snr=True)),
     "cosine, zero terminal SNR": build_scheduler(replace(decoder.config, schedule="squaredcos_cap_v2")),
 }
-levels = torch.tensor([0, 200, 400, 600, 800, TRAIN_STEPS - 1])
+levels = torch.tensor([0, 250, 500, 750, TRAIN_STEPS - 1])
 codec = codecs[20]
 one = codec.encode(pictures[:1]).expand(len(levels), -1, -1, -1)
 eps = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -400,18 +400,17 @@ theirs = decoder.decode(imagined, null, generator=torch.Generator().manual_seed(
 torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 print("the same pictures:", tuple(mine.shape))
 
-# %% alt="A film strip of sampling for two prompts: above, the noisy latents decoded; below, what the U-Net takes them for at the same step, which begins as a blurred average and sharpens."
+# %% alt="A film strip of sampling: above, the noisy latents of the first prompt, decoded; below them what the U-Net takes them for at the same step, which begins as a blurred average and sharpens; and the same guesses for the second prompt."
 steps = len(guesses)
-shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 7).tolist()})
-strip = torch.stack([noisy[shown, 0], guesses[shown, 0], noisy[shown, 1], guesses[shown, 1]]).flatten(0, 1)
-strip = decoder.codec.decode(strip).unflatten(0, (4, len(shown)))
-names = ["noisy\nlatents", "guess\nof z0"]
-show_grid(
-    strip, [f"step {i + 1} of {steps}" for i in shown], names * 2, note=f"above: {words[0]}      below: {words[1]}"
-)
+shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 6).tolist()})
+strip = torch.stack([noisy[shown, 0], guesses[shown, 0], guesses[shown, 1]]).flatten(0, 1)
+strip = decoder.codec.decode(strip).unflatten(0, (3, len(shown)))
+names = ["noisy\nlatents", "guess\nof z0", "guess\nof z0"]
+note = f"first and second row: {words[0]}      third row: {words[1]}"
+show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 
 # %% [markdown]
-# Read the two lower rows of a pair together. At the first step the input is pure noise, so the guess is, but for guidance, the **average** of all pictures that the condition allows: smooth, without edges.
+# Read the two upper rows together. At the first step the input is pure noise, so the guess is, but for guidance, the **average** of all pictures that the condition allows: smooth, without edges.
 # The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, and the guess commits.
 #
 # ### Your turn: one step of DDIM (8 minutes)
@@ -553,7 +552,7 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 #
 # with $z^{(n)}$ the latents of cell n. How much does the linear map alone say about pictures that it was not fitted on?
 
-# %% alt="Six held-out pictures, below each the linear sketch from its own embeddings, and below that the sketch from the embeddings imagined from its caption."
+# %% alt="Five held-out pictures, below each the linear sketch from its own embeddings, and below that the sketch from the embeddings imagined from its caption."
 import math
 
 grid = math.isqrt(pipe.processor.n_image)
@@ -563,11 +562,11 @@ known = pipe.encode([training.picture(i) for i in range(len(drawings))])
 sketcher.fit_conditions(known)
 sketcher.fit_sketch(drawings, known)
 
-captions = pipe.imagine([[sample.caption] for sample in held_out[:6]])
-sketches = [sketcher.codec.decode(sketcher.sketch(sketcher.normalise(c))) for c in (embeds[:6], captions)]
-assert sketches[0].shape == pictures[:6].shape
+captions = pipe.imagine([[sample.caption] for sample in held_out[:5]])
+sketches = [sketcher.codec.decode(sketcher.sketch(sketcher.normalise(c))) for c in (embeds[:5], captions)]
+assert sketches[0].shape == pictures[:5].shape
 show_grid(
-    torch.stack([pictures[:6], *sketches]),
+    torch.stack([pictures[:5], *sketches]),
     rows=["the picture", "sketch of its\nembeddings", "sketch from\nits caption"],
 )
 
