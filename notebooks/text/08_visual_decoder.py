@@ -109,7 +109,7 @@ for channels in (1, 3, 6, 12, 20, 32, 48):
 print("fitted", len(codecs), "codecs on", len(drawings), "pictures")
 assert list(kept.values()) == sorted(kept.values()) and kept[48] > 0.999
 
-# %% alt="Three held-out pictures, each rebuilt from 1, 3, 6, 12, 20, 32 and 48 latent channels: with one channel only grey squares are left, with three the colours come, with 20 hardly a difference shows."
+# %% alt="Three held-out pictures, each rebuilt from 1, 3, 6, 12, 20, 32 and 48 latent channels: with one channel only light and dark are left, with three the colours come, with 20 hardly a difference shows."
 from minemu.figures.grid import show_grid
 
 some = pictures[:3]
@@ -335,6 +335,9 @@ from minemu.figures.diffusion import show_training
 
 show_training(losses)
 
+# %% [markdown]
+# The curve stays rough. A row with a high noise level, or with its condition dropped, asks for more than can be known, and a batch of 16 does not average that out. So watch the drawings, not the curve:
+
 # %% alt="Eight drawings in the top row, and below what the small decoder draws from their embeddings before training and after 15, 60 and 240 steps: noise, then blurred colours, then the drawings."
 show_grid(torch.stack([few, *so_far.values()]), rows=["real", *so_far])
 
@@ -419,7 +422,7 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 #
 # <details><summary>Hint</summary>
 #
-# First the noise that `z0` implies, by solving the first equation of the notebook for it.
+# First the noise that `z0` implies, by solving the equation of the section on noise for it.
 # </details>
 # <details><summary>Solution</summary>
 #

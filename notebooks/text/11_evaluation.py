@@ -168,7 +168,7 @@ check("11.enough", enough)
 # %% [markdown]
 # ## Captions, exactly
 #
-# The toy world's captions say all there is to say in a closed form, so they can be read back (`captions.parse`) and compared with the scene, part by part. This is stricter than any measure for real photos: one wrong word is a wrong caption.
+# The toy world's captions say all there is to say in a closed form, so they can be read back (`captions.parse`) and compared with the scene, part by part. This is stricter than the measures for real photos: one wrong word is a wrong caption.
 #
 # Every score in minemu stands beside three others:
 #
@@ -289,7 +289,7 @@ values["style\nsaid first"] = cider(turned, truth)
 show_bars(list(values), {"CIDEr": [sum(v) / len(v) for v in values.values()]}, "CIDEr (perfect: 10)")
 
 # %% [markdown]
-# CIDEr follows rarity. "on a blue background" is shared by many references and weighs little; the name of the thing is rare and weighs much, together with every n-gram around it. And a turned sentence, true in every word, pays for the n-grams at the seam.
+# CIDEr follows rarity. "background" and "style" are in every reference and weigh nothing; a colour is shared by several; the name of the thing is rare and weighs much, together with every n-gram around it. A colour stands in the middle of the sentence, in more n-grams than the style at its end, so it costs more. And a turned sentence, true in every word, pays for the n-grams at the seam.
 #
 # ### When not to trust it
 #
