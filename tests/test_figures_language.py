@@ -106,6 +106,7 @@ def test_errors_are_drawn_by_index():
     assert len(panels) == 2
     for axes in panels:
         assert curves(axes) == {name: curve.tolist() for name, curve in values.items()}
+        assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1
     with pytest.raises(MinemuError, match=r"one number for each index"):
         show_by_index({"one": {"wrong": noise(2, 2)}}, "error")
     with pytest.raises(MinemuError, match="at least one panel"):

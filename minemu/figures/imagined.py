@@ -29,11 +29,18 @@ NEAR = LinearSegmentedColormap.from_list("near", ["#12305f", SAYS, "#b9cff2", "#
 
 
 def show_by_index(
-    panels: Mapping[str, Mapping[str, Tensor]], ylabel: str, level: tuple[float, str] | None = None
+    panels: Mapping[str, Mapping[str, Tensor]],
+    ylabel: str,
+    level: tuple[float, str] | None = None,
+    level_at: float = 1.0,
 ) -> Figure:
     """Curves (N,) over the index of the visual embedding, by name, in panels of one scale; `level` is a line to compare with."""
     if not panels or any(not 1 <= len(curves) <= len(SERIES) for curves in panels.values()):
         raise MinemuError(f"give at least one panel, each with 1 to {len(SERIES)} curves")
+    everything = torch.cat(
+        [values.detach().float().flatten().cpu() for curves in panels.values() for values in curves.values()]
+    )
+    top = max(everything.nan_to_num(0).max().item(), level[0] if level else 0.0)
     width = 560 if len(panels) == 1 else 370 * len(panels)
     figure, grid = plots(width, 262, len(panels), sharey=True)
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
@@ -45,12 +52,12 @@ def show_by_index(
                 ms=4.5, lw=1.6, label=name,
             )  # fmt: skip
         if level is not None:
-            rule(axes, *level)
+            rule(axes, *level, level_at)
         axes.set_title(title, loc="left", size=9)
         axes.set_xlabel("index of the visual embedding")
         count = max(map(len, curves.values()))
         axes.set_xticks(range(1, count + 1, 1 if count <= 20 else 5))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.08 * top)
         axes.grid(axis="y", color=LINE, lw=0.5)
     grid[0].set_ylabel(ylabel)
     handles, names = grid[0].get_legend_handles_labels()

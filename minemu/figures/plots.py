@@ -25,10 +25,10 @@ def plots(
     return figure, list(grid.flat)
 
 
-def rule(axes: Axes, height: float, text: str = "") -> None:
-    """A faint horizontal line to compare with, its name at the right end above it."""
+def rule(axes: Axes, height: float, text: str = "", at: float = 1.0) -> None:
+    """A faint horizontal line to compare with, its name above it, ending at the share `at` of its length."""
     axes.axhline(height, color=FAINT, lw=0.9, ls=(0, (4, 3)), zorder=0)
     axes.annotate(
-        text, (1, height), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
-        ha="right", color=FAINT, size=8, bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1},
+        text, (at, height), xycoords=("axes fraction", "data"), xytext=(-2, 3), textcoords="offset points",
+        ha="right", color=FAINT, size=8, zorder=1,
     )  # fmt: skip

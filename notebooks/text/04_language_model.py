@@ -9,6 +9,8 @@
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
+#     name: python3
+# ---
 
 # %% [markdown]
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/04_language_model.ipynb)
@@ -18,7 +20,7 @@
 # After this notebook you can say what a LLaMA layer computes and rebuild it, put visual embeddings into the slots of a text, read the same hidden state with two heads,
 # and generate both words and visual embeddings without doing any work twice.
 #
-# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take half an hour.
+# It needs less than a minute on two CPU cores or a T4, and 2 GB of memory. The exercises take half an hour.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -32,6 +34,9 @@ else:
     import sys
 
     sys.path.insert(0, ".")
+
+# %% [markdown]
+# What the text says of results is meant for `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
@@ -60,7 +65,7 @@ sample = world.sample(2)  # a scene that training never showed
 # The third stage of Emu is an ordinary language model. Nothing in it is new, and that is the idea: what a language model does with words, it shall do with pictures.
 #
 # > **In the paper** it is LLaMA-13B, pretrained on text, then trained further on everything. **In the released code** it is transformers' `LlamaForCausalLM` with one more linear map.
-# > **Here** it is the same class from transformers; the tiny one first learnt for a few minutes how captions are worded.
+# > **Here** it is the same class from transformers; the tiny one first learnt from text alone how captions are worded.
 #
 # The sizes come from the configurations, so the table cannot be wrong:
 
@@ -303,7 +308,7 @@ def turn(pieces):
 show_turns([turn([sample.picture, sample.caption]), turn([sample.caption, sample.picture])])
 
 # %% [markdown]
-# The bar at a position speaks of the *next* one. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot predicts the word embedding of `[/IMG]`, as in the released code.
+# The bar at a position speaks of the *next* one. Where there is none, no head is asked, or the one that is asked is altogether wrong. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot predicts the word embedding of `[/IMG]`, as in the released code.
 # The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet. Those after it have true embeddings before them and are much easier. Notebook 07 shows that this ease is a trap.
 #
 # ## Both heads learn at once

@@ -9,6 +9,8 @@
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
+#     name: python3
+# ---
 
 # %% [markdown]
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/07_drawing_in_embedding_space.ipynb)
@@ -32,6 +34,9 @@ else:
     import sys
 
     sys.path.insert(0, ".")
+
+# %% [markdown]
+# What the text says of results is meant for `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
@@ -389,7 +394,7 @@ print("hiding makes the gap smaller:", bool(gaps[1] < gaps[0]))
 show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it drifts away with the index. The second has the higher loss, which now is an honest one. The orange lines are what counts for drawing.
+# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it does not get better with the index, and drifts away at the end. The second has the higher loss, which now is an honest one. The orange lines are what counts for drawing.
 #
 # Three hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. The shipped checkpoint had thousands of steps with `hide_written`; its lines are the ones in the first figure.
 #
