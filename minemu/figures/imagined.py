@@ -32,7 +32,6 @@ def show_by_index(
     panels: Mapping[str, Mapping[str, Tensor]],
     ylabel: str,
     level: tuple[float, str] | None = None,
-    level_at: float = 1.0,
 ) -> Figure:
     """Curves (N,) over the index of the visual embedding, by name, in panels of one scale; `level` is a line to compare with."""
     if not panels or any(not 1 <= len(curves) <= len(SERIES) for curves in panels.values()):
@@ -52,7 +51,7 @@ def show_by_index(
                 ms=4.5, lw=1.6, label=name,
             )  # fmt: skip
         if level is not None:
-            rule(axes, *level, level_at)
+            rule(axes, *level, at=_clearest(curves, level[0] + 0.04 * top))
         axes.set_title(title, loc="left", size=9)
         axes.set_xlabel("index of the visual embedding")
         count = max(map(len, curves.values()))
@@ -72,6 +71,17 @@ def show_by_index(
         handlelength=3,
     )
     return figure
+
+
+def _clearest(curves: Mapping[str, Tensor], height: float) -> float:
+    """Where a name at `height` is farthest from all curves (N,): the share of the panel's width at which it ends."""
+    away = torch.stack(
+        [(values.detach().float().cpu() - height).abs().nan_to_num(torch.inf) for values in curves.values()]
+    )
+    count = away.shape[1]
+    span = min(max(2, round(0.3 * count)), count)
+    start = int(away.amin(0).unfold(0, span, 1).amin(1).argmax())
+    return 0.045 + (start + span - 1) / max(1, count - 1) / 1.1
 
 
 def show_imagined(
