@@ -394,7 +394,7 @@ print("hiding makes the gap smaller:", bool(gaps[1] < gaps[0]))
 show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it does not get better with the index, and drifts away at the end. The second has the higher loss, which now is an honest one. The orange lines are what counts for drawing.
+# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it is far above that at every index but the first. The second has the higher loss, which now is an honest one. The orange lines are what counts for drawing.
 #
 # Three hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. The shipped checkpoint had thousands of steps with `hide_written`; its lines are the ones in the first figure.
 #
