@@ -427,7 +427,7 @@ show_matrices({"before": before, "after": after}, "caption", "picture", signed=T
 
 # %%
 pair_world = ToyWorld(image_size=vision.image_size, kinds=("pair",))
-stage = EncoderStage(pipe.model.config, TrainConfig(batch_size=3), pipe.processor, pair_world)
+stage = EncoderStage(pipe.model.config, TrainConfig(batch_size=4), pipe.processor, pair_world)
 batch = stage.batch(0)
 terms = stage.loss(batch)
 total = terms["contrastive"] + terms["name"] + STYLE_WEIGHT * terms["style"] + PIXEL_WEIGHT * terms["pixel"]
