@@ -34,15 +34,15 @@ def show_lines(
     if not 1 <= len(curves) <= len(LINES):
         raise MinemuError(f"{len(curves)} curves do not fit in one panel; give 1 to {len(LINES)}")
     with rc_context(STYLE):
-        figure = Figure(figsize=(520 / POINTS, 230 / POINTS), dpi=110, facecolor="white", layout="constrained")
+        figure = Figure(figsize=(560 / POINTS, 230 / POINTS), dpi=110, facecolor="white", layout="constrained")
         axes = figure.add_subplot()
         for (name, values), (colour, dashes) in zip(curves.items(), LINES, strict=False):
             axes.plot(np.asarray(values, dtype=float), color=colour, ls=dashes, lw=1.8, label=name)
         for name, height in (levels or {}).items():
             axes.axhline(height, color=FAINT, lw=1, zorder=0)
             axes.annotate(
-                name, (1, height), xycoords=("axes fraction", "data"), xytext=(-3, 3), textcoords="offset points",
-                color=FAINT, ha="right",
+                name, (1, height), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
+                color=FAINT, ha="left", va="center",
             )  # fmt: skip
         if log:
             axes.set_yscale("log")
