@@ -24,7 +24,7 @@
 # * write CLIP's contrastive loss, train a small tower with it, and say what that loss alone does *not* teach,
 # * look inside a trained tower: similar patches, attention maps, nearest pictures.
 #
-# **Needs:** about a minute on two CPU cores, less on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
+# **Needs:** less than a minute on two CPU cores or on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
