@@ -24,7 +24,7 @@
 # * show by experiment that embedding n does not depend on the queries after it, and say why that matters,
 # * watch queries learn where to look, and set Emu2's mean pooling beside them.
 #
-# **Needs:** about a minute on two CPU cores, less on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
+# **Needs:** less than a minute on two CPU cores or on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -445,6 +445,14 @@ for number in (1, 2, n):
 
 # %% alt="A picture with its patch grid and the coarser grid of pooling cells; beside it the mean colour of each cell with its number in reading order."
 show_cells(sample.pixels, vision.grid, side)
+
+# %% [markdown]
+# And at Emu2's size: the same drawing at its resolution, with its patches and its N cells, in the order in which the LLM reads them.
+
+# %% alt="The same picture at Emu2's resolution with its 32 x 32 patches and the 8 x 8 cells that they are pooled to, numbered 1 to 64 line by line."
+emu2 = EmuConfig.preset("emu2-37b")
+large = ToyWorld("seen", held_out=True, image_size=emu2.vision.image_size).sample(2)
+show_cells(large.pixels, emu2.vision.grid, math.isqrt(emu2.bridge.n_image))
 
 # %% [markdown]
 # ### Exercise 3: pooling (5 minutes)
