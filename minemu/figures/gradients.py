@@ -35,11 +35,12 @@ def show_pairs(
     goals = targets(line, processor.ids, objective or ObjectiveConfig())
     says, regresses = (goals.text[0] != IGNORE).tolist(), goals.image[0].tolist()
     words, structure = token_words(line[0].tolist(), processor), set(processor.ids.structure)
-    fills = [CHIP["picture" if token in structure else "word"] for token in line[0].tolist()]
+    kinds = ["pad" if t == processor.ids.pad else "picture" if t in structure else "word" for t in line[0].tolist()]
+    fills = [CHIP[kind] for kind in kinds]
     left, cell = 96, min(26.0, 660 / len(words))
-    tall = 4.6 * max(map(len, words)) + 8
+    tall = 5.0 * max(map(len, words)) + 8
     with rc_context(STYLE):
-        figure, axes = canvas(left + cell * len(words) + 14, 2 * tall + 128)
+        figure, axes = canvas(left + cell * len(words) + 14, 2 * tall + 116)
         top, low = 24, 24 + tall + 56
         for y, name in ((top, "the model reads"), (low, "it has to predict")):
             axes.text(left - 8, y + tall / 2, name, ha="right", va="center")

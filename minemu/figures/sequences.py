@@ -46,7 +46,7 @@ def show_spans(
     cell = min(24.0, (WIDTH - LEFT - 12) / len(row))
     height = {"ids": max(26.0, 4.6 * max(len(str(t)) for t in row) + 6), "words": 4.6 * max(map(len, words)) + 8}
     with rc_context(STYLE):
-        figure, axes = canvas(LEFT + cell * len(row) + 12, 62 + height["ids"] + 3 * height["words"] + 34)
+        figure, axes = canvas(LEFT + cell * len(row) + 12, 62 + height["ids"] + 3 * height["words"] + 14)
         for position in range(0, len(row), 1 if cell > 14 else 5):
             axes.text(LEFT + (position + 0.5) * cell, 12, str(position), size=6.5, color=FAINT, ha="center")
         fills = [CHIP["pad" if kind == "padding" else "picture" if kind == "picture" else "word"] for kind in kinds]
@@ -127,7 +127,7 @@ def show_packing(attention_mask: Tensor, packed: dict[str, Tensor], row: int = 0
     length = max(attention_mask.shape[1], segments.shape[1])
     unit, side = (430 - 20) / length, 260
     with rc_context(STYLE):
-        figure, axes = canvas(WIDTH, max(70 + 20 * (len(padded) + len(rows)), side + 76))
+        figure, axes = canvas(WIDTH, max(80 + 20 * (len(padded) + len(rows)), side + 58))
         used = sum(sample is not None for line in padded for sample in line)
         y = 24.0
         for title, lines in (("padded", padded), ("packed", rows)):

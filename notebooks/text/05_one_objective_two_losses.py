@@ -29,7 +29,7 @@
 # * explain how a model can make its regression loss vanish and learn nothing, and what prevents it;
 # * choose between a squared distance and a cosine, and place the weight between the two losses.
 #
-# It needs about half a minute on two CPU cores, less on a T4, and 1 GB of memory. It needs no other notebook.
+# It needs about half a minute on two CPU cores, less on a T4, and 1.5 GB of memory. It needs no other notebook.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -258,8 +258,8 @@ show_gradients(norms)
 #   the position before it, and an *input* to all positions after it.
 #   `detach()` closes the first path. The second stays open: the visual side may still change its embeddings so that the next ones are
 #   easier to predict from them.
-# * With attached targets only the visual side's bars change (and the word table's, through `[/IMG]`): the path through the targets
-#   adds to them.
+# * With attached targets only the visual side's bars change (and, too little to be seen, the word table's, through `[/IMG]`): the
+#   path through the targets adds to them.
 #
 # Before we look at what that does: the gradient of the whole is the weighted sum.
 
@@ -302,8 +302,8 @@ def spread(embeds):
 
 
 # %% [markdown]
-# `frozen` keeps a copy of the first embeddings as targets: a teacher that never moves. Emu2 does so, since its visual encoder does
-# not change.
+# `frozen` keeps a copy of the first embeddings as targets: a teacher that never moves. Emu2 does so in its second
+# stage, where the visual encoder does not change.
 #
 # **Predict before you run.** Which of the three ends with the lowest image loss?
 
@@ -345,7 +345,8 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 # Detached targets slow the collapse down, and do not exclude it: the path through the inputs is open, and here too the spread falls
 # at first. What works against it is the text loss, which needs embeddings that tell pictures apart, and starts to pull once captions
 # are learnt.
-# Only frozen targets cannot move at all.
+# Only frozen targets cannot move at all. That run dips too, because the left panel shows what the language model *reads*, and this
+# still moves. Its targets keep their spread, and pull the embeddings back.
 #
 # | | In the released code | Emu2 | Here |
 # |---|---|---|---|
