@@ -76,7 +76,7 @@ print(model.config.name, "on pictures of", processor.image_size, "pixels,", proc
 #
 # `EmuPipeline` holds all four stages. A list of words and pictures goes in; a picture or words come out.
 
-# %% alt="Left: a llama drawn by the model from words; right: a held-out picture with the caption that the model gave it."
+# %% alt="Left: a picture that the model drew from words; right: a held-out picture with the caption that the model gave it."
 # NBVAL_IGNORE_OUTPUT
 drawn = pipe(["a llama, Twemoji style"], generator=torch.Generator().manual_seed(0)).images[0]
 said = pipe.caption(sample.picture)
