@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from minemu.drawing import FAINT, LINE, POINTS, STYLE
 from minemu.errors import MinemuError
@@ -45,6 +46,8 @@ def _panel(axes: Axes, title: str, curves: Curves, at: Sequence[float], x: str, 
         axes.plot(at, list(values), label=name, lw=1.8, **style)
     axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
     axes.set_xlabel(x)
+    if all(float(place).is_integer() for place in at):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_yscale("log") if log else axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
     axes.grid(axis="y", color=LINE, lw=0.5, alpha=0.7)
     axes.spines[["top", "right"]].set_visible(False)

@@ -280,7 +280,6 @@ rows, pictures, _ = zip(*(processor.tokens(pieces, eos=True) for pieces in mixed
 padded = processor(mixed, eos=True).to(model.device)
 packed = pack_rows(rows, ids, 9 * max(map(len, rows)) // 4)
 images = torch.stack([picture for i in packed["order"] for picture in pictures[i]]).to(model.device)
-assert packed["input_ids"].numel() < padded["input_ids"].numel()
 print("padded", tuple(padded["input_ids"].shape), " packed", tuple(packed["input_ids"].shape))
 
 # %% alt="Six samples padded, one a row, and packed into fewer rows; at the right the block mask, a triangle for each sample."
