@@ -278,8 +278,11 @@ a, b, c, d, e, f = samples[:6]
 mixed = [[a.prompt, a.picture], [b.caption], [c.picture, c.caption], [d.caption], [e.prompt, e.picture], [f.caption]]
 rows, pictures, _ = zip(*(processor.tokens(pieces, eos=True) for pieces in mixed), strict=True)
 padded = processor(mixed, eos=True).to(model.device)
-packed = pack_rows(rows, ids, 9 * max(map(len, rows)) // 4)
+longest = max(map(len, rows))
+sizes = {length: pack_rows(rows, ids, length)["input_ids"].numel() for length in range(2 * longest, 3 * longest)}
+packed = pack_rows(rows, ids, min(sizes, key=sizes.get))  # the length that wastes least
 images = torch.stack([picture for i in packed["order"] for picture in pictures[i]]).to(model.device)
+assert packed["input_ids"].numel() < padded["input_ids"].numel()
 print("padded", tuple(padded["input_ids"].shape), " packed", tuple(packed["input_ids"].shape))
 
 # %% alt="Six samples padded, one a row, and packed into fewer rows; at the right the block mask, a triangle for each sample."
