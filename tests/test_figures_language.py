@@ -8,7 +8,7 @@ from PIL import Image
 
 from minemu.errors import MinemuError
 from minemu.figures.cache import SpeedUp, show_speedups, show_tokens_processed
-from minemu.figures.heads import Turn, show_attention, show_losses, show_overwrite, show_turns
+from minemu.figures.heads import Turn, show_attention, show_overwrite, show_turns
 from minemu.figures.imagined import show_by_index, show_imagined, show_retrieval
 
 WORDS = ["<s>", "[IMG]", "<image>", "<image>", "[/IMG]", "·a", "</s>"]
@@ -67,14 +67,6 @@ def test_each_head_has_a_bar_where_it_speaks():
         show_turns([])
 
 
-def test_losses_are_drawn_as_they_are():
-    losses = {"text": [3.0, 2.0, 1.0], "image": [1.0, 0.5, 0.25]}
-    (axes,) = drawn(show_losses(losses, "loss"))
-    assert curves(axes) == losses
-    with pytest.raises(MinemuError, match="0 curves"):
-        show_losses({}, "loss")
-
-
 def test_the_staircase_has_as_many_cells_as_positions_are_processed():
     prompt, n = 5, 3
     totals = {"without": [18, 50], "with": [7, 9]}
@@ -107,7 +99,7 @@ def test_errors_are_drawn_by_index():
     for axes in panels:
         assert curves(axes) == {name: curve.tolist() for name, curve in values.items()}
         assert axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1
-    with pytest.raises(MinemuError, match=r"one number for each index"):
+    with pytest.raises(MinemuError, match=r"give one for each"):
         show_by_index({"one": {"wrong": noise(2, 2)}}, "error")
     with pytest.raises(MinemuError, match="at least one panel"):
         show_by_index({}, "error")

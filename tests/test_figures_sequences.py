@@ -1,4 +1,4 @@
-"""Strips, packed rows and curves show the tensors that they were given."""
+"""Strips and packed rows show the tensors that they were given."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,6 @@ from minemu import sequence
 from minemu.config import LLMConfig, ObjectiveConfig
 from minemu.drawing import REGRESSES, SAYS
 from minemu.errors import MinemuError
-from minemu.figures.curves import show_curves
 from minemu.figures.sequences import show_packing, show_spans
 from minemu.sequence import IGNORE, PICTURE, TokenIds, block_mask, interleave, pack_rows, pad_rows
 
@@ -65,17 +64,3 @@ def test_packing_refuses_other_rows():
         show_packing(padded["attention_mask"], packed)
     with pytest.raises(MinemuError, match="no packed row 9; choose one of 0"):
         show_packing(pad_rows(ROWS, IDS)["attention_mask"], packed, row=9)
-
-
-def test_curves_are_what_was_given():
-    figure = show_curves({"a": {"x": [1.0, 2.0], "y": [3.0, 4.0]}, "b": {"z": [5.0, 6.0]}}, at=[10, 20], log=True)
-    drawn = [(axes.get_title("left"), [list(line.get_ydata()) for line in axes.lines]) for axes in figure.axes]
-    assert drawn == [("a", [[1.0, 2.0], [3.0, 4.0]]), ("b", [[5.0, 6.0]])]
-    assert all(list(line.get_xdata()) == [10, 20] for axes in figure.axes for line in axes.lines)
-
-
-def test_curves_have_to_fit():
-    with pytest.raises(MinemuError, match="no curve to show; give at least one"):
-        show_curves({"a": {}})
-    with pytest.raises(MinemuError, match="do not all have 3 values; give one for each place"):
-        show_curves({"a": {"x": [1.0, 2.0]}}, at=[1, 2, 3])

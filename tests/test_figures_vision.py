@@ -1,4 +1,4 @@
-"""Figures of what the encoder and the bridge see, and the plain panels: the data shown is the data given."""
+"""Figures of what the encoder and the bridge see: the data shown is the data given."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,6 @@ from matplotlib.patches import Rectangle
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.figures.bridge import show_cells, show_queries
-from minemu.figures.panels import show_lines, show_matrices
 from minemu.figures.vision import patch_box, show_maps, show_neighbours, show_patches, spotlight
 
 SIZE, GRID = 32, 4
@@ -113,33 +112,3 @@ def test_cells_show_the_mean_colour_in_reading_order(pictures):
     assert [text for text in texts(figure) if text.isdigit()] == ["1", "2", "3", "4"] and drawn(figure) > 50
     with pytest.raises(MinemuError, match="4 x 4 patches do not pool to 3 x 3 cells; use a divisor of 4"):
         show_cells(pictures[0], GRID, 3)
-
-
-def test_lines_show_the_values_given():
-    figure = show_lines({"a": [3, 1, 2], "b": [1, 1, 1]}, "step", "loss", {"chance": 2.5}, log=True)
-    axes = figure.axes[0]
-    a, b, level = axes.lines
-    assert a.get_ydata().tolist() == [3, 1, 2] and b.get_ydata().tolist() == [1, 1, 1]
-    assert a.get_linestyle() != b.get_linestyle() and set(level.get_ydata()) == {2.5}
-    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_yscale()) == ("step", "loss", "log") and drawn(figure) > 10
-    with pytest.raises(MinemuError, match="0 curves do not fit in one panel; give 1 to 4"):
-        show_lines({}, "step", "loss")
-
-
-@pytest.mark.parametrize("shared", [True, False])
-def test_matrices_show_the_values_given(shared):
-    small, large = torch.tensor([[0.5, -torch.inf], [-1.0, 0.0]]), torch.full((2, 3), 4.0)
-    figure = show_matrices({"small": small, "large": large}, "column", "row", shared=shared, signed=True)
-    first, second = (axes.images[0] for axes in figure.axes)
-    assert np.array_equal(np.ma.filled(first.get_array(), -np.inf), small.numpy())
-    assert first.get_clim() == ((-4, 4) if shared else (-1, 1)) and second.get_clim() == (-4, 4)
-    assert [axes.get_title() for axes in figure.axes] == ["small", "large"] and drawn(figure) > 10
-
-
-def test_what_is_no_matrix_is_refused():
-    with pytest.raises(MinemuError, match="no matrix to show; give at least one"):
-        show_matrices({}, "a", "b")
-    with pytest.raises(MinemuError, match=r"'heads' has shape \(1, 2, 2\); give a matrix"):
-        show_matrices({"heads": torch.zeros(1, 2, 2)}, "a", "b")
-    with pytest.raises(MinemuError, match="no entry of 'x' is a finite number"):
-        show_matrices({"x": torch.full((2, 2), -torch.inf)}, "a", "b")

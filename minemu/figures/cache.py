@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from minemu.drawing import FAINT, INK, LINE, REGRESSES, SAYS
+from minemu.drawing import FAINT, LINE, REGRESSES, SAYS
 from minemu.errors import MinemuError
-from minemu.figures.plots import plots
+from minemu.figures.charts import SERIES, charts, label, legend
 
 AGAIN, ONCE = REGRESSES, SAYS  # positions that are processed again, and those that are processed once
 
@@ -37,13 +37,16 @@ def show_tokens_processed(prompt: int, n: int, totals: Mapping[str, Sequence[int
         raise MinemuError(
             f"give two rows of {len(counts)} totals, without and with the cache, one for each of the counts"
         )
-    figure, (steps, sums) = plots(760, 270, 2, ratios=[1.25, 1])
+    figure, (steps, sums) = charts(760, 270, 2, ratios=[1.25, 1])
     steps.imshow(_staircase(prompt, n), interpolation="nearest", aspect="auto", zorder=1)
     steps.set_xticks([0, prompt - 1, prompt + n - 2], ["1", str(prompt), str(prompt + n - 1)])
     steps.set_yticks([0, n - 1], ["1", str(n)])
-    steps.set_xlabel("position in the sequence")
-    steps.set_ylabel("step: embedding to be predicted")
-    steps.set_title(f"after {prompt} positions, {n} embeddings", loc="left", size=9)
+    label(
+        steps,
+        "position in the sequence",
+        "step: embedding to be predicted",
+        f"after {prompt} positions, {n} embeddings",
+    )
     steps.text(
         0.33,
         0.45,
@@ -54,17 +57,14 @@ def show_tokens_processed(prompt: int, n: int, totals: Mapping[str, Sequence[int
         color="white",
     )
     steps.text(0.99, 0.93, "processed once,\nwith a cache", transform=steps.transAxes, ha="right", va="top", color=ONCE)
-    for (name, values), (colour, dashes, marker) in zip(
-        totals.items(), ((AGAIN, "--", "s"), (ONCE, "-", "o")), strict=True
-    ):
+    for (name, values), (colour, dashes, marker) in zip(totals.items(), (SERIES[1], SERIES[0]), strict=True):
         sums.plot(counts, values, color=colour, ls=dashes, marker=marker, ms=5, lw=1.6)
         sums.annotate(
             f"{name}: {values[-1]:,}", (counts[-1], values[-1]), xytext=(-8, 6), textcoords="offset points",
             ha="right", size=8, color=colour,
         )  # fmt: skip
     sums.set_xticks(list(counts))
-    sums.set_xlabel("N, embeddings a picture")
-    sums.set_title("positions processed for one picture", loc="left", size=9)
+    label(sums, "N, embeddings a picture", title="positions processed for one picture")
     sums.set_ylim(0, 1.12 * max(max(values) for values in totals.values()))
     sums.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     sums.grid(axis="y", color=LINE, lw=0.5)
@@ -86,7 +86,7 @@ def show_speedups(rows: Sequence[SpeedUp]) -> Figure:
     """Measured speed-up (dot and range of the runs) beside the ratio of positions processed (hollow square)."""
     if not rows:
         raise MinemuError("there is no row of a benchmark to show; give at least one")
-    figure, (axes,) = plots(600, 62 + 34 * len(rows))
+    figure, (axes,) = charts(600, 62 + 34 * len(rows))
     places = np.arange(len(rows))[::-1]
     axes.hlines(places, [row.least for row in rows], [row.most for row in rows], color=SAYS, lw=4, alpha=0.35)
     axes.plot(
@@ -107,14 +107,7 @@ def show_speedups(rows: Sequence[SpeedUp]) -> Figure:
     axes.set_yticks(places, [row.name for row in rows])
     axes.set_ylim(-0.6, len(rows) - 0.3)
     axes.set_xlim(0, 1.08 * max(max(row.most, row.counted) for row in rows))
-    axes.set_xlabel("ratio")
+    label(axes, "ratio")
     axes.grid(axis="x", color=LINE, lw=0.5)
-    axes.legend(
-        loc="upper center",
-        bbox_to_anchor=(0.5, -0.32 if len(rows) < 3 else -0.22),
-        ncols=2,
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-    )
+    legend(axes, loc="upper center", bbox_to_anchor=(0.5, -0.32 if len(rows) < 3 else -0.22), ncols=2)
     return figure

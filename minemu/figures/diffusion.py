@@ -19,7 +19,7 @@ from torch import Tensor
 
 from minemu.drawing import FAINT, LINE, SAYS
 from minemu.errors import MinemuError
-from minemu.figures.charts import SERIES, charts, label, legend
+from minemu.figures.charts import SERIES, add_curves, charts, label, legend
 
 SMOOTHED = 0.15  # share of the new value in the running mean
 
@@ -29,8 +29,7 @@ def show_kept(kept: Mapping[int, float], used: int) -> Figure:
     if not kept:
         raise MinemuError("there is no share to show; give {channels: share}")
     figure, (axes,) = charts(520, 190)
-    colour, dash, marker = SERIES[0]
-    axes.plot(list(kept), list(kept.values()), dash, color=colour, marker=marker, ms=4)
+    add_curves(axes, list(kept), {"kept": list(kept.values())}, marked=True)
     axes.axvline(used, color=FAINT, lw=1, ls=":")
     axes.annotate(
         f"K = {used}, as here", (used, min(kept.values())), (5, 0), textcoords="offset points", color=FAINT, size=8
@@ -99,16 +98,8 @@ def show_training(losses: Sequence[float]) -> Figure:
 
 def show_by_noise(t: Tensor, losses: Mapping[str, Tensor]) -> Figure:
     """The loss (T,) at each of the noise levels t (T,), a line for each condition."""
-    for name, values in losses.items():
-        if values.shape != t.shape:
-            raise MinemuError(
-                f"{len(t)} noise levels but losses of shape {tuple(values.shape)} for '{name}'; give one for each"
-            )
-    if not 1 <= len(losses) <= len(SERIES):
-        raise MinemuError(f"{len(losses)} lines do not fit in one figure; show 1 to {len(SERIES)}")
     figure, (axes,) = charts(620, 220)
-    for (name, values), (colour, dash, marker) in zip(losses.items(), SERIES, strict=False):
-        axes.plot(t.cpu(), values.detach().cpu(), ls=dash, marker=marker, ms=4, color=colour, lw=1.4, label=name)
+    add_curves(axes, t, losses, marked=True)
     axes.grid(axis="y", color=LINE, lw=0.4)
     axes.set_ylim(bottom=0)
     label(axes, "noise level t  (little noise on the left, nothing but noise on the right)", "mean squared error")

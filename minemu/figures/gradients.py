@@ -16,13 +16,13 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from torch import Tensor
 
 from minemu.config import ObjectiveConfig
-from minemu.drawing import CHIP, FAINT, LINE, MONO, POINTS, REGRESSES, SAYS, STYLE, canvas, token_words
+from minemu.drawing import CHIP, FAINT, INK, LINE, MONO, REGRESSES, SAYS, STYLE, canvas, token_words
 from minemu.errors import MinemuError
+from minemu.figures.charts import SERIES, charts, label, legend
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE, targets
 
-BARS = (SAYS, REGRESSES, "#1f2933", "#0e9384")
-HATCHES = ("", "", "////", "....")
+HATCHES = ("", "////", "....", "xxxx")
 
 
 def show_pairs(
@@ -62,7 +62,7 @@ def _cell(axes: Axes, x: float, y: float, width: float, height: float, word: str
     axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor=LINE, lw=0.5))
     axes.text(
         x + width / 2, y + height / 2, word, family=MONO, size=min(7.5, width * 0.6), rotation=90, ha="center", va="center",
-        color="#1f2933" if asked else LINE,
+        color=INK if asked else LINE,
     )  # fmt: skip
 
 
@@ -94,32 +94,18 @@ def show_gradients(norms: Mapping[str, Mapping[str, float]], title: str = "lengt
         raise MinemuError("every gradient is zero; call backward() before you measure")
     floor = 10.0 ** np.floor(np.log10(min(found)) - 0.5)
     high = 0.8 / len(norms)
-    with rc_context({**STYLE, "axes.edgecolor": LINE, "xtick.color": FAINT, "hatch.linewidth": 0.6}):
-        figure = Figure(
-            figsize=(760 / POINTS, (70 + 20 * len(norms) * len(modules)) / POINTS), dpi=110, facecolor="white",
-            layout="constrained",
-        )  # fmt: skip
-        axes = figure.subplots()
-        for index, (loss, of) in enumerate(norms.items()):
-            places = np.arange(len(modules)) + (index - (len(norms) - 1) / 2) * high
-            lengths = [max(of[module], floor) for module in modules]
-            axes.barh(
-                places,
-                lengths,
-                high * 0.9,
-                label=loss,
-                color=BARS[index % 4],
-                hatch=HATCHES[index % 4],
-                edgecolor="white",
-            )
-            for place, module in zip(places, modules, strict=True):
-                if of[module] == 0:
-                    axes.text(floor * 1.08, place, "none", va="center", size=7.5, color=FAINT)
-        axes.set(xscale="log", xlim=(floor, max(found) * 1.6), yticks=range(len(modules)), yticklabels=modules)
-        axes.invert_yaxis()
-        axes.set_title(title, loc="left", fontsize=9.5, fontweight="bold")
-        axes.grid(axis="x", color=LINE, lw=0.5, alpha=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside lower center", ncols=len(norms), frameon=False, fontsize=8.5)
+    figure, (axes,) = charts(760, 70 + 20 * len(norms) * len(modules))
+    for index, (loss, of) in enumerate(norms.items()):
+        places = np.arange(len(modules)) + (index - (len(norms) - 1) / 2) * high
+        lengths = [max(of[module], floor) for module in modules]
+        style = {"color": SERIES[index % len(SERIES)][0], "hatch": HATCHES[index % len(HATCHES)], "edgecolor": "white"}
+        axes.barh(places, lengths, high * 0.9, label=loss, **style)
+        for place, module in zip(places, modules, strict=True):
+            if of[module] == 0:
+                axes.text(floor * 1.08, place, "none", va="center", size=7.5, color=FAINT)
+    axes.set(xscale="log", xlim=(floor, max(found) * 1.6), yticks=range(len(modules)), yticklabels=modules)
+    axes.invert_yaxis()
+    axes.grid(axis="x", color=LINE, lw=0.5)
+    label(axes, title=title)
+    legend(figure, loc="outside lower center", ncols=len(norms))
     return figure

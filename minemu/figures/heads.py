@@ -1,27 +1,22 @@
-"""What happens in the language model: slots overwritten, attention, two heads that take turns, losses that fall.
+"""What happens in the language model: slots overwritten, attention, two heads that take turns.
 
 Axes   L positions   D LLM width   layers of the LLM
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from minemu.drawing import INK, LINE, MONO, REGRESSES, SAYS, STYLE, add_heat, canvas
 from minemu.errors import MinemuError
-from minemu.figures.plots import plots
-
-SEEN = LinearSegmentedColormap.from_list("seen", ["#ffffff", "#b9cff2", SAYS, "#12305f"])
-NEVER = "#e9ecef"
-LINES = ((SAYS, "-"), (REGRESSES, "--"), (INK, ":"))
+from minemu.figures.charts import BLUES, NEVER, charts, label, legend
 
 
 @dataclass(frozen=True)
@@ -76,16 +71,21 @@ def show_attention(weights: Tensor, words: Sequence[str], slots: Sequence[bool])
     marked = np.flatnonzero(np.asarray(slots, dtype=bool))
     columns = min(2, len(values))
     rows = -(-len(values) // columns)
-    figure, grid = plots(380 * columns, 372 * rows, columns, rows)
+    figure, grid = charts(380 * columns, 372 * rows, columns, rows)
     for layer, axes in enumerate(grid):
         if layer >= len(values):
             axes.set_visible(False)
             continue
         axes.set_facecolor(NEVER)
         axes.imshow(
-            np.where(future, np.nan, values[layer]), cmap=SEEN, vmin=0, vmax=0.5, interpolation="nearest", aspect="auto"
+            np.where(future, np.nan, values[layer]),
+            cmap=BLUES,
+            vmin=0,
+            vmax=0.5,
+            interpolation="nearest",
+            aspect="auto",
         )
-        axes.set_title(f"layer {layer + 1}", loc="left", size=9)
+        label(axes, title=f"layer {layer + 1}")
         size = min(7.0, 220 / len(words))
         axes.set_xticks(range(len(words)), words, rotation=90, family=MONO, size=size)
         axes.set_yticks(range(len(words)), words, family=MONO, size=size)
@@ -96,7 +96,7 @@ def show_attention(weights: Tensor, words: Sequence[str], slots: Sequence[bool])
             axes.plot(
                 [low, high, high, low, low], [low, low, high, high, low], color=REGRESSES, lw=1.4, label="the picture"
             )
-            axes.legend(loc="upper right", frameon=False, fontsize=8)
+            legend(axes, loc="upper right")
     return figure
 
 
@@ -104,7 +104,7 @@ def show_turns(turns: Sequence[Turn]) -> Figure:
     """A plot a sequence: at each position the head that has to speak, and how right it is about the next position."""
     if not turns:
         raise MinemuError("there is no sequence to show; give at least one Turn")
-    figure, grid = plots(760, 196 * len(turns), rows=len(turns))
+    figure, grid = charts(760, 196 * len(turns), rows=len(turns))
     for axes, turn in zip(grid, turns, strict=True):
         if not len(turn.words) - 1 == len(turn.said) == len(turn.regressed):
             raise MinemuError(
@@ -112,7 +112,7 @@ def show_turns(turns: Sequence[Turn]) -> Figure:
                 f"got {len(turn.said)} and {len(turn.regressed)}"
             )
         _turn(axes, turn)
-    grid[0].legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, frameon=False, fontsize=8, borderaxespad=0.2)
+    legend(grid[0], loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, borderaxespad=0.2)
     return figure
 
 
@@ -132,19 +132,4 @@ def _turn(axes: Axes, turn: Turn) -> None:
     axes.set_ylim(0, 1.02)
     axes.set_yticks([0, 0.5, 1])
     axes.grid(axis="y", color=LINE, lw=0.5)
-    axes.set_ylabel("how right about\nthe next position")
-
-
-def show_losses(curves: Mapping[str, Sequence[float]], ylabel: str) -> Figure:
-    """Up to three curves over the steps of a training."""
-    if not 1 <= len(curves) <= len(LINES):
-        raise MinemuError(f"{len(curves)} curves do not fit in one plot; give 1 to {len(LINES)}")
-    figure, (axes,) = plots(520, 210)
-    for (name, values), (colour, dashes) in zip(curves.items(), LINES, strict=False):
-        axes.plot(range(1, len(values) + 1), list(values), color=colour, ls=dashes, lw=1.8, label=name)
-    axes.set_xlabel("step")
-    axes.set_ylabel(ylabel)
-    axes.set_ylim(bottom=0)
-    axes.grid(axis="y", color=LINE, lw=0.5)
-    axes.legend(frameon=False, fontsize=8, handlelength=3.2, labelcolor=INK)
-    return figure
+    label(axes, y="how right about\nthe next position")

@@ -10,22 +10,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from matplotlib import rc_context
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from minemu.drawing import FAINT, INK, LINE, REGRESSES, SAYS, STYLE, add_heat, add_picture, canvas
+from minemu.drawing import FAINT, INK, LINE, REGRESSES, STYLE, add_heat, add_picture, canvas
 from minemu.errors import MinemuError
-from minemu.figures.plots import plots, rule
+from minemu.figures.charts import BLUES, SERIES, add_curves, charts, label, legend, rule
 
-SERIES = (  # colour, dashes, marker: any two lines differ in all three
-    (SAYS, "-", "o"),
-    (REGRESSES, "--", "s"),
-    (INK, ":", "^"),
-    ("#0b7a5e", "-.", "D"),
-)
-NEAR = LinearSegmentedColormap.from_list("near", ["#12305f", SAYS, "#b9cff2", "#ffffff"])
+NEAR = BLUES.reversed()
 
 
 def show_by_index(
@@ -41,35 +34,19 @@ def show_by_index(
     )
     top = max(everything.nan_to_num(0).max().item(), level[0] if level else 0.0)
     width = 560 if len(panels) == 1 else 370 * len(panels)
-    figure, grid = plots(width, 262, len(panels), sharey=True)
+    figure, grid = charts(width, 262, len(panels), sharey=True)
     for axes, (title, curves) in zip(grid, panels.items(), strict=True):
-        for (name, values), (colour, dashes, marker) in zip(curves.items(), SERIES, strict=False):
-            if values.ndim != 1:
-                raise MinemuError(f"'{name}' has shape {tuple(values.shape)}; give one number for each index, (N,)")
-            axes.plot(
-                range(1, len(values) + 1), values.detach().float().cpu().numpy(), color=colour, ls=dashes, marker=marker,
-                ms=4.5, lw=1.6, label=name,
-            )  # fmt: skip
+        count = max(map(len, curves.values()))
+        add_curves(axes, range(1, count + 1), curves, marked=True)
         if level is not None:
             rule(axes, *level, at=_clearest(curves, level[0] + 0.04 * top))
-        axes.set_title(title, loc="left", size=9)
-        axes.set_xlabel("index of the visual embedding")
-        count = max(map(len, curves.values()))
+        label(axes, "index of the visual embedding", title=title)
         axes.set_xticks(range(1, count + 1, 1 if count <= 20 else 5))
         axes.set_ylim(0, 1.08 * top)
         axes.grid(axis="y", color=LINE, lw=0.5)
     grid[0].set_ylabel(ylabel)
     handles, names = grid[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        names,
-        loc="outside lower center",
-        ncols=min(len(names), 3),
-        frameon=False,
-        fontsize=8,
-        labelcolor=INK,
-        handlelength=3,
-    )
+    legend(figure, handles, names, loc="outside lower center", ncols=min(len(names), 3))
     return figure
 
 
@@ -124,24 +101,27 @@ def show_retrieval(imagined: Tensor, true: Tensor) -> Figure:
     nearest = distances.argmin(1)
     rows = torch.arange(len(nearest))
     own = int((nearest == rows).sum())
-    figure, (axes,) = plots(430, 390)
+    figure, (axes,) = charts(430, 390)
     image = axes.imshow(distances.numpy(), cmap=NEAR, interpolation="nearest")
     for right, colour, name in ((True, "white", "its own picture"), (False, REGRESSES, "another one")):
         chosen = (nearest == rows) == right
         axes.plot(
             nearest[chosen].numpy(), rows[chosen].numpy(), "o", mfc="none", mec=colour, mew=1.3, ms=5.5, label=name
         )
-    axes.set_title(f"{own} of {len(rows)} are nearest to their own picture", loc="left", size=9)
-    axes.set_xlabel("true embeddings of picture")
-    axes.set_ylabel("imagined from caption")
+    label(
+        axes,
+        "true embeddings of picture",
+        "imagined from caption",
+        f"{own} of {len(rows)} are nearest to their own picture",
+    )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     bar = figure.colorbar(image, ax=axes, shrink=0.75, pad=0.02)
     bar.set_label("distance", color=INK, size=8)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7.5, color=LINE, labelcolor=INK)
-    axes.legend(
-        loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=True, facecolor="#9fb8e6", edgecolor="white", fontsize=8,
+    legend(
+        axes, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2, frameon=True, facecolor="#9fb8e6", edgecolor="white",
         title="the nearest is", title_fontsize=8,
     )  # fmt: skip
     return figure

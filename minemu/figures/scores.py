@@ -16,13 +16,12 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from minemu.drawing import FAINT, INK, LINE, STYLE, drawable
+from minemu.drawing import FAINT, INK, LINE, drawable
 from minemu.errors import MinemuError
-from minemu.figures.charts import SERIES, charts, label, legend
+from minemu.figures.charts import SERIES, add_curves, charts, label, legend
 
 Ends = Sequence[tuple[float, float]]
 
@@ -61,12 +60,8 @@ def show_intervals(n: Sequence[int], intervals: Mapping[str, Ends]) -> Figure:
 
 def show_coverage(rates: Sequence[float], coverage: Mapping[str, Sequence[float]], wanted: float = 0.95) -> Figure:
     """How often each kind of interval holds the true rate, at each true rate; the dotted line is what it promises."""
-    for name, values in coverage.items():
-        if len(values) != len(rates):
-            raise MinemuError(f"{len(rates)} rates but {len(values)} values for '{name}'; give one for each")
     figure, (axes,) = charts(560, 200)
-    for (name, values), (colour, dash, _) in zip(coverage.items(), SERIES, strict=False):
-        axes.plot(rates, values, ls=dash, color=colour, lw=1.5, label=name)
+    add_curves(axes, rates, coverage)
     axes.axhline(wanted, color=FAINT, lw=1, ls=":", label=f"promised: {wanted:.0%}")
     label(axes, "true rate", "share of samplings\nwhose interval holds it")
     legend(axes, loc="lower center")
@@ -102,9 +97,7 @@ def show_scores(scores: Sequence[Score]) -> Figure:
     axes.grid(axis="x", color=LINE, lw=0.4)
     handles, names = axes.get_legend_handles_labels()
     shown = {name: handle for handle, name in zip(handles, names, strict=True) if name}
-    figure.legend(
-        [*shown.values()], [*shown], loc="outside upper left", ncols=5, frameon=False, fontsize=8, labelcolor=INK
-    )
+    legend(figure, [*shown.values()], [*shown], loc="outside upper left", ncols=5)
     return figure
 
 
@@ -142,8 +135,7 @@ def show_matrix(values: Tensor, names: Sequence[str]) -> Figure:
             f"{len(names)} names take a matrix of shape ({len(names)}, {len(names)}), not {tuple(values.shape)}"
         )
     side = 34 * len(names)
-    with rc_context(STYLE):
-        figure, (axes,) = charts(side + 130, side + 90)
+    figure, (axes,) = charts(side + 130, side + 90)
     numbers = values.detach().cpu().numpy()
     low, high = numbers.min().item(), numbers.max().item()
     axes.imshow(numbers, cmap="Blues", vmin=low, vmax=high)
@@ -168,14 +160,8 @@ def show_matrix(values: Tensor, names: Sequence[str]) -> Figure:
 
 def show_frechet(n: Sequence[int], distances: Mapping[str, Sequence[float]]) -> Figure:
     """Distances at each number of samples n; the true distance of two samples of one distribution is 0."""
-    for name, values in distances.items():
-        if len(values) != len(n):
-            raise MinemuError(
-                f"{len(n)} numbers of samples but {len(values)} distances for '{name}'; give one for each"
-            )
     figure, (axes,) = charts(560, 210)
-    for (name, values), (colour, dash, marker) in zip(distances.items(), SERIES, strict=False):
-        axes.plot(n, values, ls=dash, marker=marker, ms=4, color=colour, lw=1.4, label=name)
+    add_curves(axes, n, distances, marked=True)
     axes.axhline(0, color=FAINT, lw=1, ls=":")
     axes.set_xscale("log")
     axes.set_xticks(list(n), [str(count) for count in n])

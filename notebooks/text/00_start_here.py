@@ -62,7 +62,7 @@ from minemu.config import EmuConfig
 from minemu.course import check, start, untrained
 from minemu.errors import MinemuError
 from minemu.figures import show_batch, show_model, show_pictures, show_sequence
-from minemu.figures.curves import show_curves
+from minemu.figures.charts import show_curves
 
 torch.manual_seed(0)
 torch.set_grad_enabled(False)  # only one cell below trains

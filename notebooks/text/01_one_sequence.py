@@ -60,7 +60,7 @@ from minemu.config import EmuConfig, ObjectiveConfig
 from minemu.course import check, start, untrained
 from minemu.drawing import token_words
 from minemu.errors import MinemuError
-from minemu.figures.curves import show_curves
+from minemu.figures.charts import show_curves
 from minemu.figures.sequences import show_packing, show_spans
 from minemu.sequence import IGNORE, PICTURE, Picture, TokenIds, pack_rows, targets
 

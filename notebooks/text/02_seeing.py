@@ -55,7 +55,7 @@ from minemu.course import check, start
 from minemu.data.datasets import batch_samples
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.figures.panels import show_lines, show_matrices
+from minemu.figures.charts import show_curves, show_matrices
 from minemu.figures.vision import patch_box, show_maps, show_neighbours, show_patches
 from minemu.processor import normalise
 from minemu.sequence import pad_rows
@@ -257,7 +257,7 @@ curves = {
     "post-norm, weights x 1000": sizes(True, 1000),
 }
 assert abs(curves["post-norm"][-1] / curves["post-norm, weights x 1000"][-1] - 1) < 0.05
-show_lines(curves, "block", "size of the stream", log=True)
+show_curves({"size of the stream": curves}, x="block", log=True)
 
 # %% [markdown]
 # One more habit of EVA: queries and values have biases, keys have none. Nothing is lost. A key bias $b$ adds $q_i \cdot b$ to *every* score of query $i$, and a softmax does not notice what is added to all.
@@ -411,7 +411,7 @@ def only(known):
 levels = {f"chance: ln {pairs}": math.log(pairs), "knows only the background": only(lambda scene: scene.background)}
 
 # %% alt="The contrastive loss of the small tower over its steps falls below the level of chance, ln 32, towards that of a tower that knows only the background."
-show_lines({"loss": losses}, "step", "contrastive loss", levels)
+show_curves({"contrastive loss": {"loss": losses}}, levels=levels)
 
 # %% [markdown]
 # Now the scores of the held-out batch. Rows are the pictures, columns their captions, both sorted by background.

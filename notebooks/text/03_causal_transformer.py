@@ -59,7 +59,7 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.figures import show_pictures
 from minemu.figures.bridge import show_cells, show_queries
-from minemu.figures.panels import show_lines, show_matrices
+from minemu.figures.charts import show_curves, show_matrices
 from minemu.figures.vision import show_maps
 from minemu.model import Emu
 from minemu.processor import normalise
@@ -371,7 +371,7 @@ assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
 
 # %% alt="Loss of the small Causal Transformer over its steps, falling below the error of always painting the mean picture."
 blind = F.mse_loss(paint.mean(0, keepdim=True).expand_as(paint), paint).item()
-show_lines({"loss": losses}, "step", "mean squared error of pixels", levels={"the mean picture": blind})
+show_curves({"mean squared error of pixels": {"loss": losses}}, levels={"the mean picture": blind})
 
 
 # %% alt="A held-out picture, what the untrained small Transformer paints of it, and what the trained one paints: blurred, with the right things in the right cells."

@@ -341,9 +341,9 @@ with torch.enable_grad():
 assert all(curve[-1] < curve[0] for curve in losses.values())
 
 # %% alt="Text loss and image loss of a nano model, each as a share of its first value, fall together over 60 steps"
-from minemu.figures.heads import show_losses
+from minemu.figures.charts import show_curves
 
-show_losses({name: [x / curve[0] for x in curve] for name, curve in losses.items()}, "share of the first loss")
+show_curves({"share of the first loss": {name: [x / curve[0] for x in curve] for name, curve in losses.items()}})
 
 # %% [markdown]
 # ## Words out

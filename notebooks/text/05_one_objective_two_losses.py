@@ -61,7 +61,7 @@ import torch.nn.functional as F
 from minemu.config import EmuConfig, ObjectiveConfig
 from minemu.course import check, start, untrained
 from minemu.errors import MinemuError
-from minemu.figures.curves import show_curves
+from minemu.figures.charts import show_curves
 from minemu.figures.gradients import show_gradients, show_pairs
 from minemu.objective import image_loss, text_loss, unified_loss
 from minemu.sequence import IGNORE, targets
