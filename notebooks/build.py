@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -83,6 +84,7 @@ def site(folder: Path) -> None:
     lines = []
     for path in sorted(HERE.glob("*.ipynb")):
         page, _ = HTMLExporter().from_filename(str(path))
+        page = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)  # from page to page, not to the notebooks
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
         first = nbformat.read(path, as_version=4).cells[0].source
         title = next(line[2:] for line in first.splitlines() if line.startswith("# "))
