@@ -3,7 +3,7 @@
     python notebooks/build.py 01 05          build and execute these
     python notebooks/build.py --all          all of them
     python notebooks/build.py --adopt 01     the other way: after editing 01 in JupyterLab, write its text
-    python notebooks/build.py --site DIR     the executed notebooks as HTML pages that open from disk
+    python notebooks/build.py --site DIR     the executed notebooks as HTML pages that open from disk (formulas need a connection: MathJax)
 
 A code cell that ends in a figure gives its alternative text in the cell's head: `# %% alt="..."`.
 """

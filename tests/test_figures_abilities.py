@@ -65,7 +65,7 @@ def test_a_gallery_shows_pictures_words_and_verdicts():
     written = texts(figure)
     assert {"read", "drawn", "a fox \u2717", "the judge: dog"} <= set(written)
     assert any(text.endswith("\u2713") for text in written)
-    assert "a dog " in written  # no mark where nothing was judged
+    assert "a dog" in written  # no mark where nothing was judged
     frames = [patch for patch in figure.axes[0].patches if patch.get_linewidth() > 2]
     assert len(frames) == 1  # only one picture was made by the model
     nothing_is_cut(figure)

@@ -148,7 +148,9 @@ def _count(card: Card, letters: int) -> int:
 
 
 def _words(card: Card, letters: int) -> list[str]:
-    return lines_of(f"{card.text}{GLUE}{MARKS[card.right][0]}", letters) if card.text or card.right is not None else []
+    mark = MARKS[card.right][0]
+    text = f"{card.text}{GLUE}{mark}" if mark else card.text
+    return lines_of(text, letters) if text else []
 
 
 def _add_card(axes: Axes, card: Card, x: float, y: float, side: float, letters: int) -> None:

@@ -172,6 +172,23 @@ text = talker.processor.as_text(prompt) if talker is not pipe else "<picture> " 
 print(text.replace("<image>" * talker.processor.n_image, "<image> ..."))
 
 # %% [markdown]
+# When is an answer right? After the published cleaning, in lower case and without an article, it must be the true word or the true sentence. Nothing else is forgiven.
+
+# %% tags=["same-as:minemu.evaluation.abilities.clean"]
+from minemu import prompts
+
+ARTICLES = ("a", "an", "the")
+
+
+def clean(answer):
+    words = prompts.first_sentence(answer).lower().split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)
+
+
+for text in ("A llama.", "llama. it is on a green background", "the green", "two llamas"):
+    print(f"{text!r:40} counts as {clean(text)!r}")
+
+# %% [markdown]
 # > **Predict.** Below, each question is asked twice: about its own picture, and about the picture of another question of the same sort. For which sort will the *second* answer be right most often?
 
 # %% alt="Eight questions, one of each sort, with their pictures; for each the true answer, the answer with its own picture and the answer with another picture, marked right or wrong."
@@ -284,13 +301,17 @@ def marks(share, n):
     return [True] * right + [False] * (n - right)
 
 
+def rate_of(name, result):
+    return Rate(name, marks(result.score, result.n), result.chance, marks(result.blind, result.n))
+
+
 # %% alt="Shares of right answers about pictures and about clips with eight frames and with one, each with its interval, chance and the blind share."
 from minemu.figures.abilities import Rate, show_rates
 
 vqa, video = counted["vqa"], counted["video-qa"]
 rates = [
-    Rate("question about a picture", marks(vqa.score, vqa.n), vqa.chance, marks(vqa.blind, vqa.n)),
-    Rate("about a clip, eight frames", marks(video.score, video.n), video.chance, marks(video.blind, video.n)),
+    rate_of("question about a picture", vqa),
+    rate_of("about a clip, eight frames", video),
     Rate("about a clip, one frame", marks(video.details["single_frame"], video.n), video.chance),
 ]
 show_rates(rates)
@@ -309,19 +330,19 @@ examples = [questions.question(ToyWorld("seen", image_size=pipe.processor.image_
 query = questions.question(world, 1, "colour")
 with_pictures = [item for one in examples for item in (*one.pictures, f"{one.text} {one.answer}.")]
 text_only = [item for item in with_pictures if isinstance(item, str)]
-prompts = [as_sample([*start_of, *query.pictures, query.text]) for start_of in (text_only, with_pictures)]
-assert len(prompts[1]) == len(prompts[0]) + len(examples)
+without, with_them = (as_sample([*before, *query.pictures, query.text]) for before in (text_only, with_pictures))
+assert len(with_them) == len(without) + len(examples)
 
 # %% alt="The prompt with two examples and their pictures, and the model's answer after it."
 from minemu.figures.abilities import show_document
 
-show_document(prompts[1], [pipe.chat(prompts[1], max_new_tokens=8).text or "(nothing)"])
+show_document(with_them, [pipe.chat(with_them, max_new_tokens=8).text or "(nothing)"])
 
 # %% alt="The same prompt with the text of the two examples only, and the model's answer after it."
-show_document(prompts[0], [pipe.chat(prompts[0], max_new_tokens=8).text or "(nothing)"])
+show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"])
 
 # %% [markdown]
-# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Emu's published zero-shot numbers with a star contain two such text-only examples; without them a base model often describes the picture rather than answer.
+# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer.
 #
 # ### Your turn: write the prompt (5 minutes)
 #
@@ -450,7 +471,11 @@ episode = names_episode(new, 0, shots=2)
 show_document(as_sample(episode.prompt))
 
 # %% [markdown]
-# Is the information there at all? Train something on it and see: **a probe**, one linear layer on the frozen visual embeddings of the same 2K drawings, by gradient descent, in a moment. It does with *weights* what the prompt should do with *attention*.
+# How does one ask a language model to choose? By the likelihood of each name $c$ (`candidates`) as the next words, per token, so that a long name does not lose by its length:
+#
+# $$\hat c = \arg\max_c \frac{1}{|c|} \sum_{t=1}^{|c|} \log p(c_t \mid \text{prompt}, c_{<t})$$
+#
+# But is the information there at all? Train something on it and see: **a probe**, one linear layer on the frozen visual embeddings of the same 2K drawings, by gradient descent, in a moment. It does with *weights* what the prompt should do with *attention*.
 
 
 # %%
@@ -647,23 +672,19 @@ for what, make in mistakes.items():
 # The tasks of the table at the top, with a few samples each, so that it takes seconds. Captions and questions are those from above.
 
 # %%
-from minemu.data.world import BACKGROUNDS
+from minemu.data.world import BACKGROUNDS, SIZES, STYLES
 
+looks = len(world.labels) * len(SIZES) * len(BACKGROUNDS) * len(STYLES)  # captions of a single drawing
 new_names = evaluate(pipe, "few-shot-names", n=16, shots=2)
 document = evaluate(pipe, "interleaved", n=4) if pipe.model.config.objective.say_image else None
 print("measured:", *(result.task for result in (new_names, document) if result))
 
 # %% alt="Shares of right answers of one model in captions, drawings, questions, clips, new names, drawing in context and documents, each with its 95 % interval, chance and the blind share."
 summary = [
-    Rate("caption, all of it right", named, 0.0, blind_named),
+    Rate("caption, all of it right", named, 1 / looks, blind_named),
     Rate("drawing, named by the judge", verdicts, 1 / len(judge.labels)),
     *rates[:2],
-    Rate(
-        "two new names, two examples",
-        marks(new_names.score, new_names.n),
-        new_names.chance,
-        marks(new_names.blind, new_names.n),
-    ),
+    rate_of("two new names, two examples", new_names),
     Rate(
         "drawing in context, all three right",
         [all(parts.values()) for parts in found],
@@ -671,14 +692,7 @@ summary = [
     ),
 ]
 if document:
-    summary.append(
-        Rate(
-            "document, right pieces",
-            marks(document.score, document.n),
-            document.chance,
-            marks(document.blind, document.n),
-        )
-    )
+    summary.append(rate_of("document, the right pieces follow", document))
 show_rates(summary)
 
 # %% [markdown]
