@@ -41,10 +41,10 @@ def test_pages_hold_their_figures_and_link_to_pages(site):
     folder, first = site
     page = (folder / f"{first}.html").read_text(encoding="utf-8")
     pictures = [
-        output
+        output.data["image/png"][:2000].strip()
         for cell in nbformat.read(FOLDER / f"{first}.ipynb", as_version=4).cells
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    assert page.count("data:image/png;base64,") == len(pictures) > 0
+    assert pictures and all(picture in page for picture in pictures)
     assert f'href="{first}.html#One-loss"' in (folder / "98_second.html").read_text(encoding="utf-8")

@@ -137,7 +137,7 @@ print(len(named), "captions, each held against its own picture and against the n
 from minemu.data.episodes import WISHES, in_context
 from minemu.evaluation.judge import Judge
 
-wanted = [singles.sample(i) for i in range(8)]  # six to draw now, two for a document
+wanted = [singles.sample(i) for i in range(14)]  # twelve to draw now, two for a document
 wishes = [in_context(world, i, wish) for i in range(3) for wish in WISHES]  # for later
 scenes = [sample.scene for sample in wanted] + [scene for one in wishes for scene in one.scenes]
 labels = {group.label for scene in scenes for group in scene.groups} | {label for label, _ in world.keys[::31]}
@@ -145,12 +145,12 @@ judge = Judge(labels=sorted(labels), cache="")
 print(len(judge.labels), "concepts to choose from,", len(judge.gallery), "real drawings of them")
 
 # %% alt="Six drawings made from captions, each with what the judge takes it for and a tick or a cross; below each the real drawing of the same scene."
-drawn = pipe([[sample.caption] for sample in wanted[:6]], generator=torch.Generator().manual_seed(0)).images
+drawn = pipe([[sample.caption] for sample in wanted[:12]], generator=torch.Generator().manual_seed(0)).images
 names = judge.names(drawn)
-verdicts = [name == sample.scene.groups[0].label for name, sample in zip(names, wanted[:6], strict=True)]
+verdicts = [name == sample.scene.groups[0].label for name, sample in zip(names, wanted[:12], strict=True)]
 made = [
     Card(picture, sample.caption, "picture", right, f"the judge: {name}")
-    for picture, sample, right, name in zip(drawn, wanted[:6], verdicts, names, strict=True)
+    for picture, sample, right, name in zip(drawn[:6], wanted[:6], verdicts[:6], names[:6], strict=True)
 ]
 real = [Card(sample.picture, "", note="real") for sample in wanted[:6]]
 show_gallery([made, real])
@@ -260,7 +260,7 @@ check("09.blind", blind_twin)
 # > **Predict.** Given only the *middle* frame, how often can the direction of a movement be answered? And why was the middle frame chosen for the control, and not the first?
 
 # %% alt="Three clips of eight frames with a question each; the true answer, and the answers with all eight frames, with the middle frame alone and with another clip, marked right or wrong."
-clips = [questions.clip_question(world, 3 + i, asks) for i, asks in enumerate(questions.CLIP_ASKS)]
+clips = [questions.clip_question(world, 4, asks) for asks in questions.CLIP_ASKS]
 others = [
     replace(one, pictures=questions.clip_question(world, 50 + i, one.asks).pictures) for i, one in enumerate(clips)
 ]
@@ -289,7 +289,7 @@ show_questions(shown)
 # %%
 from minemu.evaluation.tasks import evaluate
 
-counted = {name: evaluate(talker, name, n=24, seed=1) for name in ("vqa", "video-qa")}
+counted = {name: evaluate(talker, name, n=48, seed=1) for name in ("vqa", "video-qa")}
 for name, result in counted.items():
     print(name, result.n, "questions;", "sorts:", ", ".join(result.details["parts"]))
 
@@ -317,7 +317,7 @@ rates = [
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. With 24 questions the intervals are wide; notebook 11 says how many it takes.
+# Read it so: a dot whose interval covers the blind share has not been shown to see. With 48 questions the intervals are still wide; notebook 11 says how many it takes.
 #
 # ## Few-shot: the prompt teaches
 #
@@ -326,7 +326,7 @@ show_rates(rates)
 # %%
 from minemu.evaluation.abilities import as_sample
 
-examples = [questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), i, "colour") for i in range(2)]
+examples = [questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), i, "colour") for i in (2, 3)]
 query = questions.question(world, 1, "colour")
 with_pictures = [item for one in examples for item in (*one.pictures, f"{one.text} {one.answer}.")]
 text_only = [item for item in with_pictures if isinstance(item, str)]
@@ -381,7 +381,7 @@ from minemu.evaluation.retrieval import at_random, features, rices
 
 train = ToyWorld("seen", image_size=pipe.processor.image_size)
 pool = [questions.question(train, i, "what") for i in range(128)]
-queries = [questions.question(world, i, "what") for i in range(24)]
+queries = [questions.question(world, i, "what") for i in range(48)]
 found = [features(pipe, [pictures_of(one)[0] for one in part]) for part in (queries, pool)]
 nearest, by_lot = rices(*found, 3), at_random(len(queries), len(pool), 3, seed=0)
 
@@ -425,7 +425,7 @@ def copy_nearest(queries, pool, answers):
 check("09.copy", copy_nearest)
 
 # %% [markdown]
-# Who needs the language model? Four ways to answer the 24 questions "what is this?" of the base model: no example, two examples at random, the two nearest by RICES, and copying.
+# Who needs the language model? Four ways to answer the 48 questions "what is this?" of the base model: no example, two examples at random, the two nearest by RICES, and copying.
 
 
 # %% alt="Shares of right answers to the question what is this: without examples, with two random ones, with two by RICES and by copying the nearest example's answer, beside chance."
@@ -513,7 +513,7 @@ def likeliest(pipe, episode):
 shots = (1, 2, 4)
 curves = {"in the prompt": [], "a probe trained on them": []}
 for number in shots:
-    episodes = [names_episode(new, i, number) for i in range(24)]
+    episodes = [names_episode(new, i, number) for i in range(40)]
     for name, way in zip(curves, (likeliest, probe), strict=True):
         curves[name].append([way(pipe, one) == one.answer for one in episodes])
 show_shots(shots, curves, chance=1 / 2)
@@ -525,13 +525,14 @@ show_shots(shots, curves, chance=1 / 2)
 #
 # The sequence: a picture, a picture, and then a picture. No words at all. The pipeline draws what the model expects third.
 #
-# Is there a right answer? Sometimes: Unicode has emoji that *are* sums, bear and snowflake make the polar bear, and artists have drawn the parts and the sum in one style. So a blend can be held against a person's.
+# Is there a right answer? Sometimes: Unicode has emoji that *are* sums, bear and snowflake make the polar bear, bird and fire the phoenix, and artists have drawn the parts and the sum in one style. So a blend can be held against a person's.
 
 # %% alt="Three rows: two given pictures, the model's blend, an artist's sum of the two, and bars of the cosine of the model's picture to each of the three, with a stroke where chance is."
 from minemu.data.episodes import blend, blends
 from minemu.figures.abilities import Blended, show_blends
 
-numbers = [0, len(blends()) // 3, 2 * len(blends()) // 3]
+results = [triple.result for triple, _ in blends()]
+numbers = [results.index(name) for name in ("polar bear", "phoenix", "service dog")]
 sums = [blend(i, "white", pipe.processor.image_size) for i in numbers]
 given = [as_sample([one.first, one.second]) for one in sums]
 mixed = pipe(given, generator=torch.Generator().manual_seed(0)).images
@@ -600,7 +601,7 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 # %% alt="A document that begins with a sentence, its picture and another sentence, and the words and pictures with which the model goes on."
 from minemu import MinemuError
 
-pair = wanted[6:]
+pair = wanted[12:]
 begun = [pair[0].caption + ".", pair[0].picture, pair[1].caption + "."]
 try:
     went_on = pipe.continue_document(begun, max_pictures=3, generator=torch.Generator().manual_seed(0))
@@ -675,8 +676,8 @@ for what, make in mistakes.items():
 from minemu.data.world import BACKGROUNDS, SIZES, STYLES
 
 looks = len(world.labels) * len(SIZES) * len(BACKGROUNDS) * len(STYLES)  # captions of a single drawing
-new_names = evaluate(pipe, "few-shot-names", n=16, shots=2)
-document = evaluate(pipe, "interleaved", n=4) if pipe.model.config.objective.say_image else None
+new_names = evaluate(pipe, "few-shot-names", n=40, shots=2)
+document = evaluate(pipe, "interleaved", n=8) if pipe.model.config.objective.say_image else None
 print("measured:", *(result.task for result in (new_names, document) if result))
 
 # %% alt="Shares of right answers of one model in captions, drawings, questions, clips, new names, drawing in context and documents, each with its 95 % interval, chance and the blind share."
@@ -696,7 +697,7 @@ if document:
 show_rates(summary)
 
 # %% [markdown]
-# One model, one objective, and seven rows. The upper ones it was trained for, the lower ones it meets in its prompt only. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+# One model, one objective. The upper rows it was trained for, the lower ones it meets in its prompt only; the table at the top says which. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
 #
 # ## What next
 #
