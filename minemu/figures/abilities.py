@@ -32,6 +32,7 @@ MARKS = {True: ("\u2713", SAYS), False: ("\u2717", REGRESSES), None: ("", INK)} 
 GLUE = "\u00a0"  # a space at which no line breaks
 GIVEN, MADE = "#f5f7fa", "#e3ecf9"
 WIDTH, MARGIN, STEP = 760.0, 12.0, 11.5  # of a figure, around it, from one line of text to the next
+DOTS = 96  # an inch
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,13 @@ class Rate:
     blind: list[bool] | None = None
 
 
+def sheet(height: float) -> tuple[Figure, Axes]:
+    """A canvas of the common width; coarser than others, for pictures in a row make a notebook large."""
+    figure, axes = canvas(WIDTH, height)
+    figure.set_dpi(DOTS)
+    return figure, axes
+
+
 def some(items: Sequence, what: str) -> None:
     if not len(items):
         raise MinemuError(f"there is no {what} to show; give at least one")
@@ -131,7 +139,7 @@ def show_gallery(rows: Sequence[Sequence[Card]], titles: Sequence[str] | None = 
     above = 18.0 if titles is not None else 0.0
     heights = [above + side + 8 + STEP * max(_count(card, letters) for card in row) + 10 for row in rows]
     with rc_context(STYLE):
-        figure, axes = canvas(WIDTH, MARGIN + sum(heights))
+        figure, axes = sheet(MARGIN + sum(heights))
         y = MARGIN
         for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
             if titles is not None:
@@ -175,7 +183,7 @@ def show_questions(asked: Sequence[Asked]) -> Figure:
     tall = max(max(side, _text_height(one, letters)) for one in asked) + 16
     rows = -(-len(asked) // columns)
     with rc_context(STYLE):
-        figure, axes = canvas(WIDTH, 2 * MARGIN + rows * (tall + 8) - 8)
+        figure, axes = sheet(2 * MARGIN + rows * (tall + 8) - 8)
         for number, one in enumerate(asked):
             x, y = MARGIN + number % columns * (wide + 12), MARGIN + number // columns * (tall + 8)
             add_box(axes, x, y, wide, tall, GIVEN, radius=5)
@@ -219,7 +227,7 @@ def show_document(given: Sequence[Piece], made: Sequence[Piece] = ()) -> Figure:
         placed.append((piece, is_made, x, y, wide))
         x += wide + 6
     with rc_context(STYLE):
-        figure, axes = canvas(WIDTH, y + TALL + 30)
+        figure, axes = sheet(y + TALL + 30)
         for piece, is_made, x, top, wide in placed:
             if not isinstance(piece, str):
                 add_framed(axes, piece, x, top, TALL, made=is_made)
@@ -256,7 +264,7 @@ def show_blends(blends: Sequence[Blended]) -> Figure:
     heads = ("given", "given", "drawn by the model", "drawn by an artist")
     bars_at, bars_wide = MARGIN + 4 * (side + gap) + 76, 220.0
     with rc_context(STYLE):
-        figure, axes = canvas(WIDTH, 30 + len(blends) * (side + gap) + 22)
+        figure, axes = sheet(30 + len(blends) * (side + gap) + 22)
         for k, head in enumerate(heads):
             axes.text(MARGIN + k * (side + gap) + side / 2, 14, head, ha="center", va="center", color=FAINT)
         axes.text(bars_at, 14, "cosine of the drawn picture to", va="center", color=FAINT)
