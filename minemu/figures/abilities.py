@@ -32,7 +32,7 @@ MARKS = {True: ("\u2713", SAYS), False: ("\u2717", REGRESSES), None: ("", INK)} 
 GLUE = "\u00a0"  # a space at which no line breaks
 GIVEN, MADE = "#f5f7fa", "#e3ecf9"
 WIDTH, MARGIN, STEP = 760.0, 12.0, 11.5  # of a figure, around it, from one line of text to the next
-DOTS = 96  # an inch
+DOTS = 88  # an inch
 
 
 @dataclass(frozen=True)
