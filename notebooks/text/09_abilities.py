@@ -226,8 +226,7 @@ for one in asked:
 
 # %% [markdown]
 # Two sorts, *kind* and *group*, occur in no conversation that the adapter was tuned on. A right answer to them would have to come from what the base has read; a fluent answer to another question is what to expect. The rate below counts them in.
-
-# %% [markdown]
+#
 # ### Your turn: the blind twin (5 minutes)
 #
 # Write the control yourself. `asked` is a list of questions; return the same questions, each with the pictures of the next one, the last with those of the first. Everything else stays.
@@ -561,10 +560,11 @@ show_blends(rows)
 #
 # Words may say what to take from which picture. The prompt is the published one, with the toy world's words:
 
-# %% alt="A prompt with two pictures and a wish, followed by the picture that the model drew."
+# %%
 orders = [as_sample(one.prompt) for one in wishes]
 fulfilled = pipe(orders, generator=torch.Generator().manual_seed(0)).images
-show_document(orders[0], fulfilled[:1])
+for item in orders[0]:
+    print(item if isinstance(item, str) else "[picture]")
 
 # %% [markdown]
 # Three things can be right or wrong about such a picture, and they are measured apart: the thing, the background, the size. The judge names the thing (in halves where two stand side by side); the background and the size are read off the pixels.
@@ -635,11 +635,11 @@ show_gallery([cards or [Card(pair[1].picture, "the model drew nothing; this is t
 #
 # The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it says the nearest thing that its world has. Photographs, free questions, and numbers beyond three:
 
-# %% alt="Six photographs with the captions that the model gives them: sentences of the toy world, whatever the photograph shows."
+# %% alt="Four photographs with the captions that the model gives them: sentences of the toy world, whatever the photograph shows."
 from minemu.data.samples import load_photos
 
 photos = load_photos()
-chosen = [photos[k] for k in range(0, len(photos), len(photos) // 6)][:6]
+chosen = [photos[k] for k in range(0, len(photos), len(photos) // 4)][:4]
 seen = lambda photo: Image.fromarray(pipe.processor.pixels(photo["image"]).numpy())  # noqa: E731, as the model sees it
 told = pipe.chat_batch([[photo["image"]] for photo in chosen])
 show_gallery(
