@@ -3,7 +3,7 @@
     python notebooks/build.py 01 05          build and execute these
     python notebooks/build.py --all          all of them
     python notebooks/build.py --adopt 01     the other way: after editing 01 in JupyterLab, write its text
-    python notebooks/build.py --site DIR     the executed notebooks as HTML pages that open from disk
+    python notebooks/build.py --site DIR     the executed notebooks as HTML pages that open from disk (formulas need a connection: MathJax)
 
 A code cell that ends in a figure gives its alternative text in the cell's head: `# %% alt="..."`.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -83,6 +84,7 @@ def site(folder: Path) -> None:
     lines = []
     for path in sorted(HERE.glob("*.ipynb")):
         page, _ = HTMLExporter().from_filename(str(path))
+        page = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)  # from page to page, not to the notebooks
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
         first = nbformat.read(path, as_version=4).cells[0].source
         title = next(line[2:] for line in first.splitlines() if line.startswith("# "))
