@@ -152,7 +152,7 @@ class DecoderConfig:
     zero_terminal_snr: bool = True
     min_snr_gamma: float | None = None
     conditions: Literal["generated", "encoder", "both"] = "both"  # what it learns from; Emu: generated, Emu2: encoder
-    cached: int = 24_576  # samples whose conditions are computed once, before training
+    cached: int = 16_384  # samples whose conditions are computed once, before training
     condition_dropout: float = 0.1
     condition_noise: float = 0.1
     sampler: Literal["ddim", "pndm", "euler"] = "ddim"  # Emu draws with PNDM, Emu2 with Euler

@@ -77,6 +77,15 @@ def test_pictures_are_written_where_a_picture_ends_the_document():
     assert follow_text(["fruits:", p, "a banana", p, "a pear"]) == [False, False]
 
 
+def test_texts_alone_are_learnt_from_too(root, monkeypatch):
+    stage = emu_stage(root)
+    monkeypatch.setattr(stage, "documents", lambda index: [["a llama"], ["two foxes"]])
+    losses = stage.loss(stage.batch(0))
+    losses["loss"].backward()
+    assert losses["text_loss"] > 1 and losses["image_loss"] == 0
+    assert stage.module.llm.lm_head.weight.grad.abs().sum() > 0
+
+
 def test_what_does_not_fit_the_context_is_cut_between_pictures(root):
     processor = emu_stage(root).processor
     picture = Image.new("RGB", (50, 40), "red")

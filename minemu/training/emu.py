@@ -190,16 +190,21 @@ class EmuStage(Stage):
             shown = tokenised[i][1]
             pixels += shown
             after += follow_text(documents[i])[: len(shown)]
+        if not pixels:  # texts alone, as small batches of real data may be
+            return packed
         return {**packed, "pixels": torch.stack(pixels), "after_text": torch.tensor(after)}
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        images, after = normalise(batch.pop("pixels")), batch.pop("after_text")
-        embeds = self.encode(images, after)  # (B, N, E)
-        aims = embeds
-        if self.teacher is not None:
-            with torch.no_grad():
-                aims = self.teacher.encode_images(images)
-        out = self.module(**batch, image_embeds=self.hide(embeds, after), image_targets=aims)
+        shown = {}
+        if "pixels" in batch:
+            images, after = normalise(batch.pop("pixels")), batch.pop("after_text")
+            embeds = self.encode(images, after)  # (B, N, E)
+            aims = embeds
+            if self.teacher is not None:
+                with torch.no_grad():
+                    aims = self.teacher.encode_images(images)
+            shown = {"image_embeds": self.hide(embeds, after), "image_targets": aims}
+        out = self.module(**batch, **shown)
         return {"loss": out.loss, "text_loss": out.text_loss, "image_loss": out.image_loss}
 
     def encode(self, images: Tensor, after: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         decoder=TrainConfig(
-            steps=3900,
+            steps=3200,
             batch_size=64,
             lr=1e-3,
             warmup=200,
@@ -92,7 +92,7 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=1000, batch_size=32, lr=1e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
+            steps=600, batch_size=32, lr=1e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
         ),
     ),
 }
