@@ -10,7 +10,15 @@ from PIL import Image
 
 from minemu.errors import MinemuError
 from minemu.figures.mixture import KINDS, kinds_of, show_documents, show_mixture, show_rows
-from minemu.figures.training import cost_of, series, show_losses, show_progress, show_schedule, show_stages
+from minemu.figures.training import (
+    cost_of,
+    series,
+    show_losses,
+    show_progress,
+    show_schedule,
+    show_stages,
+    show_targets,
+)
 from minemu.sequence import TokenIds
 
 IDS = TokenIds(bos=1, eos=2, pad=8, image_start=9, image_end=10, image=11)
@@ -72,18 +80,34 @@ def test_schedules_and_losses_are_the_given_numbers():
     assert len(runs) == 3 and list(runs[1].get_ydata()) == [entry["loss"] for entry in other]
     assert len(figure.axes[0].collections) == 1 and figure.axes[1].get_title(loc="left") == "text loss"
     assert len(drawn(show_losses([LOG], ["loss"])).axes[0].lines) == 1
-    for wrong in (lambda: show_schedule({}), lambda: show_losses([], ["loss"]), lambda: series(LOG, "image_loss")):
+    (mean,) = drawn(show_losses([LOG], ["loss"], window=2)).axes[0].lines
+    assert list(mean.get_xdata()) == [3, 7] and mean.get_ydata()[0] == (LOG[0]["loss"] + LOG[1]["loss"]) / 2
+    for wrong in (
+        lambda: show_losses([LOG], ["loss"], window=9),
+        lambda: show_schedule({}),
+        lambda: show_losses([], ["loss"]),
+        lambda: series(LOG, "image_loss"),
+    ):
         with pytest.raises(MinemuError):
             wrong()
 
 
 def test_each_stage_has_its_panel_and_what_it_cost():
-    assert cost_of(LOG) == "10 steps\n0.0 h\n1.5 GB"
+    assert cost_of(LOG) == "10 steps\n0 min\n1.5 GB"
     figure = drawn(show_stages({"encoder": LOG, "bridge": LOG, "language": LOG, "emu": LOG}))
     assert [axes.get_title(loc="left") for axes in figure.axes][:4] == ["encoder", "bridge", "language", "emu"]
     assert list(figure.axes[3].lines[0].get_ydata()) == [entry["loss"] for entry in LOG]
     with pytest.raises(MinemuError, match="no log to show"):
         show_stages({})
+
+
+def test_targets_have_a_line_and_a_bar_each():
+    log = [{"step": i, "image_loss": 1.0 / i} for i in (1, 2, 3, 4)]
+    figure = drawn(show_targets({"frozen": log, "free": log}, {"frozen": 0.5, "free": 0.1}, window=2))
+    assert [list(line.get_xdata()) for line in figure.axes[0].lines] == [[1.5, 3.5]] * 2
+    assert [bar.get_width() for bar in figure.axes[1].patches] == [0.5, 0.1]
+    with pytest.raises(MinemuError, match="the same runs twice"):
+        show_targets({"frozen": log}, {"free": 0.1})
 
 
 def test_progress_has_a_text_under_each_picture():

@@ -132,7 +132,7 @@ def show_asked(exchanges: Sequence[Exchange], columns: int = 2, width: float = 7
 
 
 def _lines(text: str, letters: int, most: int = 3) -> list[str]:
-    return textwrap.wrap(drawable(text), letters, max_lines=most, placeholder=" ...") or ["(nothing)"]
+    return textwrap.wrap(drawable(" ".join(text.split())), letters, max_lines=most, placeholder=" ...") or ["(nothing)"]
 
 
 # ---- a talk ----------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 show_schedule   learning rates against the step
 show_losses     a few short runs, their spread, and the log of a long one
+show_targets    what happens to the image loss and to its targets
 show_stages     the loss of every stage of a recipe
 show_progress   what a model says of the same pictures after more and more steps
 """
@@ -67,33 +68,66 @@ def series(log: Log, name: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array([entry["step"] for entry in entries]), np.array([entry[name] for entry in entries])
 
 
+def averaged(values: np.ndarray, window: int) -> np.ndarray:
+    """Means of `window` entries after one another; an incomplete last window is left out."""
+    whole = len(values) // window * window
+    return values[:whole].reshape(-1, window).mean(1)
+
+
 def show_losses(
-    runs: Sequence[Log], names: Sequence[str], long: Log = (), run: str = "a run here", width: float = 760
+    runs: Sequence[Log],
+    names: Sequence[str],
+    long: Log = (),
+    run: str = "a run here",
+    window: int = 1,
+    width: float = 760,
 ) -> Figure:
-    """A panel a loss: each short run as a thin line, their range as a band, and a long run's log beside them. Steps on a log axis."""
-    if not runs or not names:
-        raise MinemuError("give at least one run and the name of one of its losses")
+    """A panel a loss: each short run as a thin line, their range as a band, and a long run's log beside them. Steps on a log axis.
+
+    Each point is the mean of `window` entries of a log.
+    """
+    if not runs or not names or min(map(len, runs)) < window:
+        raise MinemuError(f"give at least one run with {window} entries, and the name of one of its losses")
     figure, found = charts(width, 250, len(names))
     for axes, name in zip(found, names, strict=True):
-        values = np.stack([series(log, name)[1] for log in runs])  # (runs, entries)
-        steps = series(runs[0], name)[0]
+        values = np.stack([averaged(series(log, name)[1], window) for log in runs])  # (runs, points)
+        steps = averaged(series(runs[0], name)[0], window)
         if len(runs) > 1:
-            axes.fill_between(
-                steps, values.min(0), values.max(0), color=SAYS, alpha=0.2, lw=0, label=f"range of {len(runs)}"
-            )
+            low, high = values.min(0), values.max(0)
+            axes.fill_between(steps, low, high, color=SAYS, alpha=0.2, lw=0, label=f"range of {len(runs)} seeds")
         for number, line in enumerate(values):
             axes.plot(steps, line, color=SAYS, lw=1.0, label=run if number == 0 else None)
         if any(name in entry for entry in long):
             axes.plot(*series(long, name), color=REGRESSES, ls="--", lw=1.4, label="the shipped run")
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        axes.xaxis.set_major_formatter(lambda step, _: f"{step:g}")
+        axes.xaxis.set_minor_formatter(lambda step, _: "")
+        axes.set_xlim(left=min(1.0, steps.min()) if window == 1 else steps.min() * 0.8)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
         named(axes, name.replace("_", " "), "step")
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
     return figure
 
 
+def show_targets(runs: Mapping[str, Log], apart: Mapping[str, float], window: int = 1, width: float = 760) -> Figure:
+    """The image loss of each run, and beside it how far the embeddings of different pictures are apart in each."""
+    if not runs or runs.keys() != apart.keys():
+        raise MinemuError("give the same runs twice: their logs, and how far their embeddings are apart")
+    figure, (left, right) = charts(width, 220, 2)
+    for (name, log), (colour, dashes) in zip(runs.items(), PENS, strict=False):
+        steps, losses = (averaged(values, window) for values in series(log, "image_loss"))
+        left.plot(steps, losses, color=colour, ls=dashes, lw=1.6, label=name)
+    left.set_ylim(bottom=0)
+    named(left, "image loss", "step")
+    left.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
+    right.barh(list(apart), list(apart.values()), color=[pen[0] for pen in PENS[: len(apart)]], height=0.5)
+    right.invert_yaxis()
+    named(right, "how far embeddings are apart", "standard deviation over pictures, as a share of their size")
+    return figure
+
+
 def show_stages(logs: Mapping[str, Log], columns: int = 3, width: float = 760) -> Figure:
-    """The loss of each stage, with its steps, hours and peak memory above it."""
+    """The loss of each stage, with its steps, time and peak memory beside it."""
     if not logs:
         raise MinemuError("there is no log to show; a checkpoint keeps those of its stages in its folder training/")
     rows = -(-len(logs) // columns)
@@ -113,7 +147,8 @@ def cost_of(log: Log) -> str:
     """What a stage took, by its log: steps, hours, memory."""
     steps = int(log[-1]["step"])
     hours = float(np.mean([entry["seconds"] for entry in log])) * steps / 3600
-    return f"{steps} steps\n{hours:.1f} h\n{max(entry['peak_gb'] for entry in log):.1f} GB"
+    time = f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min"
+    return f"{steps} steps\n{time}\n{max(entry['peak_gb'] for entry in log):.1f} GB"
 
 
 def show_progress(pictures: Sequence[Image.Image], said: Mapping[str, Sequence[str]], width: float = 760) -> Figure:
@@ -124,7 +159,8 @@ def show_progress(pictures: Sequence[Image.Image], said: Mapping[str, Sequence[s
     column = (width - left - 12) / len(pictures)
     letters = int((column - 10) / 4.5)
     cells = {
-        name: [textwrap.fill(drawable(text) or "(nothing)", letters) for text in texts] for name, texts in said.items()
+        name: [textwrap.fill(drawable(" ".join(text.split())) or "(nothing)", letters) for text in texts]
+        for name, texts in said.items()
     }
     heights = {name: max(text.count("\n") + 1 for text in texts) * 11.5 + 12 for name, texts in cells.items()}
     with rc_context(STYLE):

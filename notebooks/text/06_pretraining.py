@@ -95,8 +95,8 @@ print(f"weights of {PRESET}:", mixture.weights)
 # %% alt="One document of each of the five sources: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, and a storyboard of scenes and sentences."
 from minemu.figures.mixture import show_documents
 
-documents = {name: source.document(5) for name, source in mixture.sources.items()}
-show_documents(documents)
+number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
+show_documents({name: source.document(number[name]) for name, source in mixture.sources.items()})
 
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
@@ -327,8 +327,9 @@ from minemu.training.recipe import build_stage, make_processor, resolve, train_s
 
 runs = Path(tempfile.mkdtemp())
 root = runs / "emu-nano"
-stages = {"encoder": 120, "bridge": 60, "language": 120}  # steps
+stages = {"encoder": 300, "bridge": 200, "language": 300}  # steps
 small = {f"train.{stage}.{key}": steps for stage, steps in stages.items() for key in ("steps", "checkpoint_every")}
+small |= {f"train.{stage}.lr": 4e-3 for stage in stages}  # small models bear high rates
 mixed = {"train.source": "mixture", "objective.hide_written": 0.5}  # against exposure bias: notebook 07
 config, nano = resolve("emu-nano", {**small, **mixed})
 processor = make_processor(root, config, nano)  # a tokenizer that knows the words of all five sources
@@ -342,13 +343,14 @@ from minemu.config import override
 from minemu.training.loop import train
 from minemu.training.run import RunLog
 
-STEPS = 120
+STEPS = 400
 tiny_world = ToyWorld("seen", image_size=32)
+FROZEN = {"lr_vision": 0.0, "lr_bridge": 0.0}
 
 
-def new_stage(seed, steps=STEPS):
-    settings = {"steps": steps, "batch_size": 16, "warmup": 10, "checkpoint_every": steps, "log_every": 2, "seed": seed}
-    changed = override(nano, {f"emu.{key}": value for key, value in settings.items()})
+def new_stage(seed, steps=STEPS, rates=FROZEN):
+    settings = {"steps": steps, "batch_size": 16, "lr": 4e-3, "warmup": 10, "checkpoint_every": steps, "log_every": 2}
+    changed = override(nano, {f"emu.{key}": value for key, value in {**settings, **rates, "seed": seed}.items()})
     return build_stage("emu", config, changed, processor, tiny_world, root)
 
 
@@ -357,13 +359,13 @@ batch = stage.batch(0)
 print({name: tuple(tensor.shape) for name, tensor in batch.items()})
 
 # %% [markdown]
-# With the rates of the shipped recipe, which tensors of this model would move?
+# As in the shipped recipe the visual side is frozen. How many numbers move, and how many stay?
 
 # %%
 from collections import Counter
 
 moved = Counter()
-for parameter, rate in stage.parameter_lrs(recipe.emu).items():
+for parameter, rate in stage.parameter_lrs(stage.train).items():
     moved["trained" if rate else "frozen"] += parameter.numel()
 assert sum(moved.values()) == sum(parameter.numel() for parameter in stage.module.parameters())
 print(dict(moved))
@@ -383,17 +385,17 @@ def captions(model):
     return processor.batch_decode(model.eval().generate(**batch, max_new_tokens=24))
 
 
-def learn(seed, stops):
-    """Train to each of `stops` in turn; what was said at the start and at each of them."""
-    stage, folder = new_stage(seed), runs / f"seed-{seed}"
+def learn(seed, stops, rates=FROZEN, name=None):
+    """Train to each of `stops` in turn; what was said at the start and at each of them, and the model."""
+    stage, folder = new_stage(seed, rates=rates), runs / (name or f"seed-{seed}")
     said = {"step 0": captions(stage.module)}
     for stop in stops:
         train(stage, stage.train, folder, RunLog(folder / "log.jsonl"), stop_after=stop)
         said[f"step {stop}"] = captions(stage.module)
-    return said
+    return said, stage.module
 
 
-said = learn(0, stops=(8, 40, STEPS))
+said, frozen_model = learn(0, stops=(10, 100, STEPS))
 print([sample.caption for sample in samples])
 
 # %% alt="Four held-out pictures; below each, what the nano model says of it at the start, at three later steps, then what the shipped model says, and the true caption."
@@ -405,7 +407,7 @@ said["true"] = [sample.caption for sample in samples]
 show_progress([sample.picture for sample in samples], said)
 
 # %% [markdown]
-# Be honest about the middle rows. The wording was there before: the language stage gave it. In a hundred steps a model of this size learns which wording follows a picture, and from the picture at most its most common traits, such as the colour of the background. To name 250 things takes what the last but one row had: more steps, more pixels, more parameters.
+# Be honest about the upper rows. The wording was there from the start: the language stage gave it. Then captions change, but every picture gets much the same one: the model learns which wording follows a picture before it looks at any. Late, if at all, something of the picture comes in, and first what most of its pixels say, the colour of the background. To name 250 things takes what the row `shipped` had: more steps, more pixels, more parameters.
 #
 # ## Three seeds
 #
@@ -435,14 +437,43 @@ from minemu.figures.training import show_losses
 
 folder = Path(os.environ.get(CHECKPOINT, data_dir() / "emu-tiny")) / "training"
 shipped = {path.stem: read(path) for path in folder.glob("*.jsonl")}
-show_losses(logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a nano run here")
+show_losses(logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a nano run here", window=10)
 
 # %% [markdown]
-# How to read it: a batch is 16 documents drawn at random, so a line trembles from step to step even if nothing is learnt. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer.
+# How to read it: a batch is 16 documents drawn at random, so the loss trembles from step to step even if nothing is learnt. Each point of the nano lines is therefore a mean of 10 entries. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer.
+#
+# ## Why the visual side is frozen
+#
+# The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one has another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and through them the gradient comes.
+#
+# > **Predict.** One more run, with the visual side free and at the full rate. Is its image loss higher or lower? Does it read better or worse?
+
+# %% alt="Left, the image loss of a run with the visual side frozen and of one with it free. Right, how much the embeddings of different pictures differ in both, as bars."
+from minemu.figures.training import show_targets
+
+_, free_model = learn(0, stops=(STEPS,), rates={}, name="free")
+some = torch.stack([processor.preprocess(tiny_world.sample(i).picture) for i in range(64)])
+
+
+def difference(model):
+    """How far the embeddings of 64 pictures are apart, as a share of their size."""
+    with torch.no_grad():
+        embeds = model.encode_images(some)  # (64, N, D)
+    return float(embeds.std(0).mean() / embeds.square().mean().sqrt())
+
+
+runs_by_name = {"frozen": logs[0], "free": read(runs / "free" / "log.jsonl")}
+apart = {"frozen": difference(frozen_model), "free": difference(free_model)}
+show_targets(runs_by_name, apart, window=10)
+
+# %% [markdown]
+# So two image losses can be compared only while their targets are the same. A lower loss with embeddings that differ less is no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free, but starts from EVA-CLIP, and its rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
+#
+# ## The whole recipe
 #
 # Before pretraining came the stages that it builds on, and after it the decoder learns to draw from its embeddings. What each of them cost, from its own log:
 
-# %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu and decoder, with steps, hours and peak memory."
+# %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu and decoder, with steps, time and peak memory."
 from minemu.figures.training import show_stages
 from minemu.training.recipe import STAGES
 
