@@ -121,6 +121,8 @@ def show_targets(runs: Mapping[str, Log], apart: Mapping[str, float], window: in
     named(left, "image loss", "step")
     left.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
     right.barh(list(apart), list(apart.values()), color=[pen[0] for pen in PENS[: len(apart)]], height=0.5)
+    right.bar_label(right.containers[0], fmt="%.2g", padding=4, fontsize=8, color=INK)
+    right.set_xlim(0, max(apart.values()) * 1.15)
     right.invert_yaxis()
     named(right, "how far embeddings are apart", "standard deviation over pictures, as a share of their size")
     return figure

@@ -17,7 +17,7 @@
 #
 # # Emu-I: instruction tuning with LoRA
 #
-# A pretrained Emu goes on with documents. Asked a question, it may well go on with another question. Emu-I answers, in the form that is asked for, and differs from Emu by a few small matrices.
+# A pretrained Emu goes on with documents. Asked a question, it goes on with whatever it finds likeliest. Emu-I answers, in the form that is asked for, and differs from Emu by a few small matrices.
 #
 # After it you can
 #
@@ -118,7 +118,7 @@ from minemu.training.loop import TrainConfig
 root = Path(tempfile.mkdtemp())
 pipe.model.save_pretrained(root / "emu")
 pipe.processor.save_pretrained(root)
-short = TrainConfig(steps=40, batch_size=8, lr=3e-3, warmup=4, weight_decay=0.0, log_every=2, checkpoint_every=40)
+short = TrainConfig(steps=80, batch_size=8, lr=3e-3, warmup=4, weight_decay=0.0, log_every=2, checkpoint_every=80)
 stage = InstructStage(pipe.model.config, short, root, ToyTalks(shown))
 
 table, special = stage.emu.llm.get_input_embeddings().weight, stage.processor.special
@@ -292,7 +292,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Forty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter.
 
 # %%
 from minemu.training.loop import train
@@ -350,11 +350,11 @@ def reply(who, text, truth):
     return Reply(who, text, re.search(rf"\b{re.escape(truth)}\b", text) is not None)
 
 
-# %% alt="Six held-out pictures with a question each; below it the answers of the base model, of the model after forty steps and of the shipped adapter, with a tick where the truth is among the words, and the true answer."
+# %% alt="Six held-out pictures with a question each; below it the answers of the base model, of the model after eighty steps and of the shipped adapter, with a tick where the truth is among the words, and the true answer."
 exchanges = []
 for picture, text, question, base_said in zip(pictures, texts, asked, before, strict=True):
     messages, truth = [about(picture, text)], question.answer
-    replies = [reply("base", base_said, truth), reply("40 steps", ask(own, messages), truth)]
+    replies = [reply("base", base_said, truth), reply("80 steps", ask(own, messages), truth)]
     if tuned is not own:
         replies.append(reply("shipped", ask(tuned, messages), truth))
     exchanges.append(Exchange(picture, text, (*replies, Reply("true", question.sentence))))
@@ -365,7 +365,7 @@ show_asked(exchanges)
 #
 # ## In the form that is asked for
 #
-# Each toy question says which form its answer should have. Whether an answer has it can be decided without knowing the truth:
+# Each toy question says which form its answer should have. Whether an answer has it can be decided without knowing the truth. That is also the limit of such a check: nonsense may have the right form, and a lone colon passes as one word.
 
 # %% tags=["same-as:minemu.data.conversations.follows"]
 from minemu.errors import MinemuError, suggest
