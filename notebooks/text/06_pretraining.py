@@ -467,7 +467,7 @@ apart = {"frozen": difference(frozen_model), "free": difference(free_model)}
 show_targets(runs_by_name, apart, window=10)
 
 # %% [markdown]
-# So two image losses can be compared only while their targets are the same. A lower loss with embeddings that differ less is no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free, but starts from EVA-CLIP, and its rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
+# So two image losses can be compared only while their targets are the same. A lower loss with embeddings that differ less is no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free; its encoder starts from EVA-CLIP, and the rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
 #
 # ## The whole recipe
 #

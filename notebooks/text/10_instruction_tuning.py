@@ -27,7 +27,7 @@
 # * merge the adapter into the weights without changing an answer;
 # * say what tuning changed and what it cost, with intervals.
 #
-# It needs about a minute on two CPU cores, about as long on a T4 (the tuning runs on the CPU either way), and 2 GB of memory.
+# It needs one to two minutes on two CPU cores, about as long on a T4 (the tuning runs on the CPU either way), and 2 GB of memory.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
