@@ -119,7 +119,7 @@ def show_curves(
             axes.axhline(height, color=FAINT, lw=1, zorder=0)
             axes.annotate(
                 name, (1, height), xycoords=("axes fraction", "data"), xytext=(6, 0), textcoords="offset points",
-                color=FAINT, ha="left", va="center",
+                color=FAINT, size=8, ha="left", va="center",
             )  # fmt: skip
         if all(float(place).is_integer() for place in at):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -166,9 +166,8 @@ def show_matrices(
         low, colours = (-top, "PuOr_r") if signed else (0.0, ORANGES)
         axes.set_facecolor(NEVER)
         axes.imshow(array, cmap=colours, vmin=low, vmax=top, interpolation="nearest")
-        axes.set_title(title, size=8.5)
-        axes.set_xlabel(across)
-        axes.set_ylabel("" if column else down)
+        label(axes, across, "" if column else down)
+        axes.set_title(title, color=INK, size=8.5)
         _number(axes, array.shape, first)
     return figure
 
