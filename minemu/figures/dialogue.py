@@ -38,7 +38,7 @@ from minemu.drawing import (
     lay_out,
 )  # fmt: skip
 from minemu.errors import MinemuError
-from minemu.figures.training import charts, named
+from minemu.figures.charts import charts, label
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
 from minemu.tokenizer import ASSISTANT, USER
@@ -187,7 +187,7 @@ def show_change(rows: Sequence[tuple[str, Measured, Measured]], width: float = 7
     axes.set_yticks(range(len(rows)), [textwrap.fill(title, 44) for title, *_ in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
-    named(axes, "", "score, with its 95 % interval")
+    label(axes, "score, with its 95 % interval")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     return figure
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minemu.drawing import FAINT, INK, LINE, MONO, REGRESSES, SAYS, STYLE, add_heat, canvas
 from minemu.errors import MinemuError
-from minemu.figures.training import charts, named
+from minemu.figures.charts import charts, label
 
 
 def show_low_rank(weight: Tensor, b: Tensor, a: Tensor, scale: float, width: float = 760) -> Figure:
@@ -69,6 +69,6 @@ def show_spectrum(weight: Tensor, added: Tensor, rank: int, width: float = 480) 
     axes.semilogy(range(1, len(kept) + 1), kept, "o", color=SAYS, ms=3.5, label="what is added")
     axes.axvline(rank + 0.5, color=FAINT, lw=0.9, ls=":")
     axes.text(rank + 3, axes.get_ylim()[0] * 1.5, f"rank {rank}", color=FAINT, va="bottom", size=8)
-    named(axes, "", "singular value, by size", "value")
+    label(axes, "singular value, by size", "value")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     return figure

@@ -14,34 +14,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minemu.drawing import FAINT, INK, LINE, POINTS, REGRESSES, SAYS, STYLE, add_picture, canvas, drawable
+from minemu.drawing import FAINT, INK, LINE, REGRESSES, SAYS, STYLE, add_picture, canvas, drawable
 from minemu.errors import MinemuError
+from minemu.figures.charts import charts, label
 
 Log = Sequence[Mapping[str, float]]  # the entries of a log.jsonl
 PENS = ((SAYS, "-"), (REGRESSES, "--"), ("#0b7a5e", "-."), ("#7b3f98", ":"))  # lines differ in colour and in dashes
-
-
-def charts(width: float, height: float, columns: int, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure measured in points with a grid of plain charts, row by row."""
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width / POINTS, height / POINTS), dpi=110, facecolor="white", layout="constrained")
-        found = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in found:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.spines[["left", "bottom"]].set_color(LINE)
-        axes.tick_params(which="both", color=LINE, labelcolor=INK, labelsize=8)
-    return figure, found
-
-
-def named(axes: Axes, title: str, x: str = "", y: str = "") -> None:
-    """A title flush left, and what the axes measure."""
-    axes.set_title(title, loc="left", size=9, weight="bold", color=INK)
-    axes.set_xlabel(x, size=8.5, color=INK)
-    axes.set_ylabel(y, size=8.5, color=INK)
 
 
 def show_schedule(panels: Mapping[str, Mapping[str, Sequence[float]]], width: float = 760) -> Figure:
@@ -52,7 +33,7 @@ def show_schedule(panels: Mapping[str, Mapping[str, Sequence[float]]], width: fl
     for axes, (title, lines) in zip(found, panels.items(), strict=True):
         for (name, rates), (colour, dashes) in zip(lines.items(), PENS, strict=False):
             axes.plot(rates, color=colour, ls=dashes, lw=1.8, label=name)
-        named(axes, title, "step", "learning rate")
+        label(axes, "step", "learning rate", title)
         axes.set_ylim(bottom=0)
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         axes.yaxis.get_offset_text().set_size(8)
@@ -104,7 +85,7 @@ def show_losses(
         axes.xaxis.set_minor_formatter(lambda step, _: "")
         axes.set_xlim(left=min(1.0, steps.min()) if window == 1 else steps.min() * 0.8)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
-        named(axes, name.replace("_", " "), "step")
+        label(axes, "step", title=name.replace("_", " "))
         axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
     return figure
 
@@ -118,13 +99,13 @@ def show_targets(runs: Mapping[str, Log], apart: Mapping[str, float], window: in
         steps, losses = (averaged(values, window) for values in series(log, "image_loss"))
         left.plot(steps, losses, color=colour, ls=dashes, lw=1.6, label=name)
     left.set_ylim(bottom=0)
-    named(left, "image loss", "step")
+    label(left, "step", title="image loss")
     left.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
     right.barh(list(apart), list(apart.values()), color=[pen[0] for pen in PENS[: len(apart)]], height=0.5)
     right.bar_label(right.containers[0], fmt="%.2g", padding=4, fontsize=8, color=INK)
     right.set_xlim(0, max(apart.values()) * 1.15)
     right.invert_yaxis()
-    named(right, "how far embeddings are apart", "standard deviation over pictures, as a share of their size")
+    label(right, "standard deviation over pictures, as a share of their size", title="how far embeddings are apart")
     return figure
 
 
@@ -138,7 +119,7 @@ def show_stages(logs: Mapping[str, Log], columns: int = 3, width: float = 760) -
         steps, losses = series(log, "loss")
         axes.plot(steps, losses, color=SAYS, lw=1.3)
         axes.set_ylim(bottom=0)
-        named(axes, stage)
+        label(axes, title=stage)
         axes.text(0.98, 0.95, cost_of(log), transform=axes.transAxes, ha="right", va="top", size=8, color=FAINT)
     for axes in found[len(logs) :]:
         axes.set_axis_off()
