@@ -1,6 +1,7 @@
 # Each target sets up all it needs in .venv, on a fresh machine with Python 3.10+; run any of them, in any order, as often as you like.
 #   make demo   a trained tiny Emu reads and draws       make lab    the notebooks in JupyterLab
 #   make test   lint, tests and notebooks                make lint   ruff alone
+#   make site   the notebooks as pages in build/site     make test-fast   the tests, without running the notebooks
 PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
@@ -14,9 +15,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test lint lab setup
+.PHONY: help demo test test-fast lint lab site setup
 help:
-	@sed -n '1,3p' Makefile
+	@sed -n '1,4p' Makefile
 
 setup: $(READY)
 
@@ -33,11 +34,16 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+test: lint test-fast
 ifneq ($(NOTEBOOKS),)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 300 $(NOTEBOOKS)
 endif
+
+test-fast: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests
+
+site: $(READY)
+	$(BIN)/python notebooks/build.py --site build/site
 
 lab: $(READY)
 	$(BIN)/jupyter lab notebooks

@@ -198,6 +198,9 @@ def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
 def report(
     results: Annotated[Path, typer.Argument(help="What `minemu evaluate --all --json` wrote.")],
     page: Annotated[Path, typer.Argument(help="Markdown file with <!-- results:begin --> and <!-- results:end -->.")],
+    instruct: Annotated[
+        Path | None, typer.Option(help="The same of the adapter, for <!-- instruct:begin --> ... end.")
+    ] = None,
     times: Annotated[
         Path | None, typer.Option("--bench", help="What `minemu bench --json` wrote, for <!-- bench:begin --> ... end.")
     ] = None,
@@ -212,16 +215,19 @@ def report(
     from minemu.evaluation import report as reporting
 
     reporting.fill(page, "results", reporting.table(reporting.read_results(results)))
+    if instruct is not None:
+        reporting.fill(page, "instruct", reporting.table(reporting.read_results(instruct)))
     if times is not None:
         reporting.fill(page, "bench", reporting.bench_table(reporting.read_bench(times)))
     if parity is not None:
         reporting.fill(page, "parity", reporting.parity_table(reporting.read_parity(parity)))
     typer.echo(f"wrote the results into {page}")
-    if (results.parent / "config.json").exists():
-        from minemu.training.export import refresh_card
+    for folder in {results.parent, *([instruct.parent] if instruct else [])}:
+        if (folder / "training").is_dir():
+            from minemu.training.export import refresh_card
 
-        refresh_card(results.parent)
-        typer.echo(f"wrote {results.parent / 'README.md'}")
+            refresh_card(folder)
+            typer.echo(f"wrote {folder / 'README.md'}")
 
 
 @app.command()

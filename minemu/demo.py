@@ -168,7 +168,9 @@ class Demo:
         turned = [item for pair in zip(pictures, DOCUMENT, strict=True) for item in pair]
         [said] = self._say([turned[:-1]])
         words, shown = [{"text": text} for text in DOCUMENT], [{"picture": path} for path in paths]
-        right = same(self._scene(DOCUMENT[-1]), parse(said, self.unseen.labels))
+        right = same(
+            self._scene(DOCUMENT[-1]), parse(said.rstrip("."), self.unseen.labels)
+        )  # in documents a sentence ends
         return [
             {
                 "items": [words[0], shown[0], words[1], shown[1], words[2]],

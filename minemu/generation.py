@@ -69,9 +69,14 @@ class EmuGeneration:
         frames: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
-        """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new)."""
+        """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new).
+
+        A model that says [IMG] itself (`objective.say_image`) ends there, as words have no more to say.
+        """
         _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames)
         kwargs.setdefault("max_new_tokens", 32)
+        if self.config.objective.say_image:
+            kwargs.setdefault("eos_token_id", [self.ids.eos, self.ids.image_start])
         return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **kwargs)
 
     @torch.no_grad()

@@ -190,9 +190,7 @@ class EmuPipeline:
         batch = self._document(sample, max_pictures, max_new_tokens)
         pieces: list[str | Image.Image] = []
         while max_new_tokens > 0:
-            said = model.generate(
-                **batch, max_new_tokens=max_new_tokens, eos_token_id=[ids.eos, ids.image_start], **kwargs
-            )
+            said = model.generate(**batch, max_new_tokens=max_new_tokens, **kwargs)
             max_new_tokens -= said.shape[1]
             draws = int(said[0, -1]) == ids.image_start
             if text := self.processor.decode(said[0]):

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 import minemu
 from minemu import cli
 from minemu.evaluation import report
-from minemu.training.export import model_card
+from minemu.training.export import adapter_card, model_card
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -118,12 +118,14 @@ def test_readme_names_commands_that_exist():
 
 
 CHECKPOINT = ROOT / "data_samples/emu-tiny"
+ADAPTER = ROOT / "data_samples/emu-tiny-instruct"
 
 
 @pytest.mark.parametrize(
     ("name", "path", "table"),
     [
         ("results", CHECKPOINT / "results.json", lambda path: report.table(report.read_results(path))),
+        ("instruct", ADAPTER / "results.json", lambda path: report.table(report.read_results(path))),
         ("bench", CHECKPOINT / "bench.json", lambda path: report.bench_table(report.read_bench(path))),
         ("parity", ROOT / "data_samples/published", lambda path: report.parity_table(report.read_parity(path))),
     ],
@@ -136,14 +138,15 @@ def test_readme_shows_what_the_results_files_say(name, path, table):
     )
 
 
-def test_model_card_shows_what_its_files_say():
-    card = CHECKPOINT / "README.md"
-    assert not card.exists() or card.read_text() == model_card(CHECKPOINT)
+@pytest.mark.parametrize(("folder", "card"), [(CHECKPOINT, model_card), (ADAPTER, adapter_card)])
+def test_model_card_shows_what_its_files_say(folder, card):
+    written = folder / "README.md"
+    assert not written.exists() or written.read_text() == card(folder)
 
 
 def test_samples_stay_small():
     sizes = {path: path.stat().st_size for path in (ROOT / "data_samples").rglob("*") if path.is_file()}
-    checkpoint = sum(size for path, size in sizes.items() if "emu-tiny" in path.parts)
+    checkpoint = sum(size for path, size in sizes.items() if {"emu-tiny", "emu-tiny-instruct"} & {*path.parts})
     assert checkpoint <= 40e6
     assert sum(sizes.values()) - checkpoint <= 10e6
 

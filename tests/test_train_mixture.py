@@ -184,7 +184,7 @@ class Script:
     def __init__(self, pipe, *turns):
         self.turns, self.model, self.seen = iter(turns), pipe.model, []
 
-    def __call__(self, input_ids, image_embeds, frames, max_new_tokens, eos_token_id, **kwargs):
+    def __call__(self, input_ids, image_embeds, frames, max_new_tokens, **kwargs):
         self.seen.append((input_ids, image_embeds))
         self.model.embed(input_ids, image_embeds)  # refuses pictures that are not in their places
         return torch.tensor([next(self.turns)])
@@ -230,6 +230,15 @@ def test_a_trained_model_goes_on_by_itself_and_alike(pipe):
     assert [p if isinstance(p, str) else p.tobytes() for p in one] == [
         p if isinstance(p, str) else p.tobytes() for p in two
     ]
+
+
+def test_words_end_where_a_picture_begins(pipe, monkeypatch):
+    ids, asked = pipe.model.ids, {}
+    monkeypatch.setattr(
+        pipe.model.llm, "generate", lambda **kwargs: asked.update(kwargs) or torch.tensor([[5, ids.image_start]])
+    )
+    assert pipe.chat(["a llama"]).text == pipe.processor.decode(torch.tensor([5]))
+    assert asked["eos_token_id"] == [ids.eos, ids.image_start]
 
 
 def test_a_model_that_was_not_taught_to_say_img_says_so(pipe, monkeypatch):

@@ -1,4 +1,4 @@
-"""Every plot that a notebook draws. Each function returns a matplotlib `Figure` and touches no global state.
+"""Pictures, batches, sequences and the whole model.
 
 show_pictures   pictures in a grid
 show_batch      what the model sees, decoded back from the tensors

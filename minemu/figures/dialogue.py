@@ -1,0 +1,195 @@
+"""Conversations: what the loss acts on, questions with their answers, and a talk as it goes.
+
+show_spoken      one conversation as chips; those that are learnt from are blue and underlined
+show_asked       pictures, questions and the answers of several models
+show_talk        a conversation as bubbles
+show_change      scores before and after, with their intervals
+
+Axes   B rows   L positions
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
+from torch import Tensor
+
+from minemu.drawing import (
+    CHIP,
+    FAINT,
+    INK,
+    LINE,
+    REGRESSES,
+    SAYS,
+    STYLE,
+    Chip,
+    add_box,
+    add_chips,
+    add_picture,
+    canvas,
+    chips_of_batch,
+    drawable,
+    lay_out,
+)  # fmt: skip
+from minemu.errors import MinemuError
+from minemu.figures.charts import charts, label
+from minemu.processor import EmuProcessor
+from minemu.sequence import IGNORE
+from minemu.tokenizer import ASSISTANT, USER
+
+YES, NO = "\N{CHECK MARK}", "\N{MULTIPLICATION X}"
+
+
+# ---- the loss mask ---------------------------------------------------------------------------------------------------
+
+
+def show_spoken(
+    batch: dict[str, Tensor], answers: Tensor, processor: EmuProcessor, row: int = 0, width: float = 760
+) -> Figure:
+    """Row `row` of a batch. `answers` (B, L) are the ids that the loss acts on, IGNORE elsewhere."""
+    if answers.shape != batch["input_ids"].shape:
+        raise MinemuError(
+            f"answers have shape {tuple(answers.shape)}, not {tuple(batch['input_ids'].shape)} as input_ids"
+        )
+    spoken = answers[row] != IGNORE
+    chips = [_told_apart(chip, spoken) for chip in chips_of_batch(batch, processor)[row] if chip.text[:5] != "[PAD]"]
+    none = spoken.new_zeros(len(spoken) - 1)
+    with rc_context(STYLE):
+        figure, axes = canvas(width, lay_out(chips, width - 24)[1] + 40)
+        add_chips(axes, chips, 12, 12, width - 24, spoken[1:], none)
+        y = lay_out(chips, width - 24)[1] + 22
+        add_box(axes, 12, y - 6, 16, 12, CHIP["word"])
+        axes.plot([14, 26], [y + 9, y + 9], color=SAYS, lw=2)
+        axes.text(34, y, f"the loss acts here: {int(spoken.sum())} positions", va="center", color=FAINT)
+        add_box(axes, 230, y - 6, 16, 12, CHIP["pad"])
+        axes.text(252, y, "read, not learnt", va="center", color=FAINT)
+    return figure
+
+
+def _told_apart(chip: Chip, spoken: Tensor) -> Chip:
+    """Blue where the loss acts, orange for roles and pictures, grey for the rest."""
+    if chip.pixels is not None or chip.text in (USER, ASSISTANT):
+        return replace(chip, kind="structure")
+    return replace(chip, kind="word" if spoken[chip.start] else "pad")
+
+
+# ---- questions and answers -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Reply:
+    """Who said what; `right` None: it is not judged."""
+
+    who: str
+    text: str
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A picture, a question about it and what was answered."""
+
+    picture: Image.Image
+    question: str
+    replies: tuple[Reply, ...]
+
+
+def show_asked(exchanges: Sequence[Exchange], columns: int = 2, width: float = 760) -> Figure:
+    """Each exchange as a card: the picture, the question, and a line for each reply with a tick or a cross."""
+    if not exchanges:
+        raise MinemuError("there is no question to show; give at least one")
+    side, gap = 76.0, 16.0
+    wide = (width - 12) / columns - gap
+    letters = int((wide - side - 72) / 4.5)
+    asked = [textwrap.wrap(drawable(e.question), int((wide - side - 12) / 4.6)) for e in exchanges]
+    told = [[(r, _lines(r.text, letters)) for r in e.replies] for e in exchanges]
+    heights = [
+        len(question) * 12 + 12 + sum(len(lines) * 11.5 + 4 for _, lines in replies)
+        for question, replies in zip(asked, told, strict=True)
+    ]
+    tall = max(side, *heights)
+    with rc_context(STYLE):
+        figure, axes = canvas(width, 12 + -(-len(exchanges) // columns) * (tall + gap))
+        for index, exchange in enumerate(exchanges):
+            x, y = 12 + index % columns * (wide + gap), 12 + index // columns * (tall + gap)
+            add_picture(axes, np.asarray(exchange.picture.convert("RGB")), x, y, side)
+            x += side + 12
+            axes.text(x, y, "\n".join(asked[index]), weight="bold", va="top", linespacing=1.2)
+            y += len(asked[index]) * 12 + 8
+            for reply, lines in told[index]:
+                mark = "" if reply.right is None else YES if reply.right else NO
+                axes.text(x, y, reply.who, color=FAINT, va="top")
+                axes.text(x + 42, y, mark, va="top", color=SAYS if reply.right else REGRESSES)
+                axes.text(x + 56, y, "\n".join(lines), va="top", linespacing=1.2)
+                y += len(lines) * 11.5 + 4
+    return figure
+
+
+def _lines(text: str, letters: int, most: int = 3) -> list[str]:
+    return textwrap.wrap(drawable(" ".join(text.split())), letters, max_lines=most, placeholder=" ...") or ["(nothing)"]
+
+
+# ---- a talk ----------------------------------------------------------------------------------------------------------
+
+
+def show_talk(turns: Sequence[tuple[str, str, Image.Image | None]], width: float = 560) -> Figure:
+    """Turns (role, text, a picture or None) as bubbles: the user's to the left, the assistant's to the right."""
+    if not turns or any(role not in ("user", "assistant") for role, *_ in turns):
+        raise MinemuError("give turns of (role, text, picture), each role 'user' or 'assistant'")
+    texts = [_lines(text, 58, most=6) for _, text, _ in turns]
+    sizes = [
+        (max(map(len, lines)) * 4.7 + 20, len(lines) * 11.5 + 14 + (76 if picture is not None else 0))
+        for lines, (_, _, picture) in zip(texts, turns, strict=True)
+    ]
+    with rc_context(STYLE):
+        figure, axes = canvas(width, 14 + sum(tall + 10 for _, tall in sizes))
+        y = 12.0
+        for lines, (wide, tall), (role, _, picture) in zip(texts, sizes, turns, strict=True):
+            wide = max(wide, 96.0 if picture is not None else 0.0)
+            x = 12 if role == "user" else width - 12 - wide
+            add_box(axes, x, y, wide, tall, "#f1f3f5" if role == "user" else CHIP["word"], radius=7)
+            if picture is not None:
+                add_picture(axes, np.asarray(picture.convert("RGB")), x + 10, y + 8, 70)
+            axes.text(x + 10, y + tall - 7, "\n".join(lines), va="bottom", linespacing=1.2)
+            y += tall + 10
+    return figure
+
+
+# ---- scores ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A score between 0 and 1 and its 95 % interval."""
+
+    score: float
+    low: float
+    high: float
+
+
+def show_change(rows: Sequence[tuple[str, Measured, Measured]], width: float = 760) -> Figure:
+    """A line a task (title, before, after): two marks with their intervals, joined."""
+    if not rows:
+        raise MinemuError("there is no score to show; give at least one task measured before and after")
+    figure, (axes,) = charts(width, 70 + 30 * len(rows), 1)
+    for place, (_, before, after) in enumerate(rows):
+        axes.plot([before.score, after.score], [place, place], color=LINE, lw=2, zorder=1)
+        for measured, shift, colour, mark in ((before, 0.13, REGRESSES, "o"), (after, -0.13, SAYS, "s")):
+            y = place + shift
+            axes.plot([measured.low, measured.high], [y, y], color=colour, lw=1.4, zorder=2)
+            axes.plot(measured.score, y, mark, color=colour, ms=6, zorder=3, label=None if place else _WHEN[mark])
+    axes.set_yticks(range(len(rows)), [textwrap.fill(title, 44) for title, *_ in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlim(-0.02, 1.02)
+    label(axes, "score, with its 95 % interval")
+    axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    return figure
+
+
+_WHEN = {"o": "base", "s": "with the adapter"}

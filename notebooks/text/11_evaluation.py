@@ -1,0 +1,698 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/11_evaluation.ipynb)
+#
+# # Evaluation: what a score is worth
+#
+# A model that reads and draws has to be measured on both, and each measure can be fooled. This notebook builds the measures that the papers use, compares each with its reference, and breaks each once.
+#
+# After it you can
+#
+# * put an interval on a rate, and say how many samples a claim needs;
+# * set a score beside chance, a blind baseline and an upper bound;
+# * compute CIDEr, VQA accuracy, NDCG and the Frechet distance, and say what each ignores;
+# * judge drawings by an independent network, and know when not to trust it;
+# * choose examples for a few-shot prompt by RICES.
+#
+# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory.
+
+# %%
+try:  # on Colab: fetch and install; anywhere else: nothing to do
+    import google.colab  # noqa: F401
+except ImportError:
+    print("not on Colab: nothing to install")
+else:
+    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd minemu
+    # %pip install --quiet --editable .
+    import sys
+
+    sys.path.insert(0, ".")
+
+# %% [markdown]
+# The judge's weights and two reference implementations come with the extra `evaluate`.
+
+# %%
+import importlib.util
+
+if importlib.util.find_spec("pycocoevalcap") is None:
+    # %pip install --quiet --editable ".[evaluate]"
+    importlib.invalidate_caches()
+
+# %%
+# %matplotlib inline
+import os
+
+os.environ["TQDM_DISABLE"] = "1"  # no progress bars
+
+import torch
+
+from minemu.course import check, start
+from minemu.data.world import ToyWorld
+
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+torch.set_grad_enabled(False)  # nothing is trained here
+pipe, world = start(PRESET)
+singles = ToyWorld("seen", kinds=("single",), held_out=True, image_size=pipe.processor.image_size)
+samples = [singles.sample(i) for i in range(17)]  # one drawing each, in scenes that training never showed
+print(len(samples), "held-out samples, the first:", samples[0].caption)
+
+# %% [markdown]
+# ## A rate is a guess
+#
+# k of n answers are right. The share $\hat p = k / n$ is known; the rate $p$ that further samples would show is not. Wilson's interval holds $p$ in 95 % of samplings ($z = 1.96$):
+#
+# $$\frac{1}{1 + z^2/n}\left(\hat p + \frac{z^2}{2n} \pm z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}}\right)$$
+
+# %% tags=["same-as:minemu.evaluation.metrics.wilson"]
+import math
+
+from minemu.evaluation.metrics import rate
+
+
+def wilson(right, z=1.96):
+    n, p = len(right), rate(right)
+    if n == 0:
+        return 0.0, 1.0
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+# %% [markdown]
+# > **Predict.** A model gets 0 of 20 right. How high may its true rate still be? And at 0 of 200?
+
+# %%
+for n in (20, 200):
+    print(f"0 of {n} right: the true rate may be as high as {100 * wilson([False] * n)[1]:.0f} %")
+
+# %% alt="The 95 % interval against the number of samples for rates of 50, 90 and 100 %: at 10 samples it covers half of the axis, at 100 about ten points to either side, at 4000 almost nothing."
+from minemu.figures.scores import show_intervals
+
+counts = (10, 25, 50, 100, 200, 400, 1000, 4000)
+shares = {"half right": 0.5, "nine in ten right": 0.9, "all right": 1.0}
+answers = lambda share, n: [True] * round(share * n) + [False] * (n - round(share * n))  # noqa: E731
+show_intervals(counts, {name: [wilson(answers(share, n)) for n in counts] for name, share in shares.items()})
+
+# %% [markdown]
+# Four times the samples halve the interval. Two models that differ by three points cannot be told apart with a hundred samples each.
+#
+# Why not the textbook's $\hat p \pm z\sqrt{\hat p(1 - \hat p)/n}$? At $\hat p = 0$ or 1 it has no width: it is certain exactly where it knows least. For n = 20 one can count how often each interval holds the true rate, without simulation.
+
+# %% alt="For 20 samples, how often Wilson's and the textbook's interval hold the true rate: Wilson's stays near 95 % throughout, the textbook's collapses towards rates of 0 and 1."
+from minemu.figures.scores import show_coverage
+
+
+def textbook(right, z=1.96):
+    p, n = rate(right), len(right)
+    half = z * math.sqrt(p * (1 - p) / n)
+    return p - half, p + half
+
+
+def coverage(interval, p, n=20):
+    """The probability that the interval of n samples holds p."""
+    ends = [interval([True] * k + [False] * (n - k)) for k in range(n + 1)]
+    chance = [math.comb(n, k) * p**k * (1 - p) ** (n - k) for k in range(n + 1)]
+    return sum(share for (low, high), share in zip(ends, chance, strict=True) if low <= p <= high)
+
+
+rates = [i / 200 for i in range(1, 200)]
+kinds = {"Wilson": wilson, "textbook": textbook}
+show_coverage(rates, {name: [coverage(interval, p) for p in rates] for name, interval in kinds.items()})
+
+# %% [markdown]
+# ### Your turn: how many samples? (5 minutes)
+#
+# You want an interval narrower than `width` in the worst case, half of the answers right. Return the smallest even n.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from minemu.evaluation.metrics import wilson
+#
+#
+# def enough(width):
+#     n = 2
+#     while True:
+#         low, high = wilson([True, False] * (n // 2))
+#         if high - low < width:
+#             return n
+#         n += 2
+#
+#
+# answer = enough
+# ```
+# </details>
+
+
+# %%
+def enough(width):
+    return None  # your lines here
+
+
+check("11.enough", enough)
+
+# %% [markdown]
+# ## Captions, exactly
+#
+# The toy world's captions say all there is to say in a closed form, so they can be read back (`captions.parse`) and compared with the scene, part by part. This is stricter than the measures for real photos: one wrong word is a wrong caption.
+#
+# Every score in minemu stands beside three others:
+#
+# | | what it tells |
+# |---|---|
+# | **chance** | what a guess among all answers gets |
+# | **blind** | what these very answers get against *another* sample's truth: right without having looked |
+# | **upper bound** | what the measure itself can reach, on real pictures |
+
+# %%
+from minemu.data import captions
+
+shown = samples[:16]
+said = [answer.text for answer in pipe.chat_batch([[sample.picture] for sample in shown], max_new_tokens=64)]
+read = [captions.parse(text, singles.labels) for text in said]
+right = [captions.same(sample.scene, scene) for sample, scene in zip(shown, read, strict=True)]
+blind = [captions.same(sample.scene, scene) for sample, scene in zip(samples[1:], read, strict=True)]
+print(len(right), "captions marked, each against its own scene and against the next one's")
+
+# %% [markdown]
+# The package asks the same question, of the same samples:
+
+# %%
+from minemu.evaluation.tasks import evaluate
+
+result = evaluate(pipe, "caption", n=len(shown))
+torch.testing.assert_close(result.score, rate(right))
+torch.testing.assert_close(result.details["interval"], list(wilson(right)))
+torch.testing.assert_close(result.blind, rate(blind))
+print("Result:", ", ".join(name for name in result.to_dict() if name != "details"))
+
+# %% alt="Six held-out pictures; below each the model's caption and whether all of it is right."
+from minemu.figures import show_pictures
+
+marks = [f"{'right' if ok else 'WRONG'}: {text}" for ok, text in zip(right, said, strict=True)]
+show_pictures([sample.picture for sample in shown[:6]], marks[:6])
+
+# %% [markdown]
+# ## CIDEr
+#
+# Photos have no closed form: five people write five captions. CIDEr ([arXiv 1411.5726](https://arxiv.org/abs/1411.5726)) compares n-grams, weighted by how rare they are among the references of *all* pictures.
+# For words $n = 1 \dots 4$ and a caption $c$ with references $r_j$:
+#
+# * `weigh`: $g_n(c)$, count of each n-gram times $\log N - \log \mathrm{df}$, with N pictures, df of which have the n-gram in a reference;
+# * `like`: cosine of $g_n(c)$, clipped to the reference, with $g_n(r_j)$, times a penalty for length $e^{-\Delta^2 / 2\sigma^2}$, $\sigma = 6$;
+# * the mean over n and over references, times 10. Papers print it times 100 more: 112.4 is 1.124.
+
+# %%
+from collections import Counter
+
+
+def ngrams(text):
+    words = text.split()
+    return Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
+
+
+def cider(said, references):
+    """CIDEr-D of each caption; `references` holds a list of texts for each."""
+    df = Counter(gram for texts in references for gram in {gram for text in texts for gram in ngrams(text)})
+
+    def weigh(text, n):
+        rare = {gram: math.log(len(references)) - math.log(max(1, df[gram])) for gram in ngrams(text)}
+        return {gram: count * rare[gram] for gram, count in ngrams(text).items() if len(gram) == n}
+
+    def like(mine, theirs, n):
+        a, b = weigh(mine, n), weigh(theirs, n)
+        norm = math.sqrt(sum(v * v for v in a.values()) * sum(v * v for v in b.values()))
+        delta = len(mine.split()) - len(theirs.split())
+        dot = sum(min(a[gram], b[gram]) * b[gram] for gram in a.keys() & b.keys())
+        return math.exp(-(delta**2) / 72) * dot / norm if norm else 0.0
+
+    each = [
+        [like(mine, theirs, n) for theirs in texts for n in (1, 2, 3, 4)]
+        for mine, texts in zip(said, references, strict=True)
+    ]
+    return [10 * sum(values) / len(values) for values in each]
+
+
+# %% [markdown]
+# The reference implementation is `pycocoevalcap`, whose tokeniser is a Java program; its CIDEr is plain Python. These captions need no more than lower case and no comma.
+
+# %%
+from pycocoevalcap.cider.cider import Cider
+
+plain = lambda text: text.lower().replace(",", "")  # noqa: E731
+references = [[plain(sample.caption), plain(sample.prompt)] for sample in shown]
+candidates = [plain(text) for text in said]
+
+mine = cider(candidates, references)
+whole, each = Cider().compute_score(dict(enumerate(references)), {i: [text] for i, text in enumerate(candidates)})
+torch.testing.assert_close(torch.tensor(mine).double(), torch.tensor(each).double(), rtol=1e-4, atol=1e-5)
+torch.testing.assert_close(sum(mine) / len(mine), float(whole), rtol=1e-4, atol=1e-5)
+print("agrees on", len(mine), "captions")
+
+# %% [markdown]
+# > **Predict.** Take the true captions and make one mistake in each: the wrong thing, the wrong background, the wrong style, or the right words in another order. All of these are wrong by exact match. Which costs most in CIDEr?
+
+# %% alt="CIDEr of true captions with one mistake each: a perfect caption gets 10; naming the wrong thing costs most, the wrong background or style less, and words in another order also cost."
+from dataclasses import replace
+
+from minemu.data.scene import BACKGROUNDS, STYLES, Group
+from minemu.figures.scores import show_bars
+
+after = lambda items, item: list(items)[(list(items).index(item) + 1) % len(items)]  # noqa: E731
+mistakes = {
+    "none": lambda s: s,
+    "another\nthing": lambda s: replace(s, groups=(Group(after(singles.labels, s.groups[0].label)),)),
+    "another\nbackground": lambda s: replace(s, background=after(BACKGROUNDS, s.background)),
+    "another\nstyle": lambda s: replace(s, style=after(STYLES, s.style)),
+}
+truth = [[plain(sample.caption)] for sample in shown]
+values = {
+    name: cider([plain(captions.caption(change(sample.scene))) for sample in shown], truth)
+    for name, change in mistakes.items()
+}
+turned = [" ".join([*words[-2:], *words[:-2]]) for words in (text.split() for (text,) in truth)]
+values["style\nsaid first"] = cider(turned, truth)
+show_bars(list(values), {"CIDEr": [sum(v) / len(v) for v in values.values()]}, "CIDEr (perfect: 10)")
+
+# %% [markdown]
+# CIDEr follows rarity. "background" and "style" are in every reference and weigh nothing; a colour is shared by several; the name of the thing is rare and weighs much, together with every n-gram around it. A colour stands in the middle of the sentence, in more n-grams than the style at its end, so it costs more. And a turned sentence, true in every word, pays for the n-grams at the seam.
+#
+# ### When not to trust it
+#
+# The weights come from the pictures that are scored. With a single one, every n-gram is in every reference, so all weights are $\log 1 = 0$:
+
+# %%
+alone = Cider().compute_score({0: ["a llama on a blue background"]}, {0: ["a llama on a blue background"]})[0]
+print("a perfect caption, scored alone, gets 0:", float(alone) == 0)
+
+# %% [markdown]
+# So a CIDEr on a subset cannot be compared with one on the whole set, nor over data sets. It depends on the prompt as well: one reader measured much less than is published for Emu-I, until the prompt was the published one (baaivision/Emu, thread 33).
+#
+# ## Answers
+#
+# VQA ([arXiv 1505.00468](https://arxiv.org/abs/1505.00468)) asked ten people each question. An answer is right if three of them gave it, a third right if one did. To treat model and people alike, each person is left out once:
+#
+# $$\mathrm{acc}(a) = \frac{1}{10} \sum_{j=1}^{10} \min\!\left(\frac{\#\{i \ne j : a_i = a\}}{3},\; 1\right)$$
+#
+# ### Your turn: VQA accuracy (5 minutes)
+#
+# `people` are the ten answers $a_i$, already cleaned.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def vqa_accuracy(said, people):
+#     total = 0.0
+#     for j in range(len(people)):
+#         others = people[:j] + people[j + 1 :]
+#         total += min(others.count(said) / 3, 1.0)
+#     return total / len(people)
+#
+#
+# answer = vqa_accuracy
+# ```
+# </details>
+
+
+# %%
+def vqa_accuracy(said, people):
+    return None  # your lines here
+
+
+check("11.vqa", vqa_accuracy)
+
+# %% [markdown]
+# In the toy world one answer is true, so `minemu.evaluation` compares it exactly, after cleaning, and takes a word or the whole sentence.
+#
+# ### Right without looking
+#
+# A "model" that has never seen a picture: for each sort of question it says the answer that is most common in training. Ask it twice. First about scenes as they come; then as `minemu.data.questions` asks, where the answer is drawn first, each equally likely, and then a scene that has it.
+#
+# > **Predict.** Which sorts of question can be answered blindly, and by how much does balancing help?
+
+# %% alt="How often the most common answer is right, by sort of question: for counting scenes as they come it is far above chance, and at chance where the answers are balanced."
+from minemu.data import questions
+
+
+def asked(asks, balanced, held_out, n=200):
+    """n questions of one sort: their answers, and how many answers there are."""
+    home = ToyWorld("seen", held_out=held_out)
+    draw, ask = questions.ASKS[asks]
+    rngs = [home.generator(i, asks) for i in range(n)]
+    made = [ask(home, draw(home, rng) if balanced else home.draw(rng), rng) for rng in rngs]
+    return [one.answer for one in made], len(made[0].candidates)
+
+
+def blindly(asks, balanced):
+    common = Counter(asked(asks, balanced, held_out=False)[0]).most_common(1)[0][0]
+    return rate([answer == common for answer in asked(asks, balanced, held_out=True)[0]])
+
+
+sorts = ("count", "group", "style", "colour", "yes-no")
+series = {"scenes as they come": [blindly(s, False) for s in sorts], "balanced": [blindly(s, True) for s in sorts]}
+show_bars(sorts, series, "right without looking", [1 / asked(s, True, True, 1)[1] for s in sorts])
+
+# %% [markdown]
+# Most scenes hold one thing of a kind, so "one" is a good answer to "how many" whatever the picture. Without a blind baseline that would read as counting. What else lies off chance is within the interval of 200 answers, or a kind of thing that is more common than others.
+#
+# > | | blind baseline |
+# > |---|---|
+# > | **In the papers** | none beside the scores that are listed below; VQAv2 itself pairs pictures with opposite answers, to lower it |
+# > | **In the released code** | none |
+# > | **Here** | in every result: the same question about another sample's picture |
+
+# %% [markdown]
+# ## Rankings
+#
+# VisDial ([arXiv 1611.08669](https://arxiv.org/abs/1611.08669)) gives a hundred candidate answers, of which several are relevant to a degree. The model ranks them by likelihood. With relevance $y_p$ at place p and k relevant candidates:
+#
+# $$\mathrm{NDCG} = \frac{\sum_{p=1}^{k} y_p / \log_2(p + 1)}{\text{the same for the best order}}$$
+
+
+# %% tags=["same-as:minemu.evaluation.metrics.ndcg", "same-as:minemu.evaluation.metrics._gain"]
+def _gain(ranked, relevance):
+    places = sum(value > 0 for value in relevance)
+    return sum(value / math.log2(place + 2) for place, value in enumerate(ranked[:places]))
+
+
+def ndcg(ranked):
+    ideal = _gain(sorted(ranked, reverse=True), ranked)
+    return _gain(ranked, ranked) / ideal if ideal else 0.0
+
+
+# %% [markdown]
+# > **Predict.** Three of eight answers are relevant, so k = 3. Does it matter to NDCG whether the third of them stands at place 4 or at place 8?
+
+# %%
+best, fourth, last = [1, 1, 0.5, 0, 0, 0, 0, 0], [1, 1, 0, 0.5, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0.5]
+turned = [1, 0.5, 1, 0, 0, 0, 0, 0]
+print("the best order gets 1:", ndcg(best) == 1)
+print("place 4 and place 8 get the same:", ndcg(fourth) == ndcg(last))
+print("the right three in another order get less than 1:", ndcg(turned) < 1)
+print("and more than with one of them missing:", ndcg(turned) > ndcg(last))
+
+# %% [markdown]
+# ## Pictures: an independent judge
+#
+# Does a drawing show a llama? The model's own encoder must not answer, for the decoder was trained on its embeddings. `Judge` asks EfficientNet-Lite0 with ImageNet weights, which has never been trained with anything here:
+#
+# 1. cut the picture to what differs from its background, and centre that;
+# 2. features of it, a unit vector $f \in \mathbb R^{1280}$;
+# 3. the real drawing with the highest cosine $f \cdot g$ gives the picture its name.
+#
+# The gallery below holds the real drawings of 40 concepts, to save time. `minemu evaluate` takes all 250.
+
+# %%
+from minemu.data.world import Scene
+from minemu.evaluation.judge import Judge
+
+present = {sample.scene.groups[0].label for sample in shown}
+labels = sorted({*present, *[label for label in singles.labels if label not in present][: 40 - len(present)]})
+judge = Judge(labels=labels, cache="")
+print(len(judge.labels), "concepts, gallery", tuple(judge.gallery.shape))
+
+# %%
+scenes = [sample.scene for sample in shown]
+real = [sample.picture for sample in shown]
+drawn = pipe([[sample.caption] for sample in shown], generator=torch.Generator().manual_seed(0)).images
+
+seen_in_real = judge.shows(real, scenes)
+seen_in_drawn = judge.shows(drawn, scenes)
+blind_drawn = judge.shows(drawn, scenes[1:] + scenes[:1])
+print(len(drawn), "pictures drawn and judged")
+assert rate(seen_in_real) > 0.5  # the judge must name real pictures before it may judge others
+
+# %% alt="For four captions: the real picture, the picture drawn from the caption, what the judge looks at, and the three real drawings that it finds nearest."
+from minemu.evaluation.judge import as_tensors, crop_to_content
+from minemu.figures.grid import show_grid
+
+
+def resized(picture):
+    return torch.nn.functional.interpolate(picture[None], size=64, mode="bilinear", antialias=True)[0]
+
+
+def portrait(name):
+    label, style = name
+    home = ToyWorld("seen") if (label, style) in singles.keys else ToyWorld("new-drawing")
+    return as_tensors([home.render(Scene((Group(label),), size="big", background="white", style=style))[0]])[0]
+
+
+rows = []
+for truth_and_drawing in zip(real[:4], drawn[:4], strict=True):
+    order = (judge.features(truth_and_drawing[1:]) @ judge.gallery.T)[0].argsort(descending=True).tolist()
+    near = list(dict.fromkeys(judge.gallery_names[i] for i in order))[:3]
+    pair = as_tensors(truth_and_drawing)
+    looks = resized(crop_to_content(pair[1]))
+    rows.append(torch.stack([resized(pair[0]), resized(pair[1]), looks, *map(portrait, near)]))
+columns = ["real", "drawn", "judge\nlooks at", "nearest", "second", "third"]
+show_grid(torch.stack(rows), columns, [sample.scene.groups[0].label for sample in shown[:4]], side=80)
+
+# %% [markdown]
+# ### What the judge mixes up
+#
+# The judge is fallible in a way that can be looked at: the highest cosine between *different* drawings of two concepts, or of two styles of one concept on the diagonal. Where a number beside the diagonal comes near the number on it, or above, a drawing of one may be taken for the other.
+
+# %% alt="A matrix of the highest similarity between drawings of ten concepts in different styles: the diagonal is dark, and pairs such as red apple and tomato or guitar and violin come close to it."
+from minemu.figures.scores import show_matrix
+
+ten = ["cat", "dog", "lion", "tiger", "horse", "zebra", "red apple", "tomato", "guitar", "violin"]
+few = Judge(labels=ten, cache="")
+alike = few.gallery @ few.gallery.T  # (G, G)
+styles = [style for _, style in few.gallery_names]
+other = torch.tensor([[a != b for b in styles] for a in styles])  # compare over styles only
+where = [torch.tensor([label == name for label, _ in few.gallery_names]) for name in ten]
+closest = torch.stack([torch.stack([alike[a][:, b][other[a][:, b]].max() for b in where]) for a in where])
+show_matrix(closest, ten)
+
+# %% [markdown]
+# ### A judge that knows the answer
+#
+# A trap that costs nothing to fall into. The gallery holds *the same drawings* that the pictures are made of, so on real pictures the judge only has to recognise, not to understand.
+# Take each drawing out, and leave the judge other designers' drawings of the concept. (Fluent and Flat are two renderings of one design, so they go together.)
+
+# %% alt="How often the judge names a real drawing right with the drawing itself in the gallery, and with only other designers' drawings of the concept there: the first is complete, the second lower."
+alike = judge.gallery @ judge.gallery.T
+names = judge.gallery_names
+design = [(label, style.replace("flat", "fluent")) for label, style in names]
+itself = torch.tensor([[a == b for b in design] for a in design])
+right_among = [
+    [names[i][0] == label for i, (label, _) in zip(row.argmax(1).tolist(), names, strict=True)]
+    for row in (alike, alike.masked_fill(itself, -1))
+]
+assert all(right_among[0])
+bars = ["the drawing\nitself is there", "only other\ndesigners' are"]
+show_bars(bars, {"judge": [rate(marks) for marks in right_among]}, "named right", [1 / len(judge.labels)] * 2)
+
+# %% [markdown]
+# So a high rate on real pictures, our upper bound, says that the judge tells these drawings apart. It does not say that it would know a llama in a style of its own. A model is rewarded for drawing *these* drawings.
+# That is what was asked of it here; for anything newer the judge is too strict.
+#
+# An insider is worse. Here is the same test with the model's own embeddings as the judge's features:
+
+# %% alt="Rate of pictures named right by the independent judge and by the model's own embeddings, for real pictures and for pictures drawn from words, with chance."
+from minemu.evaluation.retrieval import features
+
+own = [key for key in ToyWorld("seen").keys if key[0] in labels]
+render = ToyWorld("seen", image_size=pipe.processor.image_size).render
+gallery = features(pipe, [render(Scene((Group(a),), size="medium", background="white", style=b))[0] for a, b in own])
+inside = [
+    [
+        own[i][0] == scene.groups[0].label
+        for i, scene in zip((features(pipe, some) @ gallery.T).argmax(1).tolist(), scenes, strict=True)
+    ]
+    for some in (real, drawn)
+]
+series = {
+    "independent judge": [rate(seen_in_real), rate(seen_in_drawn)],
+    "the model's own embeddings": [rate(marks) for marks in inside],
+}
+show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / len(labels)] * 2)
+
+# %% [markdown]
+# Read both pairs. An insider need not even be good at real pictures (these embeddings were not made for naming), and what it says of drawings is what the decoder was optimised for: it shares its blind spots. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
+#
+# > | | judge of drawn pictures |
+# > |---|---|
+# > | **In the papers** | FID, and CLIP-I and CLIP-T: similarities by CLIP, a relative of the encoder that the model was built on |
+# > | **In the released code** | none for pictures |
+# > | **Here** | a network that shares nothing with the model, and its rate on real pictures beside every score |
+#
+# ## Sets of pictures: the Frechet distance
+#
+# FID ([arXiv 1706.08500](https://arxiv.org/abs/1706.08500)) does not look at single pictures. It fits a Gaussian to the features of each set, with means $\mu_a, \mu_b$ and covariances $A, B$:
+#
+# $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \operatorname{tr}\!\left(A + B - 2\,(AB)^{1/2}\right)$$
+#
+# With F features $A$ is F x F. `frechet_distance` never builds it: with centred features $X, Y$ the trace of $(AB)^{1/2}$ is the sum of the singular values of $XY^\top$, up to a factor.
+
+# %%
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from minemu.evaluation.metrics import frechet_distance
+
+torch.manual_seed(0)
+a, b = torch.randn(300, 8).double(), (0.5 + torch.randn(200, 8) @ torch.randn(8, 8)).double()
+roots = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp(min=0).sqrt().sum()
+direct = (a.mean(0) - b.mean(0)).square().sum() + a.T.cov().trace() + b.T.cov().trace() - 2 * roots
+torch.testing.assert_close(frechet_distance(a, b), direct.item(), rtol=1e-4, atol=1e-4)
+
+passes_on = torch.nn.Identity()
+passes_on.num_features = 8
+fid = FrechetInceptionDistance(feature=passes_on)
+fid.update(a, real=True)
+fid.update(b, real=False)
+torch.testing.assert_close(frechet_distance(a, b), fid.compute().item(), rtol=1e-4, atol=1e-4)
+print("three ways agree on", len(a), "and", len(b), "samples")
+
+# %% [markdown]
+# > **Predict.** Two samples of *one* distribution: the true distance is 0. What does the formula give for 25 of each? Does it matter how many features there are?
+
+# %% alt="The Frechet distance of two samples of one Gaussian against their size, for 16 and for 128 features: far above 0 for few samples, more so with more features, and falling."
+from minemu.figures.scores import show_frechet
+
+sizes = (25, 50, 100, 200, 400)
+torch.manual_seed(0)
+distances = {f"{wide} features": [frechet_distance(*torch.randn(2, n, wide)) for n in sizes] for wide in (16, 128)}
+show_frechet(sizes, distances)
+
+# %% [markdown]
+# A covariance needs many samples, so the distance of small sets is mostly *bias*: it depends on n, it is never 0, and it ranks a larger sample above a better model. FID is therefore printed for tens of thousands of pictures,
+# and never comparable over sample sizes, features or resizing. With our eight it is a smoke alarm at most:
+
+# %% alt="Frechet distance in the judge's features from 8 real pictures to 8 other real ones, to drawn ones and to blurred real ones; the first is the floor that small samples leave."
+half = len(real) // 2
+blur = [picture.resize((16, 16)).resize(picture.size) for picture in real[half:]]
+base = judge.features(real[:half])
+sets = {"other real\npictures": real[half:], "drawn from\nwords": drawn[half:], "real, blurred": blur}
+values = [frechet_distance(base, judge.features(some)) for some in sets.values()]
+show_bars(list(sets), {"distance": values}, "Lite0 Frechet distance")
+
+# %% [markdown]
+# Read the bars from the first one, not from 0. It is called a *Lite0* Frechet distance because the features are EfficientNet-Lite0's; FID is the name of the same formula on Inception's.
+#
+# ## Examples by RICES
+#
+# A few-shot prompt puts K solved examples before the question. RICES ([arXiv 2109.05014](https://arxiv.org/abs/2109.05014)) retrieves those whose pictures are most like the one asked about, and sets the most similar last, next to the question.
+# The features here are the mean of a picture's visual embeddings, $h = \frac{1}{N}\sum_i c_i$, as a unit vector; which features Emu took is not published.
+
+# %% alt="Three held-out pictures; beside each four examples at random and four by RICES, the most similar last."
+from minemu.evaluation.retrieval import at_random, rices
+
+train = ToyWorld("seen", image_size=pipe.processor.image_size)
+pool = [train.picture(i) for i in range(96)]
+queries, offered = features(pipe, real[:3]), features(pipe, pool)
+by_rices, by_lot = rices(queries, offered, 4), at_random(3, len(pool), 4, seed=0)
+
+rows = [[real[i], *(pool[k] for k in by_lot[i]), *(pool[k] for k in by_rices[i])] for i in range(3)]
+columns = ["asked\nabout", *["at\nrandom"] * 4, *["RICES\n4th", "\n3rd", "\n2nd", "most\nsimilar"]]
+show_grid(torch.stack([torch.stack(as_tensors(row)) for row in rows]), columns, side=72)
+
+# %% [markdown]
+# RICES helps twice: the examples are about similar things, and often hold the answer itself. So a gain over random examples is not by itself learning from context, and a score after K examples should say how they were chosen, and what the same examples give *without* pictures.
+#
+# ### Your turn: RICES (5 minutes)
+#
+# For one query (E,) and a pool (P, E), all unit vectors.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def choose(query, pool, shots):
+#     return (pool @ query).topk(shots).indices.flip(0).tolist()
+#
+#
+# answer = choose
+# ```
+# </details>
+
+
+# %%
+def choose(query, pool, shots):
+    return None  # your line here
+
+
+check("11.rices", choose)
+
+# %% [markdown]
+# ## All scores of the shipped checkpoint
+#
+# `minemu evaluate CHECKPOINT --all --json results.json` runs every task that the checkpoint was trained for; the file is part of the checkpoint. Drawn pictures are scored as a share of what the judge says of real ones.
+
+# %% alt="A bar for each task of the shipped checkpoint with its 95 % interval, and beside it chance, the blind baseline and the upper bound."
+from minemu.data.samples import data_dir
+from minemu.evaluation.report import ROWS, read_results
+from minemu.figures.scores import Score, show_scores
+
+found = {(one["task"], one["split"]): one for one in read_results(data_dir() / "emu-tiny" / "results.json")["results"]}
+scores = []
+for row in ROWS:
+    if (row.task, row.split) in found and not row.detail:
+        one = found[row.task, row.split]
+        name = f"{row.title.format(**one['details'])}, n\u00a0=\u00a0{one['n']}"
+        interval = tuple(one["details"]["interval"])
+        scores.append(Score(name, one["score"], interval, one["chance"], one["blind"], one["upper_bound"]))
+show_scores(scores)
+
+# %% [markdown]
+# ## What is published
+#
+# The published scores beside the toy task that asks the same. The numbers are not to be compared: other data, other scale. What can be compared is what stands beside them. Of these rows one has an upper bound, and none a chance or a blind baseline.
+
+# %%
+from IPython.display import Markdown
+
+from minemu.evaluation.published import published_table
+
+Markdown(published_table())
+
+# %% [markdown]
+# ## What could go wrong
+#
+# The package refuses what it could not measure.
+
+# %%
+from minemu.errors import MinemuError
+
+wrong = [
+    lambda: evaluate(pipe, "captoin"),
+    lambda: evaluate(pipe, "caption", split="new-concept"),
+    lambda: evaluate(pipe, "caption", n=0),
+    lambda: evaluate(pipe, "caption", shots=4),
+    lambda: Judge(labels=["a thing that nobody drew"], cache=""),
+]
+for attempt in wrong:
+    try:
+        attempt()
+    except MinemuError as error:
+        print("MinemuError:", error, "\n")
+
+# %% [markdown]
+# What it cannot refuse is a number without its company:
+#
+# | do not trust | because | ask for |
+# |---|---|---|
+# | a rate without n | 0 of 20 is compatible with much more than 0 | the interval |
+# | a rate without a blind baseline | some questions answer themselves | the same answers against other pictures |
+# | a judge that read the training pictures | it recognises, or shares the model's blind spots | its rate on real pictures, and where it came from |
+# | CIDEr of a subset, or of one picture | its weights come from the set | the whole set, and the prompt |
+# | a Frechet distance of few pictures | most of it is bias | the distance of two real sets of that size |
+# | a few-shot score | the examples may hold the answer | random examples, and examples without pictures |
+#
+# ## What next
+#
+# * `minemu evaluate --list` names the tasks; each is a few lines in `minemu/evaluation`.
+# * How drawings come about that the judge then names: [the Visual Decoder](08_visual_decoder.ipynb).

@@ -1,0 +1,142 @@
+"""What every notebook promises, checked without running it; nbval runs them (`make test`)."""
+
+import ast
+import importlib
+import inspect
+import re
+import sys
+import textwrap
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+from minemu import course
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MOST_BYTES = 1_500_000
+EXERCISES = 2
+IGNORED_OUTPUTS = 2
+LONGEST_CELL = 30  # lines
+BADGE = "https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/{name}"
+SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```\s*</details>", re.S)
+CHECK = re.compile(r'^check\("([\w.-]+)"', re.M)
+
+sys.path.insert(0, str(FOLDER))
+each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code(path):
+    return [cell for cell in read(path).cells if cell.cell_type == "code"]
+
+
+@each
+def test_text_and_notebook_say_the_same(path):
+    text = FOLDER / "text" / f"{path.stem}.py"
+    assert text.exists(), f"write the text: python notebooks/build.py --adopt {path.stem[:2]}"
+    told = [
+        (cell.cell_type, cell.source, cell.metadata.get("tags"), cell.metadata.get("alt"))
+        for cell in jupytext.read(text).cells
+    ]
+    shown = [
+        (cell.cell_type, cell.source, cell.metadata.get("tags"), cell.metadata.get("alt")) for cell in read(path).cells
+    ]
+    assert told == shown, f"out of step: python notebooks/build.py {path.stem[:2]}"
+
+
+@each
+def test_it_opens_with_badge_needs_and_install(path):
+    cells = read(path).cells
+    first = cells[0].source
+    assert BADGE.format(name=path.name) in first
+    assert re.search(r"^# \S", first, re.M)
+    assert "two CPU cores" in first and "memory" in first, (
+        "say what it needs: time on two CPU cores and on a T4, memory"
+    )
+    assert cells[1].source == code(NOTEBOOKS[0])[0].source, "the install cell is the same everywhere"
+
+
+@each
+def test_it_is_validated_strictly(path):
+    cells = code(path)
+    assert not any("NBVAL_SKIP" in cell.source for cell in cells)
+    assert sum("NBVAL_IGNORE_OUTPUT" in cell.source for cell in cells) <= IGNORED_OUTPUTS
+    assert all(cell.execution_count for cell in cells), "commit it executed"
+    assert path.stat().st_size < MOST_BYTES
+    assert max(len(cell.source.splitlines()) for cell in cells) <= LONGEST_CELL, "one idea a cell"
+
+
+@each
+def test_every_figure_has_alternative_text(path):
+    for cell in code(path):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                assert len(output.metadata.get("image/png", {}).get("alt", "")) > 20, cell.source[:60]
+
+
+@each
+def test_every_exercise_can_be_solved(path, capsys):
+    number = path.stem[:2]
+    notebook = read(path)
+    asked = CHECK.findall("\n".join(cell.source for cell in code(path)))
+    solutions = [
+        text for cell in notebook.cells if cell.cell_type == "markdown" for text in SOLUTION.findall(cell.source)
+    ]
+    assert len(asked) >= EXERCISES and len(solutions) == len(asked), "each exercise has one folded solution"
+    for name, solution in zip(asked, solutions, strict=True):
+        assert name.startswith(f"{number}.")
+        course.check(name, None)
+        assert capsys.readouterr().out.startswith("not done yet:")
+        space = {}
+        exec(solution, space)  # a solution imports what it needs and calls its answer `answer`
+        course.check(name, space["answer"])
+        assert capsys.readouterr().out.startswith("right:"), f"the solution of {name} is not one"
+
+
+@each
+def test_code_said_to_be_the_packages_is(path):
+    """A cell with the tag "same-as:minemu.sequence.block_mask" holds that very definition, but for docstring and annotations."""
+    for cell in code(path):
+        for tag in cell.metadata.get("tags", []):
+            if tag.startswith("same-as:"):
+                module, _, name = tag.removeprefix("same-as:").rpartition(".")
+                if module.rpartition(".")[2][:1].isupper():  # a method
+                    module, _, owner = module.rpartition(".")
+                    original = getattr(getattr(importlib.import_module(module), owner), name)
+                else:
+                    original = getattr(importlib.import_module(module), name)
+                mine = next(node for node in ast.parse(cell.source).body if getattr(node, "name", None) == name)
+                theirs = ast.parse(textwrap.dedent(inspect.getsource(original))).body[0]
+                assert bare(mine) == bare(theirs), f"{tag} has drifted from the package"
+
+
+def bare(node):
+    """A definition without docstrings and annotations, as text."""
+    for inner in ast.walk(node):
+        if isinstance(inner, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(inner) is not None:
+            inner.body = inner.body[1:]
+        if isinstance(inner, ast.FunctionDef):
+            inner.returns = None
+            arguments = inner.args
+            for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+                argument.annotation = None
+    return ast.dump(node)
+
+
+@each
+def test_links_lead_somewhere(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "markdown":
+            for target in re.findall(r"\]\((?!https?://|#|attachment:)([^)\s]+)\)", cell.source):
+                assert (FOLDER / target.partition("#")[0]).exists(), target
+
+
+def test_the_table_of_contents_is_complete():
+    listed = re.findall(r"\]\((\d\d_\w+\.ipynb)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
+    assert listed == [path.name for path in NOTEBOOKS]

@@ -1,0 +1,50 @@
+"""`make site`: a page for each notebook, with its figures, and an index that leads to them."""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+sys.path.insert(0, str(FOLDER))
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """The site of two notebooks: the first of the course, and one that links to it."""
+    import build
+
+    first = sorted(FOLDER.glob("*.ipynb"))[0]
+    shutil.copy(first, tmp_path)
+    linking = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_markdown_cell(f"[badge](x)\n\n# The second\n\n[the first]({first.name}#One-loss)")]
+    )
+    nbformat.write(linking, tmp_path / "98_second.ipynb")
+    monkeypatch.setattr(build, "HERE", tmp_path)
+    build.site(tmp_path / "site")
+    return tmp_path / "site", first.stem
+
+
+def test_each_notebook_has_a_page_and_the_index_leads_to_it(site):
+    folder, first = site
+    pages = {path.name for path in folder.iterdir()}
+    assert pages == {"index.html", f"{first}.html", "98_second.html"}
+    index = (folder / "index.html").read_text(encoding="utf-8")
+    assert re.findall(r'<a href="([^"]+)">', index) == [f"{first}.html", "98_second.html"]
+    assert ">98 The second</a>" in index
+
+
+def test_pages_hold_their_figures_and_link_to_pages(site):
+    folder, first = site
+    page = (folder / f"{first}.html").read_text(encoding="utf-8")
+    pictures = [
+        output.data["image/png"][:2000].strip()
+        for cell in nbformat.read(FOLDER / f"{first}.ipynb", as_version=4).cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert pictures and all(picture in page for picture in pictures)
+    assert f'href="{first}.html#One-loss"' in (folder / "98_second.html").read_text(encoding="utf-8")
