@@ -14,7 +14,7 @@ import typer
 
 from minemu.errors import MinemuError, suggest
 
-CHECKPOINT = Path("data_samples/emu-tiny")
+CHECKPOINT, ADAPTER = Path("data_samples/emu-tiny"), Path("data_samples/emu-tiny-instruct")
 BAD_INPUT, INTERRUPTED = 2, 130
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -179,11 +179,11 @@ def evaluate(
 
 
 def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
-    """All tasks, and which of them a checkpoint (default: the shipped one) was trained for."""
+    """All tasks, and which of them a checkpoint (default: the shipped one or its adapter) was trained for."""
     from minemu.evaluation import tasks
 
-    source = checkpoint or (CHECKPOINT if CHECKPOINT.is_dir() else None)
-    known = tasks.trained(tasks.trained_on(source) if source else ())
+    sources = [checkpoint] if checkpoint else [folder for folder in (CHECKPOINT, ADAPTER) if folder.is_dir()]
+    known = tasks.trained(set().union(*map(tasks.trained_on, sources)))
     listed = {
         name: {"about": task.about, "splits": list(task.splits), "needs": list(task.needs), "trained": name in known}
         for name, task in tasks.TASKS.items()

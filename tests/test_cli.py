@@ -172,8 +172,11 @@ def test_evaluate_lists_tasks(tmp_path, capsys):
     shown = capsys.readouterr().out
     listed = json.loads((tmp_path / "x.json").read_text())
     assert list(listed) == list(tasks.TASKS)
-    assert listed["caption"]["trained"] and not listed["vqa"]["trained"]
+    assert listed["caption"]["trained"] and listed["vqa"]["trained"] and not listed["few-shot-names"]["trained"]
     assert all(name in shown for name in listed) and "not trained yet" in shown
+    assert cli.run(["evaluate", str(cli.CHECKPOINT), "--list", "--json", str(tmp_path / "y.json")]) == 0
+    of_base = json.loads((tmp_path / "y.json").read_text())  # questions are the adapter's
+    assert of_base["caption"]["trained"] and not of_base["vqa"]["trained"]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversa
 from minemu.data.sources import DataFiles, ToyTalks, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.evaluation.tasks import trained_on
+from minemu.evaluation.tasks import check_trained, trained_on
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
@@ -153,6 +153,10 @@ def test_an_exported_adapter_finds_the_base_beside_it(root, tmp_path):
     batch = tuned.processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=True)
     assert torch.equal(logits(tuned.model, batch), logits(named.model, batch))
     assert trained_on(exported) == {"conversations"} and trained_on(tmp_path / "emu-nano") == set()
+    with pytest.raises(
+        MinemuError, match="'vqa' is not trained yet in .*emu-nano: .* adapter is trained for it: .*-instruct$"
+    ):
+        check_trained("vqa", tmp_path / "emu-nano")
     card = (exported / "README.md").read_text()
     assert "# emu-nano-instruct" in card and "| instruct | 4 | 4 |" in card and str(root) not in card
     shutil.rmtree(tmp_path / "emu-nano")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -227,9 +228,11 @@ def check_trained(task: str, checkpoint: str | os.PathLike) -> None:
     """One clear error unless the checkpoint was trained for the task."""
     if task not in (known := trained(trained_on(checkpoint))):
         needs = " or ".join(f"'{name}'" for name in TASKS[task].needs)
+        tuned = Path(f"{checkpoint}-instruct")
+        better = adapters.is_adapter(tuned) and task in trained(trained_on(tuned))
         raise MinemuError(
             f"task '{task}' is not trained yet in {checkpoint}: no training record of it names {needs}; "
-            f"take one of {', '.join(known)}"
+            + (f"its adapter is trained for it: {tuned}" if better else f"take one of {', '.join(known)}")
         )
 
 
