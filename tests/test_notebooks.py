@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import re
-import sys
 import textwrap
 from pathlib import Path
 
@@ -24,7 +23,6 @@ BADGE = "https://colab.research.google.com/github/minemu/minemu/blob/main/notebo
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```\s*</details>", re.S)
 CHECK = re.compile(r'^check\("([\w.-]+)"', re.M)
 
-sys.path.insert(0, str(FOLDER))
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
