@@ -20,6 +20,10 @@ BAD_INPUT, INTERRUPTED = 2, 130
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object for programs.")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="A finished checkpoint in the place of the stages up to emu: train only what comes after it."),
+]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
     list[str] | None,
@@ -52,17 +56,18 @@ def demo(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, decoder or instruct.")],
+    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, sketch, decoder or instruct.")],
     preset: Annotated[str, typer.Option(help="Which preset to train.")] = "emu-tiny",
     run_dir: RunDir = Path("runs"),
     settings: Set = None,
     log_to: LogTo = None,
+    base: Base = None,
     json: Json = None,
 ) -> None:
     """Train one stage of a preset, or go on where it stopped."""
     from minemu.training.recipe import train_stage
 
-    complete = train_stage(preset, stage, run_dir, _overrides(settings), log_to)
+    complete = train_stage(preset, stage, run_dir, _overrides(settings), log_to, base=base)
     folder = run_dir / preset / stage
     typer.echo(f"stage {stage} of {preset} is {'complete' if complete else 'not complete yet'}: {folder}")
     _write(json, {"preset": preset, "stage": stage, "complete": complete, "folder": str(folder)})
@@ -77,12 +82,13 @@ def recipe(
     instruct: Annotated[
         bool, typer.Option("--instruct", help="Emu-I as well, an adapter beside the checkpoint.")
     ] = False,
+    base: Base = None,
     json: Json = None,
 ) -> None:
     """Train all stages of a preset in order; what is complete is kept."""
     from minemu.training.recipe import run_recipe
 
-    checkpoint = run_recipe(preset, run_dir, _overrides(settings), log_to, instruct)
+    checkpoint = run_recipe(preset, run_dir, _overrides(settings), log_to, instruct, base)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
     _write(json, {"preset": preset, "checkpoint": str(checkpoint)})
 

@@ -19,7 +19,7 @@ from minemu.training.recipe import STAGES, make_processor, resolve, run_recipe, 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
     f"train.{stage}.{key}": value
-    for stage in ("encoder", "bridge", "language", "emu", "decoder")
+    for stage in ("encoder", "bridge", "language", "emu", "sketch", "decoder")
     for key, value in {"steps": 6, "checkpoint_every": 3, "log_every": 1}.items()
 }
 
@@ -74,7 +74,32 @@ def test_a_finished_recipe_trains_nothing_again(finished, monkeypatch):
     assert run_recipe("emu-nano", root, SHORT) == folder
 
 
-@pytest.mark.parametrize("stage", ["emu", "decoder"])
+def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_path):
+    root, folder = finished
+    only_decoder = {**SHORT, "train.decoder.steps": 3, "decoder.sketch_layers": 0, "train.sketch.steps": 0}
+    made = run_recipe("emu-nano", tmp_path, only_decoder, base=folder)
+    before, after = (load_file(where / "model.safetensors") for where in (folder, made))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (made / "training" / "emu.jsonl").read_text() == (folder / "training" / "emu.jsonl").read_text()
+    assert EmuPipeline.from_pretrained(made).decoder.config.sketch_layers == 0
+    assert run_recipe("emu-nano", tmp_path, only_decoder, base=folder) == made  # twice is once
+    with pytest.raises(MinemuError, match="has a stage emu of its own already: leave out --base"):
+        train_stage("emu-nano", "decoder", root, SHORT, base=folder)
+    with pytest.raises(MinemuError, match="differs from preset emu-nano in 'llm'"):
+        train_stage("emu-nano", "decoder", tmp_path / "other", {"llm.layers": "3"}, base=folder)
+
+
+def test_without_a_grid_there_is_no_sketch(finished, tmp_path):
+    _, folder = finished
+    plain = {**SHORT, "decoder.condition_grid": 0}
+    made = run_recipe("emu-nano", tmp_path, plain, base=folder)
+    assert not (tmp_path / "emu-nano" / "sketch").exists()
+    assert not any("sketch" in name for name in EmuPipeline.from_pretrained(made).decoder.state_dict())
+    with pytest.raises(MinemuError, match="stage sketch has nothing to train"):
+        train_stage("emu-nano", "sketch", tmp_path, plain)
+
+
+@pytest.mark.parametrize("stage", ["emu", "sketch", "decoder"])
 def test_later_stages_resume_exactly(finished, tmp_path, stage):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
