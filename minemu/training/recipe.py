@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=20_000,
+            steps=14_000,
             batch_size=128,
             lr=5e-3,
             warmup=100,
