@@ -20,7 +20,7 @@ from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
 from minemu.training import checkpoint
 from minemu.training.export import export_adapter
-from minemu.training.instruct import InstructStage
+from minemu.training.instruct import ALIKE, InstructStage
 from minemu.training.recipe import make_processor, resolve, train_stage
 from minemu.visual_decoder import VisualDecoder
 
@@ -64,21 +64,32 @@ def logits(model, batch):
 
 
 def test_the_loss_acts_on_answers_alone(stage):
+    """The batches of a group hold its conversations, each once, whatever their order."""
     world, processor = ToyWorld("seen", image_size=32), stage.processor
-    for index in range(6):
+    said, wanted = [], []
+    for index in range(2 * ALIKE):
         batch, again = stage.batch(index), stage.batch(index)
         assert all(torch.equal(batch[name], again[name]) for name in batch)
-        for b in range(4):
-            talk = conversation(world, index * 4 + b)
-            said = batch["answers"][b][batch["answers"][b] != IGNORE].tolist()
-            assert said == [i for turn in talk.turns for i in [*processor.encode(turn.answer), processor.ids.eos]]
+        said += [row[row != IGNORE].tolist() for row in batch["answers"]]
+    for number in range(2 * ALIKE * 4):
+        turns = conversation(world, number).turns
+        wanted.append([i for turn in turns for i in [*processor.encode(turn.answer), processor.ids.eos]])
+    assert sorted(said) == sorted(wanted)
+    assert sorted(said[: ALIKE * 4]) == sorted(wanted[: ALIKE * 4])
+
+
+def test_a_batch_holds_conversations_of_like_length(stage):
+    rows = [stage.batch(index)["attention_mask"] for index in range(ALIKE)]
+    padded = sum(row.numel() for row in rows)
+    together = 4 * ALIKE * max(row.shape[1] for row in rows)
+    assert padded < 0.85 * together
 
 
 def test_training_and_asking_write_the_same_rows(stage):
     talk = Conversation("", (Turn(("what is red?",), "a colour."),))
     asked = stage.processor.apply_chat_template(talk.messages()[:1], add_generation_prompt=True, tokenize=True)
     stage_talks, stage.talks = stage.talks, type("One", (), {"document": lambda self, number: talk})()
-    batch, stage.talks = stage.batch(0), stage_talks
+    batch, stage.talks = stage.batch(100 * ALIKE), stage_talks  # a group that was not dealt yet
     row = batch["input_ids"][0].tolist()
     assert row[: asked["input_ids"].shape[1]] == asked["input_ids"][0].tolist() and "images" not in batch
     assert torch.isfinite(stage.loss(batch)["loss"])

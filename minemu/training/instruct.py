@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +23,7 @@ from minemu.tokenizer import ASSISTANT
 from minemu.training.loop import Stage, TrainConfig
 
 ADAPTER_FOLDER = "adapter"
+ALIKE = 4  # batches that are made together: a clip is four times as long as a picture
 
 
 class InstructStage(Stage):
@@ -42,11 +46,20 @@ class InstructStage(Stage):
         )
 
     def batch(self, index: int) -> dict[str, Tensor]:
-        size, template = self.train.batch_size, CHAT_TEMPLATES["emu-i"]
-        talks = [self.talks.document(i) for i in range(index * size, (index + 1) * size)]
-        samples = [conversation(talk.messages(), template) for talk in talks]
-        batch = dict(self.processor(samples, max_length=self.config.llm.context))
+        """Conversations of like length: those of ALIKE batches are sorted and dealt out, so that little is padded."""
+        group, place = divmod(index, ALIKE)
+        batch = dict(self.processor(self.dealt(group)[place], max_length=self.config.llm.context))
         return {**batch, "answers": self.answers(batch["input_ids"])}
+
+    @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
+    def dealt(self, group: int) -> list[list[list[Any]]]:
+        """The ALIKE batches of a group, each a list of samples; which comes first is drawn by lot."""
+        size, template = self.train.batch_size, CHAT_TEMPLATES["emu-i"]
+        talks = [self.talks.document(i) for i in range(group * ALIKE * size, (group + 1) * ALIKE * size)]
+        samples = [conversation(talk.messages(), template) for talk in talks]
+        samples.sort(key=lambda sample: len(self.processor.as_text(sample)))
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        return [batches[i] for i in np.random.default_rng(group).permutation(ALIKE)]
 
     def answers(self, input_ids: Tensor) -> Tensor:
         """The ids that are to be said, answers and the </s> after each; all else is IGNORE. (B, L) -> (B, L)."""
