@@ -546,38 +546,39 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 # Two measures follow from this, and the package has both: sampling steps that *trail*, so that the first one stands at the very last level, and loss weights by level (`decoder.min_snr_gamma`).
 
 # %% [markdown]
-# ## A sketch in one matrix
+# ## A sketch before the noise
 #
-# Cross-attention has to learn *where* each embedding belongs. Where N embeddings are trained to tell of the $g \times g$ cells of a picture, $N = g^2$, much of that is known beforehand: a **linear** map from each
-# embedding to the latents of its cell. Least squares gives it at once, and its result can enter the U-Net as further input channels (`decoder.condition_grid`), to be sharpened.
+# At the first step there is nothing but noise, so the U-Net has to regress the whole picture from the embeddings, at every position of the latents. That part needs no noise and few positions: where N embeddings
+# are trained to tell of the $g \times g$ cells of a picture, $N = g^2$, the latents can be regressed from them before the U-Net is built. A **linear** map from each embedding to its own cell comes from least squares at once,
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $z^{(n)}$ the latents of cell n. How much does the linear map alone say about pictures that it was not fitted on?
+# with $z^{(n)}$ the latents of cell n. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`), and the U-Net then corrects what it is given.
+# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. None of these pictures was in training.
 
-# %% alt="Five held-out pictures, below each the linear sketch from its own embeddings, and below that the sketch from the embeddings imagined from its caption."
-import math
+# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then the learnt sketch, in which the thing is to be seen; then the learnt sketch from the caption alone."
+from minemu.sketch import Sketch
 
-grid = math.isqrt(pipe.processor.n_image)
-sketcher = VisualDecoder(replace(decoder.config, condition_grid=grid)).to(device)
-sketcher.codec.fit(drawings)
+linear = Sketch(replace(decoder.config, sketch_layers=0)).to(device)
 known = pipe.encode([training.picture(i) for i in range(len(drawings))])
-sketcher.fit_conditions(known)
-sketcher.fit_sketch(drawings, known)
+linear.fit(decoder.normalise(known), decoder.encode(drawings))
 
 captions = pipe.imagine([[sample.caption] for sample in held_out[:5]])
-sketches = [sketcher.codec.decode(sketcher.sketch(sketcher.normalise(c))) for c in (embeds[:5], captions)]
+sketches = [
+    decoder.codec.decode(sketch(decoder.normalise(told)))
+    for sketch, told in ((linear, embeds[:5]), (decoder.sketch, embeds[:5]), (decoder.sketch, captions))
+]
 assert sketches[0].shape == pictures[:5].shape
 show_grid(
     torch.stack([pictures[:5], *sketches]),
-    rows=["the picture", "sketch of its\nembeddings", "sketch from\nits caption"],
+    rows=["the picture", "a linear map", "the sketch of\nits embeddings", "the sketch from\nits caption"],
 )
 
 # %% [markdown]
 # > | | where an embedding belongs |
 # > |---|---|
 # > | **In the papers and the released code** | left to cross-attention |
-# > | **Here** | `decoder.condition_grid` adds the sketch; 0 leaves it out, and the shipped checkpoint's `config.json` says which it has |
+# > | **Here** | a sketch of the latents is further input channels, and what the U-Net predicts is added to it; `decoder.condition_grid=0` leaves it out |
 #
 # ## What Emu and Emu2 take
 #
