@@ -249,7 +249,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bridge": {"source_positions": True},
         # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
         "objective": {"hide_written": 0.5, "say_image": True},
-        "decoder": {"adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "cached": 65_536},
+        "decoder": {
+            "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "cached": 65_536,
+            "unet_channels": (64, 128), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
+        },
     },
     "emu-14b": {
         "vision": {"image_size": 224, "patch_size": 14, "width": 1408, "layers": 40, "head_width": 88, "mlp_width": 6144},

@@ -14,6 +14,7 @@ from minemu.errors import MinemuError
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
 from minemu.training.emu import EmuStage
+from minemu.training.encoder import augment
 from minemu.training.recipe import STAGES, make_processor, resolve, run_recipe, train_stage
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
@@ -115,9 +116,11 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
 def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
-    assert train_stage("emu-nano", "encoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})
-    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.inference_steps'"):
-        train_stage("emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})
+    another = {**SHORT, "decoder.unet_heads": "2,2"}
+    assert all(train_stage("emu-nano", stage, tmp_path, another) for stage in ("encoder", "codec", "sketch"))
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.unet_heads'"):
+        train_stage("emu-nano", "decoder", tmp_path, another)
+    assert train_stage("emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})  # drawing is not training
 
 
 @pytest.mark.parametrize(
@@ -157,3 +160,11 @@ def test_only_pictures_that_follow_their_text_are_hidden(finished):
                 assert after[:pictures] == [told[1] != ids.image_start] * pictures
                 del after[:pictures]
         assert after == [] and len(batch["pixels"]) == recipe.emu.batch_size
+
+
+def test_every_second_picture_is_changed_whatever_their_number():
+    torch.manual_seed(0)
+    pictures = torch.rand(5, 3, 16, 16)
+    changed = augment(pictures)
+    assert changed.shape == pictures.shape and torch.equal(changed[1::2], pictures[1::2])
+    assert all(not torch.equal(*pair) for pair in zip(changed[::2], pictures[::2], strict=True))

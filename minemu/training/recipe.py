@@ -144,6 +144,15 @@ SECTIONS = {  # parts of the configuration that a stage depends on; it may go on
 }
 
 
+def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
+    """What of the model a stage depends on. How pictures are drawn may change after training; the U-Net comes last."""
+    later = ("sampler", "guidance_scale", "inference_steps", *(("unet_",) if stage in ("codec", "sketch") else ()))
+    settings = {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]}
+    if "decoder" in settings:
+        settings["decoder"] = {key: value for key, value in settings["decoder"].items() if not key.startswith(later)}
+    return settings
+
+
 def build_stage(
     name: str, config: EmuConfig, recipe: Recipe, processor: EmuProcessor, world: ToyWorld, root: Path
 ) -> Stage:
@@ -218,7 +227,7 @@ def train_stage(
     facts = {
         "preset": preset,
         "stage": stage,
-        "model": {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]},
+        "model": settings_of(stage, config),
         "train": asdict(settings),
         "world": {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source},
     }
