@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from minemu import adapters
 from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversation
+from minemu.data.mixture import SOURCES, toy_mixture
 from minemu.data.sources import DataFiles, ToyTalks, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
@@ -83,6 +84,20 @@ def test_a_batch_holds_conversations_of_like_length(stage):
     padded = sum(row.numel() for row in rows)
     together = 4 * ALIKE * max(row.shape[1] for row in rows)
     assert padded < 0.85 * together
+
+
+def test_every_fourth_batch_rehearses_pretraining(root, stage):
+    config, recipe = resolve("emu-nano", SETTINGS)
+    world = ToyWorld("seen", image_size=32)
+    rehearsing = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world))
+    for index, without in ((0, 0), (1, 1), (2, 2), (4, 3), (5, 4)):
+        assert torch.equal(rehearsing.batch(index)["input_ids"], stage.batch(without)["input_ids"])
+    documents = rehearsing.batch(3)
+    assert "answers" not in documents and len(documents["pixels"]) == len(documents["after_text"]) >= 4
+    loss = rehearsing.loss(documents)["loss"]
+    loss.backward()
+    learnt = {name for name, parameter in rehearsing.emu.named_parameters() if parameter.grad is not None}
+    assert torch.isfinite(loss) and learnt and all("lora_" in name for name in learnt)
 
 
 def test_training_and_asking_write_the_same_rows(stage):
@@ -163,7 +178,8 @@ def test_an_exported_adapter_finds_the_base_beside_it(root, tmp_path):
     named = EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter")
     batch = tuned.processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=True)
     assert torch.equal(logits(tuned.model, batch), logits(named.model, batch))
-    assert trained_on(exported) == {"conversations"} and trained_on(tmp_path / "emu-nano") == set()
+    assert trained_on(exported) == {"conversations", *SOURCES}  # those that it rehearsed
+    assert trained_on(tmp_path / "emu-nano") == set()
     with pytest.raises(
         MinemuError, match="'vqa' is not trained yet in .*emu-nano: .* adapter is trained for it: .*-instruct$"
     ):

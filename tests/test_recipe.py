@@ -13,7 +13,7 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
-from minemu.training.emu import EmuStage
+from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import augment
 from minemu.training.recipe import STAGES, make_processor, resolve, run_recipe, train_stage
 
@@ -120,7 +120,9 @@ def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
     assert all(train_stage("emu-nano", stage, tmp_path, another) for stage in ("encoder", "codec", "sketch"))
     with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.unet_heads'"):
         train_stage("emu-nano", "decoder", tmp_path, another)
-    assert train_stage("emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})  # drawing is not training
+    assert train_stage(
+        "emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9}
+    )  # drawing is not training
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_only_pictures_that_follow_their_text_are_hidden(finished):
     world = ToyWorld("seen", image_size=32)
     stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
     embeds = torch.randn(6, 4, 48)
-    hidden = stage.hide(embeds, torch.tensor([True, False] * 3))
+    hidden = hide(embeds, torch.tensor([True, False] * 3), 0.5)
     changed = (hidden - embeds).abs().amax((1, 2)) > 1e-4
     assert changed.tolist() == [True, False] * 3
     for batch in map(stage.batch, range(4)):

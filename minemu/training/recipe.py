@@ -168,14 +168,14 @@ def build_stage(
         return BridgeStage(config, settings, processor, world, root)
     if name == "language":
         return LanguageStage(config, settings, processor, world, wordings(world) if recipe.source == "mixture" else ())
+    mixture = None
+    if name in ("emu", "instruct") and recipe.source == "mixture":
+        mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
     if name == "emu":
-        mixture = None
-        if recipe.source == "mixture":
-            mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
         return EmuStage(config, settings, processor, world, root, mixture)
     if name == "instruct":
         talks = open_talks(recipe.data.conversations, world, length, config.bridge.n_image, settings.seed)
-        return InstructStage(config, settings, root, talks)
+        return InstructStage(config, settings, root, talks, mixture)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     if name == "sketch":
@@ -234,7 +234,8 @@ def train_stage(
     if stage == "emu" and recipe.source == "mixture":
         facts["data"] = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)}
     if stage == "instruct":
-        facts["data"] = asdict(recipe.data.conversations)
+        rehearsed = {"mixture": asdict(recipe.mixture)} if recipe.source == "mixture" else {}
+        facts["data"] = {**asdict(recipe.data.conversations), **rehearsed}
     if is_complete(folder, facts):
         return True
     for needed in needs(stage, config):
