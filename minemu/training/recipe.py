@@ -95,7 +95,7 @@ RECIPES: dict[str, Recipe] = {
             preview_every=5000,
         ),
         decoder=TrainConfig(
-            steps=3200,
+            steps=1600,
             batch_size=64,
             lr=1e-3,
             warmup=200,
