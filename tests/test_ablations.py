@@ -194,8 +194,16 @@ def test_the_figure_has_a_panel_a_measure_and_a_point_a_seed(question, panels):
     FigureCanvasAgg(figure).draw()
     assert len(figure.axes) == panels
     points = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
-    assert len(points) == len(variants_of(question)) and all(len(line.get_xdata()) == 3 for line in points)
+    assert len(points) == 3 * len(variants_of(question))
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][0] == QUESTIONS[question].says
+
+
+def test_a_number_far_below_is_marked_at_the_edge():
+    results = fake()
+    results["variants"]["pool"]["runs"]["1"]["explained_free"] = -9000.0
+    figure = show_ablation(results, "bridge")
+    assert [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_marker() == "<"] == [-0.5]
+    assert figure.axes[1].get_xlim()[0] > -1
 
 
 def test_what_was_not_run_is_not_drawn():

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from minemu.ablations import MEASURES, compared, differs, values
 from minemu.drawing import FAINT, INK, LINE, REGRESSES, SAYS
@@ -23,7 +24,10 @@ from minemu.figures.charts import SERIES, charts, label, legend, rule
 
 
 def show_ablation(results: Mapping[str, Any], question: str, width: float = 760) -> Figure:
-    """Points are seeds, strokes their means, the first line is the baseline. Filled: differs by more than the luck of seeds."""
+    """Points are seeds, strokes their means, the first line is the baseline. Filled: differs by more than the luck of seeds.
+
+    A triangle at the left end is a number below what the panel shows.
+    """
     variants = compared(results, question)
     asked = results["questions"][question]
     measures = asked["measures"]
@@ -35,14 +39,14 @@ def show_ablation(results: Mapping[str, Any], question: str, width: float = 760)
     figure, found = charts(width, height if rows == 1 else height + 210, len(measures), rows)
     for column, measure in enumerate(measures):
         _dots(found[column], results, asked["baseline"], names, measure, named=column == 0)
-    for axes in found[len(measures) :]:
-        axes.set_axis_off()
     if asked["by_index"]:
         panels = found[len(measures) :]
         for axes, (name, says) in zip(panels, names.items(), strict=False):
             _by_index(axes, results, name, says)
         for axes in panels[1 : len(names)]:
             axes.sharey(panels[0])
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
     filled, hollow = (
         Line2D([], [], ls="", marker="o", ms=6, color=REGRESSES, mfc=face) for face in (REGRESSES, "white")
     )
@@ -56,47 +60,39 @@ def _dots(
     axes: Axes, results: Mapping[str, Any], baseline: str, names: Mapping[str, str], measure: str, named: bool
 ) -> None:
     """One measure: a line a variant."""
-    base = values(results, baseline, measure)
+    base, least = values(results, baseline, measure), MEASURES[measure].least
     every: list[float] = []
     for place, name in enumerate(names):
         found = values(results, name, measure)
-        every += found
         colour = SAYS if name == baseline else REGRESSES
-        apart = name == baseline or differs(found, base)
-        axes.plot(
-            found,
-            [place] * len(found),
-            ls="",
-            marker="o",
-            ms=6,
-            mew=1.3,
-            color=colour,
-            mfc=colour if apart else "white",
-        )
-        axes.plot(mean(found), place, ls="", marker="|", ms=17, mew=2, color=INK, zorder=3)
+        face = colour if name == baseline or differs(found, base) else "white"
+        for one in found:
+            every.append(max(one, least))
+            marker = "o" if one >= least else "<"
+            axes.plot(every[-1], place, ls="", marker=marker, ms=6, mew=1.3, color=colour, mfc=face)
+        axes.plot(max(mean(found), least), place, ls="", marker="|", ms=17, mew=2, color=INK, zorder=3)
     axes.axvline(mean(base), color=SAYS, lw=0.8, zorder=0)
     axes.set_yticks(range(len(names)), list(names.values()) if named else [""] * len(names))
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", color=LINE, lw=0.4)
     axes.locator_params(axis="x", nbins=5)
-    _beside(axes, results, baseline, measure, every)
-    label(axes, title=MEASURES[measure].title)
+    label(axes, _beside(axes, results, baseline, measure, every), title=MEASURES[measure].title)
+    axes.xaxis.label.set_color(FAINT)
 
 
-def _beside(axes: Axes, results: Mapping[str, Any], baseline: str, measure: str, every: list[float]) -> None:
-    """What the measure stands beside: a dashed line if it is near, else its number at the side where it lies."""
+def _beside(axes: Axes, results: Mapping[str, Any], baseline: str, measure: str, every: list[float]) -> str:
+    """What the measure stands beside, in words; a dashed line shows it where it is near."""
     beside = MEASURES[measure].beside
     if beside is None:
-        return
+        return ""
     level = beside if isinstance(beside, float) else mean(values(results, baseline, beside))
     low, high = min(every), max(every)
     room = 0.6 * (high - low) + 0.02
-    if low - room <= level <= high + room:
-        axes.axvline(level, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=0)
-        axes.set_xlabel(f"dashed: {MEASURES[measure].beside_says}", color=FAINT, size=8)
-    else:
-        axes.set_xlabel(f"{MEASURES[measure].beside_says}: {level:.2g}", color=FAINT, size=8)
+    near = low - room <= level <= high + room
+    if near:
+        axes.axvline(level, color=FAINT, lw=1.2, ls=(0, (4, 3)), zorder=0)
+    return f"{'dashed, ' * near}{MEASURES[measure].beside_says}: {level:.2g}"
 
 
 def _by_index(axes: Axes, results: Mapping[str, Any], name: str, says: str) -> None:
@@ -110,5 +106,7 @@ def _by_index(axes: Axes, results: Mapping[str, Any], name: str, says: str) -> N
             axes.plot(index, one, color=colour, lw=0.6, alpha=0.6)
         axes.plot(index, found.mean(0), color=colour, ls=dashes, lw=1.8, label=what)
     rule(axes, 0.0)
+    axes.set_ylim(max(axes.get_ylim()[0], -1.0), 1.0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     label(axes, "index of the embedding", "share of variance explained", says)
     legend(axes, loc="best")
