@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from minemu.config import EmuConfig
 from minemu.data import movies, questions
 from minemu.data.world import Sample, ToyWorld
 from minemu.errors import MinemuError, suggest
@@ -60,7 +61,7 @@ for _stage in ("encoder", "bridge", "language", "emu"):
         f"train.{_stage}.checkpoint_every": 100_000,
         f"train.{_stage}.log_every": 20,
     }
-BEFORE = ("encoder", "language", "bridge")  # the stages that variants may share, each after those that it needs
+BEFORE = ("encoder", "language", "bridge")  # the stages that variants may share
 DOCUMENTS = {"train.mixture.scenes": 6, "train.mixture.interleaved": 1, "train.mixture.clips": 1}
 
 GROUP = 64  # pictures that an imagined one is looked for among
@@ -224,7 +225,7 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
     start, folder = run_dir / f"seed-{seed}" / "start", run_dir / f"seed-{seed}" / variant.name
     common = {**SETTINGS, **(changes or {}), **_seeded(seed)}
     settings = {**common, **variant.settings}
-    config, recipe = resolve(PRESET, settings)
+    config, _ = resolve(PRESET, settings)
     world = FewThings(seed, config.vision.image_size)
     root = folder / PRESET
     make_processor(start / PRESET, *resolve(PRESET, common), world)
@@ -232,7 +233,7 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
         tokenizer = load_tokenizer(start / PRESET)
         EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
     own = own_stages(variant)
-    for stage in (stage for stage in BEFORE if stage in needs("emu", config)):
+    for stage in shared_stages(config):
         if stage in own:
             train_stage(PRESET, stage, folder, settings, world=world)
         else:
@@ -252,16 +253,19 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
 
 def own_stages(variant: Variant) -> set[str]:
     """The stages before `emu` that the variant trains itself, since it changes what they depend on."""
+    config, _ = resolve(PRESET, {**SETTINGS, **variant.settings})
     own: set[str] = set()
-    for stage in BEFORE:
+    for stage in shared_stages(config):
         parts = (*SECTIONS[stage], f"train.{stage}")
-        if any(key.startswith(f"{part}.") for part in parts for key in variant.settings) or own & set(_needed(stage)):
+        changed = any(key.startswith(f"{part}.") for part in parts for key in variant.settings)
+        if changed or own & set(needs(stage, config)):
             own.add(stage)
     return own
 
 
-def _needed(stage: str) -> tuple[str, ...]:
-    return needs(stage, resolve(PRESET, {})[0])
+def shared_stages(config: EmuConfig) -> list[str]:
+    """The stages before `emu`, each after those that it needs."""
+    return [stage for stage in BEFORE if stage in needs("emu", config)]
 
 
 def _seeded(seed: int) -> dict[str, Any]:
@@ -302,11 +306,11 @@ def distinct(world: ToyWorld, n: int) -> list[Sample]:
     return list(found.values())
 
 
-def last_text_loss(model: Emu, processor: EmuProcessor, samples: Sequence[Sequence], size: int = 64) -> Tensor:
-    """Mean loss of the words of the last text of each sample, given all before it: (n,)."""
+def last_text_loss(model: Emu, processor: EmuProcessor, samples: Sequence[Sequence], total: bool = False) -> Tensor:
+    """Loss of the words of the last text of each sample, given all before it: (n,). Their mean, or their total."""
     found = []
-    for start in range(0, len(samples), size):
-        some = samples[start : start + size]
+    for start in range(0, len(samples), GROUP):
+        some = samples[start : start + GROUP]
         batch = processor(some)
         logits = model(**batch).logits[:, :-1]  # (R, L - 1, words)
         ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"]
@@ -315,7 +319,7 @@ def last_text_loss(model: Emu, processor: EmuProcessor, samples: Sequence[Sequen
         ends = mask.sum(1, keepdim=True) - 1
         place = torch.arange(ids.shape[1])
         told = (place >= ends - words) & (place < ends)
-        found.append((loss * told).sum(1) / told.sum(1))
+        found.append((loss * told).sum(1) / (1 if total else told.sum(1)))
     return torch.cat(found)
 
 
@@ -410,7 +414,7 @@ def directions_right(
         for movie, frames in zip(moving, shown, strict=True)
         for way in movies.DIRECTIONS
     ]
-    losses = last_text_loss(model, processor, rows).view(len(moving), len(movies.DIRECTIONS))
+    losses = last_text_loss(model, processor, rows, total=True).view(len(moving), len(movies.DIRECTIONS))
     ways = tuple(movies.DIRECTIONS)
     return statistics.mean(
         float(ways[of.argmin()] == movie.direction) for movie, of in zip(moving, losses, strict=True)

@@ -66,7 +66,7 @@ def test_stages_are_shared_unless_a_variant_changes_them(ran):
     }
     assert shared == {"base": set(STAGES[:3]), "random": {"encoder", "language"}, "pool": {"encoder", "language"}}
     assert not (seed / "pool" / "emu-nano" / "bridge").exists()
-    assert own_stages(NAMED["n-4"]) == {"bridge"} and own_stages(NAMED["cosine"]) == set()
+    assert own_stages(NAMED["n-4"]) == {"bridge"} and own_stages(NAMED["cosine"]) == own_stages(NAMED["pool"]) == set()
     assert own_stages(Variant("wide", "", "", {"vision.layers": 3})) == {"encoder", "bridge"}
 
 
@@ -159,6 +159,8 @@ def test_documents_are_measured_too(ran, small):
     words = len(processor.encode(text))
     logits = model(ids).logits[0, -words - 1 : -1]
     assert alone[0].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, ids[0, -words:]).item(), rel=1e-4)
+    total = ablations.last_text_loss(model, processor, [["a pig", text]], total=True)
+    assert total.item() == pytest.approx(words * alone[0].item(), rel=1e-4)
 
 
 def test_nearest_minds_neither_length_nor_offset():
