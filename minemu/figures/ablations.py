@@ -106,7 +106,7 @@ def _by_index(axes: Axes, results: Mapping[str, Any], name: str, says: str) -> N
             axes.plot(index, one, color=colour, lw=0.6, alpha=0.6)
         axes.plot(index, found.mean(0), color=colour, ls=dashes, lw=1.8, label=what)
     rule(axes, 0.0)
-    axes.set_ylim(max(axes.get_ylim()[0], -1.0), 1.0)
+    axes.set_ylim(-1.0, 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     label(axes, "index of the embedding", "share of variance explained", says)
     legend(axes, loc="best")
