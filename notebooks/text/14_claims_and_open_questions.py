@@ -82,7 +82,8 @@ show_pictures([s.picture for s in samples], [s.caption for s in samples])
 # %%
 for name in ("cosine", "n-4", "pool"):
     (variant,) = (v for v in ablations.VARIANTS if v.name == name)
-    print(f"{name:7} {variant.settings}\n        trains itself: {sorted(ablations.own_stages(variant)) or 'nothing but emu'}")
+    print(f"{name:7} {variant.settings}")
+    print("        trains itself:", *sorted(ablations.own_stages(variant)), "emu")
 
 # %% [markdown]
 # ## What is measured, and beside what
@@ -99,7 +100,9 @@ for name in ("cosine", "n-4", "pool"):
 
 # %%
 runs = results["variants"]["base"]["runs"].values()
-for name in ("caption_loss", "caption_blind", "caption_unigram", "explained_forced", "explained_free", "nearest", "nearest_chance"):
+shown = ("caption_loss", "caption_blind", "caption_unigram")
+shown += ("explained_forced", "explained_free", "nearest", "nearest_chance")
+for name in shown:
     print(f"{name:17}", "  ".join(f"{run[name]:6.3f}" for run in runs))
 
 # %% [markdown]
