@@ -1,4 +1,4 @@
-"""The command line: `minemu demo | train | recipe | generate | evaluate | report | plan | parity | official | bench`.
+"""The command line: `minemu demo | train | recipe | generate | evaluate | report | ablate | plan | parity | official | bench`.
 
 Each command prints for people and, with `--json FILE`, writes one JSON object for programs. Bad input ends with status 2 and one line
 on the error stream that names the problem and the fix. Heavy imports wait until a command needs them, so `--help` is quick.
@@ -234,6 +234,40 @@ def report(
 
             refresh_card(folder)
             typer.echo(f"wrote {folder / 'README.md'}")
+
+
+@app.command()
+def ablate(
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Which questions; all without it. --list names them.")
+    ] = None,
+    run_dir: RunDir = Path("runs/ablations"),
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant, from seed 0 on.")] = 3,
+    settings: Set = None,
+    show: Annotated[bool, typer.Option("--list", help="Name the questions and their variants.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write all numbers as one JSON object.")
+    ] = None,
+) -> None:
+    """Change one idea at a time, train each variant from several seeds, and measure; what is finished is not run again."""
+    from minemu import ablations
+
+    names = questions or list(ablations.QUESTIONS)
+    variants = {
+        name: ablations.variants_of(name) for name in names
+    }  # an unknown name is refused before minutes are spent
+    if show:
+        for name in names:
+            typer.echo(f"{name:10} {ablations.QUESTIONS[name].asks}  [{', '.join(v.name for v in variants[name])}]")
+        return
+    changes = _overrides(settings)
+    found = ablations.ablate(
+        names, run_dir, seeds, changes, lambda known: _write(out, ablations.collect(known, names, changes))
+    )
+    results = ablations.collect(found, names, changes)
+    for name in names:
+        typer.echo("\n".join(ablations.lines(results, name)))
+    typer.echo("*  further from the baseline than three times the larger standard deviation of seeds")
 
 
 @app.command()

@@ -180,10 +180,11 @@ class EmuStage(Stage):
         self.mixture = mixture
         self.module = Emu(config)
         encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
-        bridge = load_tensors(root / "bridge" / "bridge.safetensors")
         load_strict(self.module.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
-        for name in ("ln_visual", "causal_transformer"):
-            load_strict(self.module.get_submodule(name), part_of(bridge, name), "stage bridge")
+        if config.bridge.kind == "causal":  # pooling has nothing to load; its way into the LLM begins at random
+            bridge = load_tensors(root / "bridge" / "bridge.safetensors")
+            for name in ("ln_visual", "causal_transformer"):
+                load_strict(self.module.get_submodule(name), part_of(bridge, name), "stage bridge")
         load_strict(self.module.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
         self.teacher = None
         if config.objective.targets == "frozen":  # regress what the visual side said when this stage began

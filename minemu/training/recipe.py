@@ -128,8 +128,14 @@ NEEDS = {
 
 
 def needs(stage: str, config: EmuConfig) -> tuple[str, ...]:
-    """The stages before it; without decoder.condition_grid there is no sketch."""
-    return tuple(name for name in NEEDS[stage] if name != "sketch" or config.decoder.condition_grid)
+    """The stages before it that the configuration has."""
+    return tuple(name for name in NEEDS[stage] if exists(name, config))
+
+
+def exists(stage: str, config: EmuConfig) -> bool:
+    """Without decoder.condition_grid there is no sketch; pooling has no Causal Transformer to begin with."""
+    without = {"sketch": not config.decoder.condition_grid, "bridge": config.bridge.kind == "pool"}
+    return not without.get(stage, False)
 
 
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
@@ -211,10 +217,12 @@ def train_stage(
     log_to: str | None = None,
     stop_after: int | None = None,
     base: str | Path | None = None,
+    world: ToyWorld | None = None,
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
-    base   a finished checkpoint that takes the place of the stages up to `emu`
+    base    a finished checkpoint that takes the place of the stages up to `emu`
+    world   another world than the recipe's, such as one with fewer things in it
     """
     if stage not in TRAINABLE:
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
@@ -231,6 +239,8 @@ def train_stage(
         "train": asdict(settings),
         "world": {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source},
     }
+    if world is not None:
+        facts["world"]["things"] = len(world.labels)
     if stage == "emu" and recipe.source == "mixture":
         facts["data"] = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)}
     if stage == "instruct":
@@ -243,8 +253,9 @@ def train_stage(
             raise MinemuError(f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}")
     _refuse_other_settings(folder, facts)
     describe(folder, **facts)
-    processor = make_processor(root, config, recipe)
-    world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
+    processor = make_processor(root, config, recipe, world)
+    if world is None:
+        world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
     built = build_stage(stage, config, recipe, processor, world, root)
     complete = train(built, settings, folder, RunLog(folder / "log.jsonl", log_to), stop_after)
@@ -273,7 +284,7 @@ def run_recipe(
     if base is not None:
         begin_from(base, root, config)
     for stage in TRAINABLE if instruct else STAGES:
-        if stage != "sketch" or config.decoder.condition_grid:
+        if exists(stage, config):
             train_stage(preset, stage, run_dir, overrides, log_to)
     if instruct:
         export_adapter(root)
@@ -304,10 +315,10 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig) -> None:
         write_json(root / stage / "done.json", {"base": str(base)})
 
 
-def make_processor(root: Path, config: EmuConfig, recipe: Recipe) -> EmuProcessor:
+def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:
     """The tokenizer, trained on the world's captions (or on every wording) in seconds, kept beside the stages."""
     if not (root / "tokenizer.json").exists():
-        world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed)
+        world = world or ToyWorld("seen", core=recipe.core, seed=recipe.world_seed)
         texts = tokenizer_corpus(world.labels)
         if recipe.source == "mixture":
             texts += corpus(world)
