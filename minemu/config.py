@@ -252,6 +252,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder": {
             "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "cached": 65_536,
             "unet_channels": (64, 128), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
+            "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
         },
     },
     "emu-14b": {
