@@ -396,7 +396,7 @@ def film(conditions, null, scale, generator, steps=STEPS):
 # The last guess is the picture. It agrees with the package:
 
 # %%
-words = ["a llama, Twemoji style", "a big pizza on a blue background"]
+words = ["a big hamburger on a blue background, Flat style", "a rocket on a purple background, Fluent style"]
 imagined = pipe.imagine([[text] for text in words])  # (2, N, D)
 null = pipe.null_embeds(autoencode=False)
 assert decoder.config.prediction == "sample"  # what the loop above is written for
@@ -409,7 +409,7 @@ print("the same pictures:", tuple(mine.shape))
 
 # %% alt="A film strip of sampling: above, the noisy latents of the first prompt, decoded; below them what the U-Net takes them for at the same step, which begins as a blurred average and sharpens; and the same guesses for the second prompt."
 steps = len(guesses)
-shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 6).tolist()})
+shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 4).tolist()})
 strip = torch.stack([noisy[shown, 0], guesses[shown, 0], guesses[shown, 1]]).flatten(0, 1)
 strip = decoder.codec.decode(strip).unflatten(0, (3, len(shown)))
 names = ["noisy\nlatents", "guess\nof z0", "guess\nof z0"]
@@ -458,8 +458,8 @@ check("08.ddim", ddim_step)
 #
 # > **Predict.** What is drawn at $w = 0$? And what is lost when $w$ grows?
 
-# %% alt="Pictures drawn at five guidance scales (rows) from three seeds (columns): scale 0 ignores the prompt, about 2 follows it, a large scale overdraws colours and edges."
-scales, seeds = (0, 1, 2, 4, 8), 3
+# %% alt="Pictures drawn at four guidance scales (rows) from three seeds (columns): scale 0 ignores the prompt, about 2 follows it, a large scale overdraws colours and edges."
+scales, seeds = (0, 1, 2, 5), 3
 same_words = imagined[:1].expand(seeds, -1, -1)
 table = [
     decoder.decode(same_words, null, STEPS, scale, generator=torch.Generator().manual_seed(0))

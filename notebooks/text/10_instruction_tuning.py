@@ -292,7 +292,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss: without that rehearsal it answered, and no longer went on with a document.
 
 # %%
 from minemu.training.loop import train
@@ -510,6 +510,8 @@ both = [
 show_change(both) if both else None
 
 # %% [markdown]
+# What loses most is drawing from words. The adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines; pictures that are rebuilt do not pass through the LLM, and keep their score.
+#
 # The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products in each of four layers. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #
 # ## What could go wrong
