@@ -1,4 +1,4 @@
-"""The command line: `minemu demo | train | recipe | generate | evaluate | report | plan | parity | official | bench`.
+"""The command line: `minemu demo | train | recipe | generate | evaluate | report | ablate | plan | parity | official | bench`.
 
 Each command prints for people and, with `--json FILE`, writes one JSON object for programs. Bad input ends with status 2 and one line
 on the error stream that names the problem and the fix. Heavy imports wait until a command needs them, so `--help` is quick.
@@ -20,6 +20,10 @@ BAD_INPUT, INTERRUPTED = 2, 130
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object for programs.")]
+Base = Annotated[
+    str | None,
+    typer.Option(help="A finished checkpoint in the place of the stages up to emu: train only what comes after it."),
+]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
     list[str] | None,
@@ -52,17 +56,18 @@ def demo(
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, decoder or instruct.")],
+    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, sketch, decoder or instruct.")],
     preset: Annotated[str, typer.Option(help="Which preset to train.")] = "emu-tiny",
     run_dir: RunDir = Path("runs"),
     settings: Set = None,
     log_to: LogTo = None,
+    base: Base = None,
     json: Json = None,
 ) -> None:
     """Train one stage of a preset, or go on where it stopped."""
     from minemu.training.recipe import train_stage
 
-    complete = train_stage(preset, stage, run_dir, _overrides(settings), log_to)
+    complete = train_stage(preset, stage, run_dir, _overrides(settings), log_to, base=base)
     folder = run_dir / preset / stage
     typer.echo(f"stage {stage} of {preset} is {'complete' if complete else 'not complete yet'}: {folder}")
     _write(json, {"preset": preset, "stage": stage, "complete": complete, "folder": str(folder)})
@@ -77,12 +82,13 @@ def recipe(
     instruct: Annotated[
         bool, typer.Option("--instruct", help="Emu-I as well, an adapter beside the checkpoint.")
     ] = False,
+    base: Base = None,
     json: Json = None,
 ) -> None:
     """Train all stages of a preset in order; what is complete is kept."""
     from minemu.training.recipe import run_recipe
 
-    checkpoint = run_recipe(preset, run_dir, _overrides(settings), log_to, instruct)
+    checkpoint = run_recipe(preset, run_dir, _overrides(settings), log_to, instruct, base)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
     _write(json, {"preset": preset, "checkpoint": str(checkpoint)})
 
@@ -228,6 +234,40 @@ def report(
 
             refresh_card(folder)
             typer.echo(f"wrote {folder / 'README.md'}")
+
+
+@app.command()
+def ablate(
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Which questions; all without it. --list names them.")
+    ] = None,
+    run_dir: RunDir = Path("runs/ablations"),
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant, from seed 0 on.")] = 3,
+    settings: Set = None,
+    show: Annotated[bool, typer.Option("--list", help="Name the questions and their variants.")] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write all numbers as one JSON object.")
+    ] = None,
+) -> None:
+    """Change one idea at a time, train each variant from several seeds, and measure; what is finished is not run again."""
+    from minemu import ablations
+
+    names = questions or list(ablations.QUESTIONS)
+    variants = {
+        name: ablations.variants_of(name) for name in names
+    }  # an unknown name is refused before minutes are spent
+    if show:
+        for name in names:
+            typer.echo(f"{name:10} {ablations.QUESTIONS[name].asks}  [{', '.join(v.name for v in variants[name])}]")
+        return
+    changes = _overrides(settings)
+    found = ablations.ablate(
+        names, run_dir, seeds, changes, lambda known: _write(out, ablations.collect(known, names, changes))
+    )
+    results = ablations.collect(found, names, changes)
+    for name in names:
+        typer.echo("\n".join(ablations.lines(results, name)))
+    typer.echo("*  further from the baseline than three times the larger standard deviation of seeds")
 
 
 @app.command()

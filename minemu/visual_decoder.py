@@ -6,8 +6,8 @@
 Emu took Stable Diffusion v1.5 and trained its U-Net with the words' 77 x 768 replaced by the 32 x 5120 visual embeddings. Emu2 took
 SDXL (arXiv 2307.01952): 64 x 1792 embeddings, their mean as the pooled condition, and the sizes that SDXL is told about.
 
-One addition, off in the published models' presets: where the N = g x g embeddings of a picture are a grid of its cells, a linear map
-spreads each one over its cell as K more input channels, a sketch that the U-Net sharpens.
+One addition, off in the published models' presets: where the N = g x g embeddings of a picture are a grid of its cells, a sketch
+regressed from them (`sketch.py`) is K more input channels of the U-Net, and where that predicts clean latents, its output corrects it.
 
 Axes   B rows   S side of a picture   p patch: pixels a latent position   s = S / p   K latent channels   N embeddings   D their width
 """
@@ -22,15 +22,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, UNet2DConditionModel
-from einops import rearrange
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from minemu.codec import build_codec
-from minemu.config import DecoderConfig, from_dict
+from minemu.config import DecoderConfig, VisionConfig, from_dict
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 from minemu.loading import load_module, read_dtype
+from minemu.sketch import Sketch
 from minemu.weights import load_strict, load_tensors, save_tensors
 
 TRAIN_STEPS = 1000  # T, noise levels
@@ -56,8 +56,7 @@ class VisualDecoder(nn.Module):
         self.register_buffer("condition_mean", torch.zeros(config.condition_width))
         self.register_buffer("condition_std", torch.ones(config.condition_width))
         if config.condition_grid:
-            cell = config.image_size // config.patch // config.condition_grid                       # latent positions along a cell
-            self.spread = nn.Linear(config.condition_width, config.latent_channels * cell**2)
+            self.sketch = Sketch(config)
 
     # ---- conditions ----------------------------------------------------------------------------------------------------
 
@@ -75,34 +74,6 @@ class VisualDecoder(nn.Module):
             )
         return (conditions.to(self.condition_mean.dtype) - self.condition_mean) / self.condition_std
 
-    def fit_sketch(self, images: Tensor, conditions: Tensor) -> float:
-        """Least squares for the map from embeddings (B, N, D) to the latents of their cells; the share of variance it explains.
-
-        images (B, 3, S, S) in [-1, 1]. Call after `fit_conditions` and before training, which goes on from there.
-        """
-        latents = self.codec.encode(images)                                                     # (B, K, s, s)
-        grid = self.config.condition_grid
-        known = F.pad(self.normalise(conditions).flatten(0, 1), (0, 1), value=1.0).double()     # (B N, D + 1)
-        wanted = rearrange(latents, "b k (h i) (w j) -> (b h w) (k i j)", h=grid, w=grid).double()  # (B N, K cell^2)
-        gram = known.T @ known
-        gram.diagonal().add_(1e-3 * len(known))
-        solution = torch.linalg.solve(gram, known.T @ wanted)                                   # (D + 1, K cell^2)
-        with torch.no_grad():
-            self.spread.weight.copy_(solution[:-1].T)
-            self.spread.bias.copy_(solution[-1])
-        return 1 - ((known @ solution - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()).item()
-
-    def sketch(self, conditions: Tensor) -> Tensor:
-        """Normalised conditions (B, N, D), each spread over its cell: (B, K, s, s)."""
-        grid, channels = self.config.condition_grid, self.config.latent_channels
-        if conditions.shape[1] != grid**2:
-            raise MinemuError(
-                f"decoder.condition_grid={grid} takes {grid**2} visual embeddings a picture, not {conditions.shape[1]}; "
-                "use the decoder of the same checkpoint as the embeddings"
-            )
-        cell = math.isqrt(self.spread.out_features // channels)
-        return rearrange(self.spread(conditions), "b (h w) (k i j) -> b k (h i) (w j)", h=grid, k=channels, i=cell)
-
     # ---- training ------------------------------------------------------------------------------------------------------
 
     def loss(
@@ -114,30 +85,47 @@ class VisualDecoder(nn.Module):
         mean condition where `null` is not given.
         """
         config, device, rows = self.config, images.device, len(images)
-        side = config.image_size
-        if images.shape[1:] != (3, side, side):
-            raise MinemuError(
-                f"the decoder learns from pictures of shape (B, 3, {side}, {side}), not {tuple(images.shape)}; "
-                "resize them or set decoder.image_size"
-            )
-        if len(conditions) != rows:
-            raise MinemuError(f"{rows} pictures but {len(conditions)} conditions; give the embeddings of each picture")
-        conditions = self.normalise(conditions)                                                 # (B, N, D)
-        noise = torch.randn(conditions.shape, generator=generator, device=device)
-        conditions = conditions + config.condition_noise * noise
+        self.check_pairs(images, conditions)
+        conditions = self.disturb(conditions, generator)                                        # (B, N, D)
         null = torch.zeros_like(conditions[:1]) if null is None else self.normalise(null)       # (M, N, D)
         instead = null[torch.randint(len(null), (rows,), generator=generator, device=device)]   # (B, N, D)
         dropped = torch.rand(rows, 1, 1, generator=generator, device=device) < config.condition_dropout
         conditions = torch.where(dropped, instead, conditions)
 
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):                       # targets in full precision
-            latents = self.codec.encode(images)                                                 # (B, K, s, s)
+        latents = self.encode(images)                                                           # (B, K, s, s)
         noise = torch.randn(latents.shape, generator=generator, device=device)
         t = torch.randint(TRAIN_STEPS, (rows,), generator=generator, device=device)             # (B,)
         noisy = self.scheduler.add_noise(latents, noise, t)
         target = {"sample": latents, "epsilon": noise, "v": self.scheduler.get_velocity(latents, noise, t)}[config.prediction]
         error = (self.predict(noisy, t, conditions).float() - target).square().mean((1, 2, 3))  # (B,)
         return (error * self.loss_weights(t)).mean()
+
+    def sketch_loss(self, images: Tensor, conditions: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Squared error of the sketch, a scalar. images (B, 3, S, S) in [-1, 1], conditions (B, N, D)."""
+        self.check_pairs(images, conditions)
+        return F.mse_loss(self.sketch(self.disturb(conditions, generator)).float(), self.encode(images))
+
+    def check_pairs(self, images: Tensor, conditions: Tensor) -> None:
+        side = self.config.image_size
+        if images.shape[1:] != (3, side, side):
+            raise MinemuError(
+                f"the decoder learns from pictures of shape (B, 3, {side}, {side}), not {tuple(images.shape)}; "
+                "resize them or set decoder.image_size"
+            )
+        if len(conditions) != len(images):
+            raise MinemuError(f"{len(images)} pictures but {len(conditions)} conditions; give the embeddings of each picture")
+
+    def disturb(self, conditions: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Normalised conditions with a little noise, as those of another picture may be a little off. (B, N, D) -> (B, N, D)."""
+        conditions = self.normalise(conditions)
+        noise = torch.randn(conditions.shape, generator=generator, device=conditions.device)
+        return conditions + self.config.condition_noise * noise
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """The latents to be learnt, in full precision: (B, 3, S, S) -> (B, K, s, s)."""
+        with torch.autocast(images.device.type, enabled=False):
+            return self.codec.encode(images)
 
     def loss_weights(self, t: Tensor) -> Tensor:
         """Weight of each noise level: 1, or min-SNR-gamma (arXiv 2303.09556). (B,) -> (B,)."""
@@ -151,13 +139,16 @@ class VisualDecoder(nn.Module):
 
     def predict(self, noisy: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         """The U-Net: noisy latents (B, K, s, s), noise levels () or (B,), normalised conditions (B, N, D) -> (B, K, s, s)."""
+        sketch: Tensor | float = 0.0
         if self.config.condition_grid:
-            noisy = torch.cat([noisy, self.sketch(conditions).to(noisy.dtype)], 1)              # (B, 2K, s, s)
+            sketch = self.sketch(conditions).to(noisy.dtype)                                    # (B, K, s, s)
+            noisy = torch.cat([noisy, sketch], 1)                                               # (B, 2K, s, s)
         if self.config.position_channels:
             noisy = torch.cat([noisy, self.positions.expand(len(noisy), -1, -1, -1)], 1)        # + 12 channels
         pooled = conditions.mean(1) if self.config.pooled_condition else None                   # (B, D)
         if not self.config.size_condition:
-            return self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
+            predicted = self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
+            return predicted + sketch if self.config.prediction == "sample" else predicted      # corrected, not drawn anew
         side = self.config.image_size                                                           # original size, crop, target size
         sizes = conditions.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), -1)    # (B, 6)
         added = {"text_embeds": pooled, "time_ids": sizes}
@@ -263,15 +254,12 @@ def check(config: DecoderConfig) -> None:
             f"decoder.image_size={config.image_size} is not a multiple of {coarsest}, what the U-Net's last level needs; "
             "change it, decoder.patch, or the number of levels"
         )
-    if config.condition_grid and (config.image_size // config.patch) % config.condition_grid:
-        raise MinemuError(
-            f"decoder.condition_grid={config.condition_grid} does not divide the {config.image_size // config.patch} latent positions "
-            "along a picture; change one of them"
-        )
     for channels, heads in zip(config.unet_channels, config.unet_heads, strict=True):
         for field, divisor in (("norm_groups", config.norm_groups), ("unet_heads", heads)):
             if channels % divisor:
                 raise MinemuError(f"decoder.unet_channels={channels} is not a multiple of decoder.{field}={divisor}; change one of them")
+    if config.condition_grid and config.sketch_layers and config.sketch_width % VisionConfig.head_width:
+        raise MinemuError(f"decoder.sketch_width={config.sketch_width} is not a multiple of {VisionConfig.head_width}; change it")
     if config.size_condition and not config.pooled_condition:
         raise MinemuError("decoder.size_condition joins the pooled condition: set decoder.pooled_condition=true")
     if config.sampler != "ddim" and (config.prediction == "sample" or config.zero_terminal_snr):

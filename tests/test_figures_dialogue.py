@@ -12,7 +12,7 @@ from minemu.config import EmuConfig
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.figures.dialogue import NO, YES, Exchange, Measured, Reply, show_asked, show_change, show_spoken, show_talk
+from minemu.figures.dialogue import Measured, show_change, show_spoken, show_talk
 from minemu.figures.lora import show_low_rank, show_spectrum
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
@@ -55,16 +55,6 @@ def test_what_is_learnt_from_is_underlined(processor):
     assert not any("[PAD]" in text for text in texts(padded))
     with pytest.raises(MinemuError, match="answers have shape"):
         show_spoken(batch, answers[:1], processor)
-
-
-def test_answers_stand_below_their_question():
-    replies = (Reply("base", "llama? \u4e00", False), Reply("tuned", "llama", True), Reply("true", "llama"))
-    figure = drawn(show_asked([Exchange(PICTURE, "what is this?", replies)] * 3))
-    shown = texts(figure)
-    assert shown.count("what is this?") == 3 and shown.count(YES) == shown.count(NO) == 3
-    assert len(figure.axes[0].images) == 3 and np.asarray(figure.axes[0].images[0].get_array()).max() == 255
-    with pytest.raises(MinemuError, match="no question to show"):
-        show_asked([])
 
 
 def test_a_talk_has_a_bubble_a_turn():

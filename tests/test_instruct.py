@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from minemu import adapters
 from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversation
+from minemu.data.mixture import SOURCES, toy_mixture
 from minemu.data.sources import DataFiles, ToyTalks, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
@@ -20,7 +21,7 @@ from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
 from minemu.training import checkpoint
 from minemu.training.export import export_adapter
-from minemu.training.instruct import InstructStage
+from minemu.training.instruct import ALIKE, InstructStage
 from minemu.training.recipe import make_processor, resolve, train_stage
 from minemu.visual_decoder import VisualDecoder
 
@@ -64,21 +65,46 @@ def logits(model, batch):
 
 
 def test_the_loss_acts_on_answers_alone(stage):
+    """The batches of a group hold its conversations, each once, whatever their order."""
     world, processor = ToyWorld("seen", image_size=32), stage.processor
-    for index in range(6):
+    said, wanted = [], []
+    for index in range(2 * ALIKE):
         batch, again = stage.batch(index), stage.batch(index)
         assert all(torch.equal(batch[name], again[name]) for name in batch)
-        for b in range(4):
-            talk = conversation(world, index * 4 + b)
-            said = batch["answers"][b][batch["answers"][b] != IGNORE].tolist()
-            assert said == [i for turn in talk.turns for i in [*processor.encode(turn.answer), processor.ids.eos]]
+        said += [row[row != IGNORE].tolist() for row in batch["answers"]]
+    for number in range(2 * ALIKE * 4):
+        turns = conversation(world, number).turns
+        wanted.append([i for turn in turns for i in [*processor.encode(turn.answer), processor.ids.eos]])
+    assert sorted(said) == sorted(wanted)
+    assert sorted(said[: ALIKE * 4]) == sorted(wanted[: ALIKE * 4])
+
+
+def test_a_batch_holds_conversations_of_like_length(stage):
+    rows = [stage.batch(index)["attention_mask"] for index in range(ALIKE)]
+    padded = sum(row.numel() for row in rows)
+    together = 4 * ALIKE * max(row.shape[1] for row in rows)
+    assert padded < 0.85 * together
+
+
+def test_every_fourth_batch_rehearses_pretraining(root, stage):
+    config, recipe = resolve("emu-nano", SETTINGS)
+    world = ToyWorld("seen", image_size=32)
+    rehearsing = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world))
+    for index, without in ((0, 0), (1, 1), (2, 2), (4, 3), (5, 4)):
+        assert torch.equal(rehearsing.batch(index)["input_ids"], stage.batch(without)["input_ids"])
+    documents = rehearsing.batch(3)
+    assert "answers" not in documents and len(documents["pixels"]) == len(documents["after_text"]) >= 4
+    loss = rehearsing.loss(documents)["loss"]
+    loss.backward()
+    learnt = {name for name, parameter in rehearsing.emu.named_parameters() if parameter.grad is not None}
+    assert torch.isfinite(loss) and learnt and all("lora_" in name for name in learnt)
 
 
 def test_training_and_asking_write_the_same_rows(stage):
     talk = Conversation("", (Turn(("what is red?",), "a colour."),))
     asked = stage.processor.apply_chat_template(talk.messages()[:1], add_generation_prompt=True, tokenize=True)
     stage_talks, stage.talks = stage.talks, type("One", (), {"document": lambda self, number: talk})()
-    batch, stage.talks = stage.batch(0), stage_talks
+    batch, stage.talks = stage.batch(100 * ALIKE), stage_talks  # a group that was not dealt yet
     row = batch["input_ids"][0].tolist()
     assert row[: asked["input_ids"].shape[1]] == asked["input_ids"][0].tolist() and "images" not in batch
     assert torch.isfinite(stage.loss(batch)["loss"])
@@ -152,7 +178,8 @@ def test_an_exported_adapter_finds_the_base_beside_it(root, tmp_path):
     named = EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter")
     batch = tuned.processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=True)
     assert torch.equal(logits(tuned.model, batch), logits(named.model, batch))
-    assert trained_on(exported) == {"conversations"} and trained_on(tmp_path / "emu-nano") == set()
+    assert trained_on(exported) == {"conversations", *SOURCES}  # those that it rehearsed
+    assert trained_on(tmp_path / "emu-nano") == set()
     with pytest.raises(
         MinemuError, match="'vqa' is not trained yet in .*emu-nano: .* adapter is trained for it: .*-instruct$"
     ):

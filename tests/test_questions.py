@@ -292,6 +292,19 @@ def test_answers_have_the_asked_form(world):
     assert min(forms[form] for form in FORMS) > 30
 
 
+def test_every_sort_of_question_is_asked_in_conversations(world):
+    """As often first as any other, with answers that are equally likely."""
+    first, texts = Counter(), Counter()
+    for i in range(600):
+        one = conversation(world, i)
+        if one.system == SYSTEM_IMAGE:
+            said = " ".join(piece for turn in one.turns for piece in turn.user if isinstance(piece, str))
+            first[one.turns[0].user[1].split(" answer in")[0].split(" ")[0]] += 1
+            texts.update(name for name in ("what is this", "what kind", "which group", "how many") if name in said)
+    assert min(texts[name] for name in ("what is this", "what kind", "which group", "how many")) > 25
+    assert first["how"] > 20
+
+
 @pytest.mark.parametrize(
     "form, good, bad",
     [

@@ -13,13 +13,14 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
-from minemu.training.emu import EmuStage
+from minemu.training.emu import EmuStage, hide
+from minemu.training.encoder import augment
 from minemu.training.recipe import STAGES, make_processor, resolve, run_recipe, train_stage
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
     f"train.{stage}.{key}": value
-    for stage in ("encoder", "bridge", "language", "emu", "decoder")
+    for stage in ("encoder", "bridge", "language", "emu", "sketch", "decoder")
     for key, value in {"steps": 6, "checkpoint_every": 3, "log_every": 1}.items()
 }
 
@@ -74,7 +75,32 @@ def test_a_finished_recipe_trains_nothing_again(finished, monkeypatch):
     assert run_recipe("emu-nano", root, SHORT) == folder
 
 
-@pytest.mark.parametrize("stage", ["emu", "decoder"])
+def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_path):
+    root, folder = finished
+    only_decoder = {**SHORT, "train.decoder.steps": 3, "decoder.sketch_layers": 0, "train.sketch.steps": 0}
+    made = run_recipe("emu-nano", tmp_path, only_decoder, base=folder)
+    before, after = (load_file(where / "model.safetensors") for where in (folder, made))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert (made / "training" / "emu.jsonl").read_text() == (folder / "training" / "emu.jsonl").read_text()
+    assert EmuPipeline.from_pretrained(made).decoder.config.sketch_layers == 0
+    assert run_recipe("emu-nano", tmp_path, only_decoder, base=folder) == made  # twice is once
+    with pytest.raises(MinemuError, match="has a stage emu of its own already: leave out --base"):
+        train_stage("emu-nano", "decoder", root, SHORT, base=folder)
+    with pytest.raises(MinemuError, match="differs from preset emu-nano in 'llm'"):
+        train_stage("emu-nano", "decoder", tmp_path / "other", {"llm.layers": "3"}, base=folder)
+
+
+def test_without_a_grid_there_is_no_sketch(finished, tmp_path):
+    _, folder = finished
+    plain = {**SHORT, "decoder.condition_grid": 0}
+    made = run_recipe("emu-nano", tmp_path, plain, base=folder)
+    assert not (tmp_path / "emu-nano" / "sketch").exists()
+    assert not any("sketch" in name for name in EmuPipeline.from_pretrained(made).decoder.state_dict())
+    with pytest.raises(MinemuError, match="stage sketch has nothing to train"):
+        train_stage("emu-nano", "sketch", tmp_path, plain)
+
+
+@pytest.mark.parametrize("stage", ["emu", "sketch", "decoder"])
 def test_later_stages_resume_exactly(finished, tmp_path, stage):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
@@ -90,9 +116,13 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
 def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
-    assert train_stage("emu-nano", "encoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})
-    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.inference_steps'"):
-        train_stage("emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9})
+    another = {**SHORT, "decoder.unet_heads": "2,2"}
+    assert all(train_stage("emu-nano", stage, tmp_path, another) for stage in ("encoder", "codec", "sketch"))
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.unet_heads'"):
+        train_stage("emu-nano", "decoder", tmp_path, another)
+    assert train_stage(
+        "emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9}
+    )  # drawing is not training
 
 
 @pytest.mark.parametrize(
@@ -120,7 +150,7 @@ def test_only_pictures_that_follow_their_text_are_hidden(finished):
     world = ToyWorld("seen", image_size=32)
     stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
     embeds = torch.randn(6, 4, 48)
-    hidden = stage.hide(embeds, torch.tensor([True, False] * 3))
+    hidden = hide(embeds, torch.tensor([True, False] * 3), 0.5)
     changed = (hidden - embeds).abs().amax((1, 2)) > 1e-4
     assert changed.tolist() == [True, False] * 3
     for batch in map(stage.batch, range(4)):
@@ -132,3 +162,11 @@ def test_only_pictures_that_follow_their_text_are_hidden(finished):
                 assert after[:pictures] == [told[1] != ids.image_start] * pictures
                 del after[:pictures]
         assert after == [] and len(batch["pixels"]) == recipe.emu.batch_size
+
+
+def test_every_second_picture_is_changed_whatever_their_number():
+    torch.manual_seed(0)
+    pictures = torch.rand(5, 3, 16, 16)
+    changed = augment(pictures)
+    assert changed.shape == pictures.shape and torch.equal(changed[1::2], pictures[1::2])
+    assert all(not torch.equal(*pair) for pair in zip(changed[::2], pictures[::2], strict=True))

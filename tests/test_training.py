@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from minemu import files
 from minemu.errors import MinemuError
 from minemu.training import checkpoint
-from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizer, train
+from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
 from minemu.training.recipe import train_stage
 from minemu.training.run import RunLog
 
@@ -157,12 +157,52 @@ def test_rates_of_modules_and_frozen_ones():
             return {p: 0.0 if p.shape[0] == 8 else config.lr for p in self.module.parameters()}
 
     stage = Two()
-    optimizer = make_optimizer(stage, TrainConfig(lr=0.5, weight_decay=0.1))
+    (optimizer,) = make_optimizers(stage, TrainConfig(lr=0.5, weight_decay=0.1))
     assert {(g["peak"], g["weight_decay"], len(g["params"])) for g in optimizer.param_groups} == {
         (0.5, 0.1, 1),
         (0.5, 0.0, 1),
     }
     assert [p.requires_grad for p in stage.module.parameters()] == [False, False, True, True]
+
+
+def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest(tmp_path):
+    class Block(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.blocks = torch.nn.Linear(3, 8), torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+
+        def forward(self, x):
+            return self.blocks[0](self.enter(x).relu())
+
+    class Deep(Toy):
+        def __init__(self):
+            super().__init__()
+            self.module = torch.nn.Sequential(Block(), torch.nn.Linear(8, 1))
+
+    config = TrainConfig(steps=6, warmup=1, optimizer="muon", checkpoint_every=3)
+    stage = Deep()
+    adamw, muon = make_optimizers(stage, config)
+    assert (type(adamw), type(muon)) == (torch.optim.AdamW, torch.optim.Muon)
+    assert [p for group in muon.param_groups for p in group["params"]] == [stage.module[0].blocks[0].weight]
+    assert sum(len(group["params"]) for group in adamw.param_groups) == 5
+
+    def final(name, **limits):
+        stage = Deep()
+        done = train(stage, config, tmp_path / name, RunLog(tmp_path / name / "log.jsonl"), **limits)
+        return done, stage.module.state_dict()
+
+    assert final("parts", stop_after=4)[0] is False
+    _, whole = final("whole")
+    _, parts = final("parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_an_old_torch_has_no_muon(monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon")
+    stage = Toy()
+    stage.module = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
+    with pytest.raises(MinemuError, match="optimizer=muon needs torch 2.9 or newer"):
+        make_optimizers(stage, TrainConfig(optimizer="muon"))
 
 
 def test_atomic_writes_never_leave_half_a_file(tmp_path):

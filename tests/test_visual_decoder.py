@@ -76,7 +76,7 @@ def test_the_sketch_finds_a_linear_map_and_puts_each_cell_in_its_place():
         cells @ torch.randn(cells.shape[-1], D, generator=seeded(5)) + 1
     )  # (B, 4, D); half of what a cell holds
     decoder.fit_conditions(conditions)
-    explained = decoder.fit_sketch(images, conditions)
+    explained = decoder.sketch.fit(decoder.normalise(conditions), latents)
     sketch = decoder.sketch(decoder.normalise(conditions))
     left_over = (sketch - latents).square().sum() / (latents - latents.mean(0)).square().sum()
     assert sketch.shape == latents.shape and 0.5 < explained < 1 and left_over < 1 - 0.5
@@ -92,14 +92,51 @@ def test_the_unet_sees_the_sketch_and_keeps_it_on_disk(tmp_path):
     decoder.save_pretrained(tmp_path)
     assert torch.equal(VisualDecoder.from_pretrained(tmp_path).decode(conditions, generator=seeded(3)), plain)
     with torch.no_grad():
-        decoder.spread.weight.mul_(3)
+        decoder.sketch.spread.weight.mul_(3)
     assert not torch.allclose(decoder.decode(conditions, generator=seeded(3)), plain, atol=1e-3)
     decoder.loss(pictures(), conditions).backward()
-    assert decoder.spread.weight.grad.abs().sum() > 0
+    assert decoder.sketch.spread.weight.grad.abs().sum() > 0
     with pytest.raises(MinemuError, match="condition_grid=2 takes 4 visual embeddings a picture, not 3"):
         decoder.decode(conditions[:, :3])
     with pytest.raises(MinemuError, match="condition_grid=3 does not divide the 4 latent positions"):
         VisualDecoder(replace(CONFIG, condition_grid=3))
+
+
+DEEP = replace(GRID, sketch_layers=2, sketch_width=64)
+
+
+def test_a_deeper_sketch_learns_what_no_linear_map_of_single_cells_can():
+    """Each picture is the drawing of one of 8 things, and which one is told by all of its embeddings together."""
+    decoder, drawings = make(DEEP), pictures(8)
+    decoder.codec.fit(drawings)
+    signs = torch.tensor([[(i >> bit & 1) * 2.0 - 1 for bit in range(3)] for i in range(8)])
+    parity = torch.cat([signs, signs.prod(1, keepdim=True)], 1)  # (8, 4): one sign in each of the four embeddings
+    conditions = parity[:, :, None] * torch.randn(1, 1, D, generator=seeded(5))
+    decoder.fit_conditions(conditions)
+    decoder.sketch.fit(decoder.normalise(conditions), decoder.encode(drawings))
+    linear = decoder.sketch_loss(drawings, conditions, seeded())
+    optimizer = torch.optim.AdamW(decoder.sketch.parameters(), 1e-3)
+    for step in range(150):
+        loss = decoder.sketch_loss(drawings, conditions, seeded(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert loss < 0.1 * linear
+    assert all(parameter.grad is None for parameter in decoder.unet.parameters())
+
+
+def test_where_clean_latents_are_predicted_the_unet_corrects_the_sketch():
+    decoder, conditions = make(DEEP), embeds(2, seed=1)
+    conditions = torch.cat([conditions, conditions], 1)[:, :4]
+    normal, noisy, t = decoder.normalise(conditions), torch.randn(2, 12, 4, 4, generator=seeded()), torch.tensor(500)
+    before = decoder.predict(noisy, t, normal)
+    with torch.no_grad():
+        for parameter in decoder.unet.conv_out.parameters():
+            parameter.zero_()
+    torch.testing.assert_close(decoder.predict(noisy, t, normal), decoder.sketch(normal))
+    assert not torch.allclose(before, decoder.sketch(normal), atol=1e-2)
+    with pytest.raises(MinemuError, match="decoder.sketch_width=40 is not a multiple of 64"):
+        VisualDecoder(replace(DEEP, sketch_width=40))
 
 
 # ---- codecs ---------------------------------------------------------------------------------------------------------------

@@ -122,15 +122,18 @@ def conversation(world: ToyWorld, i: int) -> Conversation:
 
 
 def _about_picture(world: ToyWorld, rng: np.random.Generator) -> Conversation:
-    scene = world.draw(rng)
-    asks = questions.askable(scene)
+    """The first question is of a sort drawn by lot, and its answer too; what else may be asked of that scene follows."""
+    first = pick(rng, tuple(questions.ASKS))
+    draw, _ = questions.ASKS[first]
+    scene = draw(world, rng)
+    others = [name for name in questions.askable(scene) if name != first]
     turns: list[Turn] = []
-    for name in rng.permutation(list(asks)).tolist()[: int(rng.integers(1, 4))]:
-        turn = _turn(asks[name](world, scene, rng), scene, rng)
+    for name in [first, *rng.permutation(others).tolist()][: int(rng.integers(1, 4))]:
+        turn = _turn(questions.ASKS[name][1](world, scene, rng), scene, rng)
         if turn not in turns:  # a list of all there is may be asked for once
             turns.append(turn)
-    first = Turn((pixels(world, scene), *turns[0].user), turns[0].answer)
-    return Conversation(SYSTEM_IMAGE, (first, *turns[1:]))
+    opening = Turn((pixels(world, scene), *turns[0].user), turns[0].answer)
+    return Conversation(SYSTEM_IMAGE, (opening, *turns[1:]))
 
 
 def _turn(asked: questions.Asked, scene: Scene, rng: np.random.Generator) -> Turn:

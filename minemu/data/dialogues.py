@@ -47,8 +47,8 @@ def dialogue(world: ToyWorld, i: int, turns: int = 3, candidates: int = CANDIDAT
 
 
 def _asks(scene: Scene) -> dict[str, questions.Ask]:
-    """Each about something else, so that no answer follows from those before it; "yes" and "no" could be."""
-    return {name: ask for name, ask in questions.askable(scene).items() if name != "yes-no"}
+    """Each about something else, so that no answer follows from those before it, as "yes" or "a mammal" could."""
+    return {name: ask for name, ask in questions.askable(scene).items() if name not in ("yes-no", "kind", "group")}
 
 
 def _options(world: ToyWorld, rng: np.random.Generator, scene: Scene, asked: Asked, most: int) -> dict[str, float]:

@@ -153,11 +153,16 @@ def verb(group: Group) -> str:
 
 
 def askable(scene: Scene) -> dict[str, Ask]:
-    """The questions that make sense of a scene, by what they ask for; for dialogues, where nothing is balanced."""
+    """The questions that make sense of a scene, by what they ask for; nothing is balanced here."""
     asks: dict[str, Ask] = {"colour": colour, "style": style, "yes-no": yes_no}
     if scene.relation is not None:
         return {**asks, "relation": relation}
-    return {**asks, "what": what} if scene.alone else {**asks, "count": count}
+    if not scene.alone:
+        return {**asks, "count": count}
+    label = scene.groups[0].label
+    of_kind: dict[str, Ask] = {"kind": kind} if kinds.kind(label) else {}
+    of_group: dict[str, Ask] = {"group": group} if kinds.group(label) else {}
+    return {**asks, "what": what, **of_kind, **of_group}
 
 
 # ---- scenes that have a given answer ---------------------------------------------------------------------------------

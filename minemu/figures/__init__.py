@@ -17,6 +17,7 @@ abilities   what one model can do: cards with verdicts, questions, few-shot prom
 lora        low-rank adapters
 dialogue    conversations, what the loss acts on, answers before and after tuning
 scores      how sure scores are, and what they stand beside
+ablations   what each variant of an ablation measured, seed by seed
 
 Shapes, arrows and token chips, of which the drawings are made, are in `minemu.drawing`.
 """

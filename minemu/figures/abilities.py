@@ -27,6 +27,7 @@ from PIL import Image
 from minemu.drawing import FAINT, INK, LINE, REGRESSES, SAYS, STYLE, add_box, add_picture, canvas, drawable
 from minemu.errors import MinemuError
 from minemu.evaluation.metrics import rate, wilson
+from minemu.figures.charts import add_curves, charts, label, legend, rule
 
 MARKS = {True: ("\u2713", SAYS), False: ("\u2717", REGRESSES), None: ("", INK)}  # a tick or a cross, never colour alone
 GLUE = "\u00a0"  # a space at which no line breaks
@@ -57,7 +58,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """A question about a picture, or about the frames of a clip."""
+    """A question about a picture, or about the frames of a clip; a `truth` of "" is not shown."""
 
     pictures: tuple[Image.Image, ...]
     question: str
@@ -193,20 +194,26 @@ def show_questions(asked: Sequence[Asked]) -> Figure:
     return figure
 
 
+def _told(one: Asked, letters: int) -> tuple[float, list[tuple[str, list[str], bool | None]]]:
+    """How far to the right answers begin, and the truth and each answer: condition, lines, verdict."""
+    told = [Answer("truth", one.truth)] * bool(one.truth) + list(one.answers)
+    shift = 5.0 * max(len(answer.condition) for answer in told) + 6
+    room = max(10, letters - int(shift / 5.0) - 2)
+    return shift, [(answer.condition, lines_of(answer.text, room, most=3), answer.right) for answer in told]
+
+
 def _text_height(one: Asked, letters: int) -> float:
-    return STEP * (len(lines_of(one.question, letters)) + 1 + len(one.answers)) + 5
+    lines = sum(len(lines) for _, lines, _ in _told(one, letters)[1])
+    return STEP * (len(lines_of(one.question, letters)) + lines) + 5
 
 
 def _add_answers(axes: Axes, one: Asked, x: float, y: float, letters: int) -> None:
     y = add_lines(axes, x, y, lines_of(one.question, letters), weight="bold") + 2
-    shift = 5.0 * max(len("truth"), *(len(answer.condition) for answer in one.answers)) + 6
-    add_lines(axes, x, y, ["truth"], color=FAINT)
-    y = add_lines(axes, x + shift, y, [one.truth]) + 1
-    for answer in one.answers:
-        mark, colour = MARKS[answer.right]
-        add_lines(axes, x, y, [answer.condition], color=FAINT)
-        said = lines_of(answer.text, max(10, letters - int(shift / 5.0) - 2), most=1)[0]
-        y = add_lines(axes, x + shift, y, [f"{said} {mark}"], color=colour)
+    shift, told = _told(one, letters)
+    for condition, lines, right in told:
+        mark, colour = MARKS[right]
+        add_lines(axes, x, y, [condition], color=FAINT)
+        y = add_lines(axes, x + shift, y, [*lines[:-1], f"{lines[-1]} {mark}".rstrip()], color=colour)
 
 
 # ---- documents -------------------------------------------------------------------------------------------------------
@@ -297,23 +304,20 @@ def _add_bars(axes: Axes, one: Blended, x: float, y: float, wide: float) -> None
 def show_rates(rates: Sequence[Rate]) -> Figure:
     """A line for each task: the share of right answers with its 95 % interval, chance and the blind share beside it."""
     some(rates, "rate")
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8.6, 1.15 + 0.36 * len(rates)), dpi=110, facecolor="white", layout="constrained")
-        axes = figure.add_subplot()
-        for y, one in enumerate(rates):
-            low, high = wilson(one.right)
-            axes.plot([100 * low, 100 * high], [y, y], color=SAYS, lw=5, alpha=0.3, solid_capstyle="butt")
-            axes.plot(
-                100 * rate(one.right), y, "o", color=SAYS, ms=7, label="right, with 95 % interval" if not y else None
-            )
-            axes.plot(100 * one.chance, y, "|", color=INK, ms=13, mew=2, label="chance" if not y else None)
-        seen = [(100 * rate(one.blind), y) for y, one in enumerate(rates) if one.blind is not None]
-        if seen:
-            axes.plot(*zip(*seen, strict=True), "D", mfc="white", mec=REGRESSES, mew=1.6, ms=6, ls="", label="blind")
-        axes.set_yticks(range(len(rates)), [f"{one.name}  (n = {len(one.right)})" for one in rates])
-        axes.set(xlim=(-2, 102), ylim=(len(rates) - 0.5, -0.5), xlabel="right answers in %")
-        _bare(axes)
-        figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    figure, (axes,) = charts(620, 84 + 26 * len(rates))
+    for y, one in enumerate(rates):
+        low, high = wilson(one.right)
+        axes.plot([100 * low, 100 * high], [y, y], color=SAYS, lw=5, alpha=0.3, solid_capstyle="butt")
+        axes.plot(100 * rate(one.right), y, "o", color=SAYS, ms=7, label="right, with 95 % interval" if not y else None)
+        axes.plot(100 * one.chance, y, "|", color=INK, ms=13, mew=2, label="chance" if not y else None)
+    seen = [(100 * rate(one.blind), y) for y, one in enumerate(rates) if one.blind is not None]
+    if seen:
+        axes.plot(*zip(*seen, strict=True), "D", mfc="white", mec=REGRESSES, mew=1.6, ms=6, ls="", label="blind")
+    axes.set_yticks(range(len(rates)), [f"{one.name}  (n = {len(one.right)})" for one in rates])
+    axes.set(xlim=(-2, 102), ylim=(len(rates) - 0.5, -0.5))
+    axes.grid(axis="x", color=LINE, lw=0.5)
+    label(axes, "right answers in %")
+    legend(figure, loc="outside upper center", ncols=3)
     return figure
 
 
@@ -325,35 +329,17 @@ def show_shots(shots: Sequence[int], curves: Mapping[str, Sequence[list[bool]]],
             raise MinemuError(
                 f"'{name}' has {len(marks)} values for {len(shots)} numbers of examples; give one for each"
             )
-    with rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 3.1), dpi=110, facecolor="white", layout="constrained")
-        axes = figure.add_subplot()
-        places = range(len(shots))
-        for (name, marks), colour, form in zip(
-            curves.items(), (SAYS, REGRESSES, FAINT), ("o-", "s--", "^:"), strict=False
-        ):
-            ends = [wilson(one) for one in marks]
-            axes.fill_between(
-                places,
-                *([100 * end for end in side] for side in zip(*ends, strict=True)),
-                color=colour,
-                alpha=0.15,
-                lw=0,
-            )
-            axes.plot(places, [100 * rate(one) for one in marks], form, color=colour, label=name)
-        axes.axhline(100 * chance, color=INK, lw=1, ls=(0, (1, 2)), label="chance")
-        axes.set_xticks(places, [str(number) for number in shots])
-        axes.set(ylim=(0, 104), xlabel="examples of each name", ylabel="right answers in %")
-        _bare(axes)
-        axes.legend(loc="lower right", frameon=False)
+    figure, (axes,) = charts(460, 224)
+    places = range(len(shots))
+    add_curves(axes, places, {name: [100 * rate(one) for one in marks] for name, marks in curves.items()}, marked=True)
+    for line, marks in zip(list(axes.lines), curves.values(), strict=True):
+        low, high = zip(*(wilson(one) for one in marks), strict=True)
+        shade = {"color": line.get_color(), "alpha": 0.15, "lw": 0}
+        axes.fill_between(places, [100 * end for end in low], [100 * end for end in high], **shade)
+    rule(axes, 100 * chance, "chance")
+    axes.set_xticks(places, [str(number) for number in shots])
+    axes.set_ylim(0, 104)
+    axes.grid(axis="y", color=LINE, lw=0.5)
+    label(axes, "examples of each name", "right answers in %")
+    legend(axes, loc="lower right")
     return figure
-
-
-def _bare(axes: Axes) -> None:
-    axes.grid(axis="x" if axes.get_xlabel() == "right answers in %" else "y", color=LINE, lw=0.5)
-    axes.set_axisbelow(True)
-    axes.tick_params(length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(LINE)

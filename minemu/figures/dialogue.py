@@ -1,7 +1,6 @@
-"""Conversations: what the loss acts on, questions with their answers, and a talk as it goes.
+"""Conversations: what the loss acts on, and a talk as it goes.
 
 show_spoken      one conversation as chips; those that are learnt from are blue and underlined
-show_asked       pictures, questions and the answers of several models
 show_talk        a conversation as bubbles
 show_change      scores before and after, with their intervals
 
@@ -43,9 +42,6 @@ from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
 from minemu.tokenizer import ASSISTANT, USER
 
-YES, NO = "\N{CHECK MARK}", "\N{MULTIPLICATION X}"
-
-
 # ---- the loss mask ---------------------------------------------------------------------------------------------------
 
 
@@ -79,62 +75,6 @@ def _told_apart(chip: Chip, spoken: Tensor) -> Chip:
     return replace(chip, kind="word" if spoken[chip.start] else "pad")
 
 
-# ---- questions and answers -------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Reply:
-    """Who said what; `right` None: it is not judged."""
-
-    who: str
-    text: str
-    right: bool | None = None
-
-
-@dataclass(frozen=True)
-class Exchange:
-    """A picture, a question about it and what was answered."""
-
-    picture: Image.Image
-    question: str
-    replies: tuple[Reply, ...]
-
-
-def show_asked(exchanges: Sequence[Exchange], columns: int = 2, width: float = 760) -> Figure:
-    """Each exchange as a card: the picture, the question, and a line for each reply with a tick or a cross."""
-    if not exchanges:
-        raise MinemuError("there is no question to show; give at least one")
-    side, gap = 76.0, 16.0
-    wide = (width - 12) / columns - gap
-    letters = int((wide - side - 72) / 4.5)
-    asked = [textwrap.wrap(drawable(e.question), int((wide - side - 12) / 4.6)) for e in exchanges]
-    told = [[(r, _lines(r.text, letters)) for r in e.replies] for e in exchanges]
-    heights = [
-        len(question) * 12 + 12 + sum(len(lines) * 11.5 + 4 for _, lines in replies)
-        for question, replies in zip(asked, told, strict=True)
-    ]
-    tall = max(side, *heights)
-    with rc_context(STYLE):
-        figure, axes = canvas(width, 12 + -(-len(exchanges) // columns) * (tall + gap))
-        for index, exchange in enumerate(exchanges):
-            x, y = 12 + index % columns * (wide + gap), 12 + index // columns * (tall + gap)
-            add_picture(axes, np.asarray(exchange.picture.convert("RGB")), x, y, side)
-            x += side + 12
-            axes.text(x, y, "\n".join(asked[index]), weight="bold", va="top", linespacing=1.2)
-            y += len(asked[index]) * 12 + 8
-            for reply, lines in told[index]:
-                mark = "" if reply.right is None else YES if reply.right else NO
-                axes.text(x, y, reply.who, color=FAINT, va="top")
-                axes.text(x + 42, y, mark, va="top", color=SAYS if reply.right else REGRESSES)
-                axes.text(x + 56, y, "\n".join(lines), va="top", linespacing=1.2)
-                y += len(lines) * 11.5 + 4
-    return figure
-
-
-def _lines(text: str, letters: int, most: int = 3) -> list[str]:
-    return textwrap.wrap(drawable(" ".join(text.split())), letters, max_lines=most, placeholder=" ...") or ["(nothing)"]
-
-
 # ---- a talk ----------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +99,10 @@ def show_talk(turns: Sequence[tuple[str, str, Image.Image | None]], width: float
             axes.text(x + 10, y + tall - 7, "\n".join(lines), va="bottom", linespacing=1.2)
             y += tall + 10
     return figure
+
+
+def _lines(text: str, letters: int, most: int) -> list[str]:
+    return textwrap.wrap(drawable(" ".join(text.split())), letters, max_lines=most, placeholder=" ...") or ["(nothing)"]
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ of the data and of every random generator; weights, optimizer moments and the mo
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def save(
     folder: Path,
     step: int,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: dict[str, Tensor],
     meta: dict[str, Any],
 ) -> Path:
@@ -38,7 +39,7 @@ def save(
     path = folder / f"step-{step:07d}"
     with atomic_dir(path) as temporary:
         save_tensors(module.state_dict(), temporary / "model.safetensors")
-        save_tensors(_optimizer_tensors(optimizer), temporary / "optimizer.safetensors")
+        save_tensors(_optimizer_tensors(optimizers), temporary / "optimizer.safetensors")
         if average:
             save_tensors(average, temporary / "average.safetensors")
         write_json(temporary / "meta.json", {"step": step, **meta})
@@ -50,36 +51,40 @@ def save(
     return path
 
 
-def load(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: dict[str, Tensor]) -> dict[str, Any]:
+def load(
+    path: Path, module: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: dict[str, Tensor]
+) -> dict[str, Any]:
     """Restore everything that `save` wrote and return its meta data."""
     meta = read_json(path / "meta.json")
     load_strict(module, load_tensors(path / "model.safetensors"), str(path))
-    _load_optimizer(optimizer, load_tensors(path / "optimizer.safetensors"), path)
+    _load_optimizers(optimizers, load_tensors(path / "optimizer.safetensors"), path)
     if average:
         for name, tensor in load_tensors(path / "average.safetensors").items():
             average[name].copy_(tensor)
     return meta
 
 
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+def _states(optimizers: Sequence[torch.optim.Optimizer]) -> list[dict[str, Tensor]]:
+    """What the optimizers remember of each parameter, in their order."""
+    return [
+        optimizer.state[parameter]
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    ]
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{index}.{key}": value
-        for index, parameter in enumerate(_parameters(optimizer))
-        for key, value in optimizer.state.get(parameter, {}).items()
-    }
+def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    return {f"{index}.{key}": value for index, state in enumerate(_states(optimizers)) for key, value in state.items()}
 
 
-def _load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], path: Path) -> None:
-    parameters = _parameters(optimizer)
+def _load_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor], path: Path) -> None:
+    states = _states(optimizers)
     for name, tensor in tensors.items():
         index, key = name.split(".", 1)
-        if int(index) >= len(parameters):
+        if int(index) >= len(states):
             raise MinemuError(
-                f"{path}: the optimizer has {len(parameters)} parameters but the file knows of number {index}; "
+                f"{path}: the optimizer has {len(states)} parameters but the file knows of number {index}; "
                 "the stage was changed, start it afresh"
             )
-        optimizer.state[parameters[int(index)]][key] = tensor
+        states[int(index)][key] = tensor

@@ -1,4 +1,4 @@
-"""Stages `codec` and `decoder`: the latent space, then the U-Net that draws in it what visual embeddings say.
+"""Stages `codec`, `sketch` and `decoder`: the latent space, its regression from visual embeddings, and the U-Net that draws in it.
 
 In the paper the conditions are the embeddings that the frozen LLM *generates* from a caption. `decoder.conditions` says which
 are used: "generated", those of the "encoder" (as Emu2 does), or "both" in turn, so that one decoder draws from words and rebuilds pictures.
@@ -6,17 +6,20 @@ are used: "generated", those of the "encoder" (as Emu2 does), or "both" in turn,
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from minemu.config import EmuConfig
+from minemu.config import DecoderConfig, EmuConfig
 from minemu.data.datasets import batch_samples
 from minemu.data.world import Sample, ToyWorld
+from minemu.errors import MinemuError
 from minemu.files import atomic_write
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline, sheet, to_pil
@@ -63,67 +66,144 @@ class CodecStage(Stage):
             save_tensors(self.module.state_dict(), temporary)
 
 
+class Conditions:
+    """The first `decoder.cached` samples of the world with their visual embeddings, computed once and kept beside stage `emu`.
+
+    pixels   uint8 (cached, S, S, 3)
+    kinds    of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from the texts
+    """
+
+    def __init__(self, config: DecoderConfig, pipe: EmuPipeline, world: ToyWorld, root: Path):
+        self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
+        self.pipe, self.world, self.cached = pipe, world, config.cached
+        path = root / "emu" / "conditions.safetensors"
+        if not self.suffices(path):
+            with atomic_write(path) as temporary:
+                save_tensors(self.make(), temporary)
+        tensors = load_tensors(path)
+        self.pixels = tensors["pixels"][: self.cached]
+        self.kinds = [tensors[name][: self.cached] for name in self.names]
+
+    def suffices(self, path: Path) -> bool:
+        if not path.exists():
+            return False
+        with safe_open(path, "pt") as file:
+            return {"pixels", *self.names} <= set(file.keys()) and file.get_slice("pixels").get_shape()[
+                0
+            ] >= self.cached
+
+    @torch.no_grad()
+    def make(self) -> dict[str, Tensor]:
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("pixels", *self.names)}
+        for start in tqdm(range(0, self.cached, CACHE_BATCH), desc="conditions", unit="batch"):
+            samples = batch_samples(self.world, start, min(CACHE_BATCH, self.cached - start))
+            parts["pixels"].append(pixels_of(samples))
+            if "encoder" in parts:
+                embeds = self.pipe.model.encode_images(normalise(parts["pixels"][-1]))
+                parts["encoder"].append(embeds.half())
+            if "generated" in parts:
+                texts = [[sample.caption if sample.scene.seed % 2 else sample.prompt] for sample in samples]
+                parts["generated"].append(self.pipe.imagine(texts).half())
+        return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+    def first(self, count: int) -> tuple[Tensor, Tensor]:
+        """Pictures (kinds x count, 3, S, S) in [-1, 1] and their embeddings (kinds x count, N, D), one kind after the other."""
+        pictures = to_range(self.pixels[:count])
+        return torch.cat([pictures] * len(self.kinds)), torch.cat([kind[:count].float() for kind in self.kinds])
+
+    def batch(self, index: int, size: int) -> tuple[Tensor, Tensor]:
+        """Micro batch `index`: pixels uint8 (size, S, S, 3), embeddings (size, N, D). Each lap has an order of its own, and
+        a sample meets its other kind of embeddings."""
+        places = [divmod(i, self.cached) for i in range(index * size, (index + 1) * size)]
+        found = [(lap, self.order(lap)[place]) for lap, place in places]
+        embeds = torch.stack([self.kinds[(lap + i) % len(self.kinds)][i] for lap, i in found])
+        return self.pixels[[i for _, i in found]], embeds.float()
+
+    @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
+    def order(self, lap: int) -> list[int]:
+        return np.random.default_rng(lap).permutation(self.cached).tolist()
+
+
+def prepare(
+    config: EmuConfig, processor: EmuProcessor, world: ToyWorld, root: Path
+) -> tuple[VisualDecoder, EmuPipeline, Conditions]:
+    """A decoder with all that is known before it trains: codec, statistics of the conditions, and the linear sketch."""
+    decoder = VisualDecoder(config.decoder)
+    load_strict(decoder.codec, load_tensors(root / "codec" / "codec.safetensors"), "stage codec")
+    pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
+    conditions = Conditions(config.decoder, pipe, world, root)
+    pictures, embeds = conditions.first(FIT_PICTURES)
+    decoder.fit_conditions(embeds)
+    if config.decoder.condition_grid:
+        decoder.sketch.fit(decoder.normalise(embeds), decoder.encode(pictures))
+    return decoder, pipe, conditions
+
+
+class SketchStage(Stage):
+    """The regression of latents from visual embeddings, all else frozen. Cheap: N positions a picture, and no noise."""
+
+    name = "sketch"
+
+    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
+        torch.manual_seed(train.seed)
+        if not config.decoder.condition_grid:
+            raise MinemuError("stage sketch has nothing to train: decoder.condition_grid=0; go on with stage decoder")
+        self.train = train
+        self.decoder, _, self.conditions = prepare(config, processor, world, root)
+        self.module = self.decoder.sketch
+
+    def batch(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.conditions.batch(index, self.train.batch_size)
+
+    def loss(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        pixels, conditions = batch
+        return {"loss": self.decoder.sketch_loss(to_range(pixels), conditions)}
+
+    def preview(self, folder: Path, step: int) -> None:
+        """A sheet of training scenes: the real picture above the sketch from each kind of embeddings."""
+        pictures, embeds = self.conditions.first(PREVIEWED)
+        drawn = self.decoder.codec.decode(self.module(self.decoder.normalise(embeds))).clamp(-1, 1)
+        sheet([to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))]).save(
+            folder / f"preview-{step:06d}.png"
+        )
+
+    def finish(self, folder: Path) -> None:
+        with atomic_write(folder / "sketch.safetensors") as temporary:
+            save_tensors(self.module.state_dict(), temporary)
+
+
 class DecoderStage(Stage):
-    """The U-Net, with the codec and all of Emu frozen. Conditions of `cached` samples are computed once and kept on disk."""
+    """The U-Net, with the codec, the sketch and all of Emu frozen."""
 
     name = "decoder"
 
     def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
         torch.manual_seed(train.seed)
-        self.config, self.train, self.world = config, train, world
-        self.module = VisualDecoder(config.decoder)
+        self.train = train
+        self.module, pipe, self.conditions = prepare(config, processor, world, root)
+        if config.decoder.condition_grid:
+            load_strict(self.module.sketch, load_tensors(root / "sketch" / "sketch.safetensors"), "stage sketch")
         self.module.unet.set_attn_processor(AttnProcessor())  # on a CPU plain attention is a fifth faster than fused
-        load_strict(self.module.codec, load_tensors(root / "codec" / "codec.safetensors"), "stage codec")
-        self.pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, self.module)
-        self.cache = root / self.name / "conditions.safetensors"
-        if not self.cache.exists():
-            self.write_cache()
-        with safe_open(self.cache, "pt") as file:
-            self.conditions = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        self.fit()
-        self.null = torch.cat([self.pipe.null_embeds(autoencode=True), self.pipe.null_embeds(autoencode=False)])
+        self.null = torch.cat([pipe.null_embeds(autoencode=True), pipe.null_embeds(autoencode=False)])
 
-    def fit(self) -> None:
-        """What is known in closed form: statistics of the conditions, and the best linear sketch from them."""
-        parts = [part[:FIT_PICTURES].float() for part in self.conditions.values()]
-        self.module.fit_conditions(torch.cat(parts))
-        if self.config.decoder.condition_grid:
-            pictures = to_range(pixels_of(batch_samples(self.world, 0, len(parts[0]))))
-            self.module.fit_sketch(torch.cat([pictures] * len(parts)), torch.cat(parts))
-
-    @torch.no_grad()
-    def write_cache(self) -> None:
-        """Visual embeddings of the first `decoder.cached` samples, (cached, N, D) in half precision, of each kind that is used."""
-        config, kinds = self.config.decoder, {}
-        for start in tqdm(range(0, config.cached, CACHE_BATCH), desc="conditions", unit="batch"):
-            samples = batch_samples(self.world, start, min(CACHE_BATCH, config.cached - start))
-            if config.conditions != "generated":
-                embeds = self.pipe.model.encode_images(normalise(pixels_of(samples)))
-                kinds.setdefault("encoder", []).append(embeds.half())
-            if config.conditions != "encoder":
-                texts = [[sample.caption if sample.scene.seed % 2 else sample.prompt] for sample in samples]
-                kinds.setdefault("generated", []).append(self.pipe.imagine(texts).half())
-        with atomic_write(self.cache) as temporary:
-            save_tensors({name: torch.cat(parts) for name, parts in kinds.items()}, temporary)
+    def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
+        trained = set(self.module.unet.parameters())
+        return {parameter: config.lr * (parameter in trained) for parameter in self.module.parameters()}
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        size, cached = self.train.batch_size, self.config.decoder.cached
-        numbers = [i % cached for i in range(index * size, (index + 1) * size)]
-        kinds = list(self.conditions.values())
-        lap = index * size // cached  # each time round, a sample meets its other kind of condition
-        conditions = torch.stack([kinds[(i + lap) % len(kinds)][i] for i in numbers])
-        return pixels_of([self.world.sample(i) for i in numbers]), conditions.float()
+        return self.conditions.batch(index, self.train.batch_size)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         pixels, conditions = batch
         return {"loss": self.module.loss(to_range(pixels), conditions, self.null)}
 
     def preview(self, folder: Path, step: int) -> None:
-        """A sheet of training scenes: the real picture above what is drawn from each kind of condition."""
-        rows = [to_pil(to_range(pixels_of(batch_samples(self.world, 0, PREVIEWED))))]
-        for conditions in self.conditions.values():
+        """A sheet of training scenes: the real picture above what is drawn from each kind of embeddings."""
+        pictures, embeds = self.conditions.first(PREVIEWED)
+        rows = [to_pil(pictures[:PREVIEWED])]
+        for conditions in embeds.split(PREVIEWED):
             generator = torch.Generator().manual_seed(0)
-            rows.append(to_pil(self.module.decode(conditions[:PREVIEWED].float(), self.null[:1], generator=generator)))
+            rows.append(to_pil(self.module.decode(conditions, self.null[:1], generator=generator)))
         sheet(rows).save(folder / f"preview-{step:06d}.png")
 
     def finish(self, folder: Path) -> None:

@@ -25,6 +25,8 @@ from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, p
 from minemu.training.loop import Stage, TrainConfig
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
+PACKED_LENGTH = 160  # of a packed row at least; more where a document is longer
+
 
 class LanguageStage(Stage):
     """A small LLaMA that knows how captions are worded, and `wordings` where given; the authors took LLaMA-13B here."""
@@ -123,6 +125,38 @@ def follow_text(document: Document) -> list[bool]:
     return after
 
 
+def pack_documents(documents: list[Document], processor: EmuProcessor, config: EmuConfig) -> dict[str, Tensor]:
+    """Documents as packed rows, with their pictures in reading order: uint8 "pixels" and, for each, whether it comes "after_text"."""
+    ids, n_image, context = processor.ids, config.bridge.n_image, config.llm.context
+    tokenised = [tokenise(document, processor, context) for document in documents]
+    rows = [interleave(pieces, ids, n_image, eos=whole) for pieces, _, whole in tokenised]
+    packed = pack_rows(rows, ids, max(PACKED_LENGTH, *map(len, rows)))
+    pixels, after = [], []
+    for i in packed.pop("order"):
+        shown = tokenised[i][1]
+        pixels += shown
+        after += follow_text(documents[i])[: len(shown)]
+    if not pixels:  # texts alone, as small batches of real data may be
+        return packed
+    return {**packed, "pixels": torch.stack(pixels), "after_text": torch.tensor(after)}
+
+
+def hide(embeds: Tensor, where: Tensor, share: float) -> Tensor:
+    """Against exposure bias: put noise in the place of embeddings (B, N, E) of pictures `where` (B,) that follow their text.
+
+    In training each embedding is predicted from the true ones before it, in generation from predicted ones. One true
+    embedding tells nearly all of the others, so the words would not be read at all. Here a `share` of these pictures loses
+    all of its signal and the others a part, drawn for each picture; mean and variance stay.
+    """
+    if share == 0:
+        return embeds
+    signal = torch.rand(len(embeds), 1, 1) * (torch.rand(len(embeds), 1, 1) >= share)
+    signal = torch.where(where[:, None, None], signal, 1.0)
+    mean, std = embeds.mean((0, 1)).detach(), embeds.std((0, 1)).detach()
+    noise = mean + std * torch.randn_like(embeds)
+    return mean + signal * (embeds - mean) + (1 - signal**2).sqrt() * (noise - mean)
+
+
 class EmuStage(Stage):
     """Unified pretraining: in each row pictures stand before or after their texts at random, and both losses act on it.
 
@@ -131,7 +165,6 @@ class EmuStage(Stage):
     """
 
     name = "emu"
-    packed_length = 160  # of a row at least; more where a document is longer
 
     def __init__(
         self,
@@ -147,10 +180,11 @@ class EmuStage(Stage):
         self.mixture = mixture
         self.module = Emu(config)
         encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
-        bridge = load_tensors(root / "bridge" / "bridge.safetensors")
         load_strict(self.module.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
-        for name in ("ln_visual", "causal_transformer"):
-            load_strict(self.module.get_submodule(name), part_of(bridge, name), "stage bridge")
+        if config.bridge.kind == "causal":  # pooling has nothing to load; its way into the LLM begins at random
+            bridge = load_tensors(root / "bridge" / "bridge.safetensors")
+            for name in ("ln_visual", "causal_transformer"):
+                load_strict(self.module.get_submodule(name), part_of(bridge, name), "stage bridge")
         load_strict(self.module.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
         self.teacher = None
         if config.objective.targets == "frozen":  # regress what the visual side said when this stage began
@@ -180,19 +214,7 @@ class EmuStage(Stage):
         return caption_documents(batch_samples(self.world, index * size, size))
 
     def batch(self, index: int) -> dict[str, Tensor]:
-        ids, n_image, context = self.processor.ids, self.config.bridge.n_image, self.config.llm.context
-        documents = self.documents(index)
-        tokenised = [tokenise(document, self.processor, context) for document in documents]
-        rows = [interleave(pieces, ids, n_image, eos=whole) for pieces, _, whole in tokenised]
-        packed = pack_rows(rows, ids, max(self.packed_length, *map(len, rows)))
-        pixels, after = [], []
-        for i in packed.pop("order"):  # pictures in reading order
-            shown = tokenised[i][1]
-            pixels += shown
-            after += follow_text(documents[i])[: len(shown)]
-        if not pixels:  # texts alone, as small batches of real data may be
-            return packed
-        return {**packed, "pixels": torch.stack(pixels), "after_text": torch.tensor(after)}
+        return pack_documents(self.documents(index), self.processor, self.config)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         shown = {}
@@ -203,7 +225,8 @@ class EmuStage(Stage):
             if self.teacher is not None:
                 with torch.no_grad():
                     aims = self.teacher.encode_images(images)
-            shown = {"image_embeds": self.hide(embeds, after), "image_targets": aims}
+            hidden = hide(embeds, after, self.config.objective.hide_written)
+            shown = {"image_embeds": hidden, "image_targets": aims}
         out = self.module(**batch, **shown)
         return {"loss": out.loss, "text_loss": out.text_loss, "image_loss": out.image_loss}
 
@@ -219,22 +242,6 @@ class EmuStage(Stage):
                 with torch.set_grad_enabled(taught):
                     embeds[which] = self.module.encode_images(images[which]).to(embeds.dtype)
         return embeds
-
-    def hide(self, embeds: Tensor, where: Tensor) -> Tensor:
-        """Against exposure bias: put noise in the place of embeddings (B, N, E) of pictures `where` (B,) that follow their text.
-
-        In training each embedding is predicted from the true ones before it, in generation from predicted ones. One true
-        embedding tells nearly all of the others, so the words would not be read at all. Here a share `hide_written` of these
-        pictures loses all of its signal and the others a part, drawn for each picture; mean and variance stay.
-        """
-        share = self.config.objective.hide_written
-        if share == 0:
-            return embeds
-        signal = torch.rand(len(embeds), 1, 1) * (torch.rand(len(embeds), 1, 1) >= share)
-        signal = torch.where(where[:, None, None], signal, 1.0)
-        mean, std = embeds.mean((0, 1)).detach(), embeds.std((0, 1)).detach()
-        noise = mean + std * torch.randn_like(embeds)
-        return mean + signal * (embeds - mean) + (1 - signal**2).sqrt() * (noise - mean)
 
     def finish(self, folder: Path) -> None:
         self.module.save_pretrained(folder)

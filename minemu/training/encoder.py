@@ -186,7 +186,9 @@ def augment(pixels: Tensor) -> Tensor:
     grid = F.affine_grid(rows, list(pixels.shape), align_corners=False)
     turned = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
     tint = 1 + (2 * torch.rand(n, 3, 1, 1) - 1) * MAX_TINT
-    return torch.stack([turned * tint, kept[1::2]], 1).flatten(0, 1)
+    mixed = kept.clone()
+    mixed[::2] = turned * tint
+    return mixed
 
 
 class EncoderStage(Stage):

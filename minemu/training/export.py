@@ -16,10 +16,9 @@ from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.training.instruct import ADAPTER_FOLDER
+from minemu.training.run import LOGS
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import load_tensors
-
-LOGS = "training"  # folder of the checkpoint with each stage's settings and log
 
 
 def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float16) -> Path:

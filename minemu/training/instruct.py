@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from minemu.adapters import RANK, instruct_config, prepare, save_adapter
 from minemu.chat import CHAT_TEMPLATES, conversation
 from minemu.config import EmuConfig
+from minemu.data.mixture import Mixture
 from minemu.data.sources import Talks
 from minemu.files import atomic_dir
 from minemu.model import Emu
 from minemu.objective import text_loss
-from minemu.processor import EmuProcessor
+from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import IGNORE, Targets
 from minemu.tokenizer import ASSISTANT
+from minemu.training.emu import hide, pack_documents
 from minemu.training.loop import Stage, TrainConfig
 
 ADAPTER_FOLDER = "adapter"
+REHEARSE = 4  # every fourth batch is of pretraining's documents, else the model forgets to go on with a document
+ALIKE = 4  # batches that are made together: a clip is four times as long as a picture
 
 
 class InstructStage(Stage):
@@ -27,9 +34,11 @@ class InstructStage(Stage):
 
     name = "instruct"
 
-    def __init__(self, config: EmuConfig, train: TrainConfig, root: Path, talks: Talks):
+    def __init__(
+        self, config: EmuConfig, train: TrainConfig, root: Path, talks: Talks, rehearsed: Mixture | None = None
+    ):
         torch.manual_seed(train.seed)
-        self.train, self.talks = train, talks
+        self.train, self.talks, self.rehearsed = train, talks, rehearsed
         self.emu = Emu.from_pretrained(root / "emu")
         self.config = instruct_config(
             self.emu.config, config.llm.lora_rank or RANK, config.llm.lora_alpha, config.llm.lora_dropout
@@ -42,11 +51,29 @@ class InstructStage(Stage):
         )
 
     def batch(self, index: int) -> dict[str, Tensor]:
-        size, template = self.train.batch_size, CHAT_TEMPLATES["emu-i"]
-        talks = [self.talks.document(i) for i in range(index * size, (index + 1) * size)]
-        samples = [conversation(talk.messages(), template) for talk in talks]
-        batch = dict(self.processor(samples, max_length=self.config.llm.context))
+        """Conversations of like length: those of ALIKE batches are sorted and dealt out, so that little is padded.
+
+        Where pretraining is rehearsed, every fourth batch is one of its documents instead.
+        """
+        if self.rehearsed is not None:
+            if index % REHEARSE == REHEARSE - 1:
+                first = index // REHEARSE * self.train.batch_size
+                documents = [self.rehearsed.document(i) for i in range(first, first + self.train.batch_size)]
+                return pack_documents(documents, self.processor, self.config)
+            index -= index // REHEARSE
+        group, place = divmod(index, ALIKE)
+        batch = dict(self.processor(self.dealt(group)[place], max_length=self.config.llm.context))
         return {**batch, "answers": self.answers(batch["input_ids"])}
+
+    @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
+    def dealt(self, group: int) -> list[list[list[Any]]]:
+        """The ALIKE batches of a group, each a list of samples; which comes first is drawn by lot."""
+        size, template = self.train.batch_size, CHAT_TEMPLATES["emu-i"]
+        talks = [self.talks.document(i) for i in range(group * ALIKE * size, (group + 1) * ALIKE * size)]
+        samples = [conversation(talk.messages(), template) for talk in talks]
+        samples.sort(key=lambda sample: len(self.processor.as_text(sample)))
+        batches = [samples[start : start + size] for start in range(0, len(samples), size)]
+        return [batches[i] for i in np.random.default_rng(group).permutation(ALIKE)]
 
     def answers(self, input_ids: Tensor) -> Tensor:
         """The ids that are to be said, answers and the </s> after each; all else is IGNORE. (B, L) -> (B, L)."""
@@ -60,6 +87,8 @@ class InstructStage(Stage):
         return said.masked_fill(input_ids == ids.pad, IGNORE)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "answers" not in batch:
+            return {"loss": self.unified_loss(batch)}
         answers, images = batch.pop("answers"), batch.pop("images", None)
         embeds = None
         if images is not None:
@@ -68,6 +97,16 @@ class InstructStage(Stage):
         logits = self.emu(**batch, image_embeds=embeds).logits
         following = answers[:, 1:]
         return {"loss": text_loss(logits, Targets(text=following, image=torch.zeros_like(following, dtype=torch.bool)))}
+
+    def unified_loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Pretraining's own, of packed documents."""
+        shown = {}
+        if "pixels" in batch:
+            pixels, after = batch.pop("pixels"), batch.pop("after_text")
+            with torch.no_grad():
+                embeds = self.emu.encode_images(normalise(pixels))
+            shown = {"image_embeds": hide(embeds, after, self.config.objective.hide_written), "image_targets": embeds}
+        return self.emu(**batch, **shown).loss
 
     def finish(self, folder: Path) -> None:
         with atomic_dir(folder / ADAPTER_FOLDER) as temporary:

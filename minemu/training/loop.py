@@ -41,6 +41,7 @@ class TrainConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     weight_decay: float = 0.05
+    optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of repeated blocks, AdamW for the rest
     clip: float = 1.0
     precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast; weights and moments stay float32
     ema_decay: float | None = None
@@ -84,20 +85,41 @@ def learning_rate(step: int, config: TrainConfig) -> float:
     return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def make_optimizer(stage: Stage, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with one group per (rate, decay); vectors (norms, biases) are not decayed; rate 0 freezes."""
-    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+def make_optimizers(stage: Stage, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW with one group per (rate, decay); vectors (norms, biases) are not decayed; rate 0 freezes.
+
+    With optimizer=muon (arXiv 2502.16982), Muon beside it for the matrices of repeated blocks, its steps as large as AdamW's.
+    """
+    orthogonal = block_matrices(stage.module) if config.optimizer == "muon" else set()
+    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for parameter, lr in stage.parameter_lrs(config).items():
         parameter.requires_grad_(lr > 0)
         if lr > 0:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((lr, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": params, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), params in groups.items()],
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
+            groups.setdefault((lr, decay, parameter in orthogonal), []).append(parameter)
+    with_adamw, with_muon = (
+        [
+            {"params": params, "lr": lr, "peak": lr, "weight_decay": decay}
+            for (lr, decay, is_matrix), params in groups.items()
+            if is_matrix is wanted
+        ]
+        for wanted in (False, True)
     )
+    optimizers: list[torch.optim.Optimizer] = []
+    if with_adamw:
+        betas = (config.beta1, config.beta2)
+        optimizers.append(torch.optim.AdamW(with_adamw, betas=betas, eps=config.eps, fused=True))
+    if with_muon:
+        if not hasattr(torch.optim, "Muon"):
+            raise MinemuError(f"optimizer=muon needs torch 2.9 or newer, not {torch.__version__}: pip install -U torch")
+        optimizers.append(torch.optim.Muon(with_muon, adjust_lr_fn="match_rms_adamw"))
+    return optimizers
+
+
+def block_matrices(module: nn.Module) -> set[nn.Parameter]:
+    """The matrices inside lists of blocks: attention and MLP, but no embedding, no head, no convolution."""
+    lists = (part for part in module.modules() if isinstance(part, nn.ModuleList))
+    return {parameter for part in lists for parameter in part.parameters() if parameter.ndim == 2}
 
 
 def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_after: int | None = None) -> bool:
@@ -106,8 +128,9 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
         stage.finish(folder)
         return True
     checkpoints = folder / "checkpoints"
-    optimizer = make_optimizer(stage, config)
-    trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    optimizers = make_optimizers(stage, config)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    trained = [parameter for group in groups for parameter in group["params"]]
     average = (
         {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
         if config.ema_decay
@@ -115,7 +138,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     )
     step = 0
     if newest := checkpoint.latest(checkpoints):
-        step = checkpoint.load(newest, stage.module, optimizer, average)["step"]
+        step = checkpoint.load(newest, stage.module, optimizers, average)["step"]
     log.rewind(step)
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
@@ -129,7 +152,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
         while step < end:
             started = time.perf_counter()
             torch.manual_seed(config.seed * 1_000_003 + step)
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             sums: dict[str, float] = {}
             waited = 0.0
             for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
@@ -146,9 +170,10 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
             _refuse_non_finite(norm, stage, micro, checkpoints)
             rate = learning_rate(step, config)
-            for group in optimizer.param_groups:
+            for group in groups:
                 group["lr"] = group["peak"] * rate
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             step += 1
             if average:
                 update_average(average, stage.module, config.ema_decay, step)
@@ -160,7 +185,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
                     "seconds": time.perf_counter() - started, "data_wait": waited, "peak_gb": peak_memory_gb(),
                 })  # fmt: skip
             if step % config.checkpoint_every == 0 or step == end:
-                checkpoint.save(checkpoints, step, stage.module, optimizer, average, {"stage": stage.name})
+                checkpoint.save(checkpoints, step, stage.module, optimizers, average, {"stage": stage.name})
             if config.preview_every and (step % config.preview_every == 0 or step == config.steps):
                 _with_average(stage, average, lambda: stage.preview(folder, step))  # noqa: B023 (called at once)
     if step < config.steps:

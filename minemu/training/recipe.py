@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,16 +16,17 @@ from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import read_json, write_json
+from minemu.model import Emu, local_folder, read_config
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
-from minemu.training.decoder import CodecStage, DecoderStage
+from minemu.training.decoder import CodecStage, DecoderStage, SketchStage
 from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
-from minemu.training.run import RunLog, describe
+from minemu.training.run import LOGS, RunLog, describe
 
-STAGES = ("encoder", "bridge", "language", "emu", "codec", "decoder")
+STAGES = ("encoder", "bridge", "language", "emu", "codec", "sketch", "decoder")
 TRAINABLE = (*STAGES, "instruct")  # Emu-I, an adapter on stage `emu`, is trained when it is asked for
 
 
@@ -37,6 +39,7 @@ class Recipe:
     language: TrainConfig
     emu: TrainConfig
     codec: TrainConfig
+    sketch: TrainConfig
     decoder: TrainConfig
     instruct: TrainConfig
     core: bool = True  # the 250 common concepts, or all
@@ -55,6 +58,7 @@ RECIPES: dict[str, Recipe] = {
         language=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
         codec=TrainConfig(steps=0),
+        sketch=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5, optimizer="muon"),
         decoder=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5, ema_decay=0.99),
         instruct=TrainConfig(steps=20, batch_size=4, warmup=4, checkpoint_every=10, log_every=5),
     ),
@@ -77,8 +81,21 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
+        sketch=TrainConfig(
+            steps=14_000,
+            batch_size=128,
+            lr=5e-3,
+            warmup=100,
+            final_lr=0.01,
+            weight_decay=0.01,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=1000,
+            log_every=100,
+            preview_every=5000,
+        ),
         decoder=TrainConfig(
-            steps=3200,
+            steps=1600,
             batch_size=64,
             lr=1e-3,
             warmup=200,
@@ -104,18 +121,42 @@ NEEDS = {
     "language": (),
     "emu": ("encoder", "bridge", "language"),
     "codec": (),
-    "decoder": ("emu", "codec"),
+    "sketch": ("emu", "codec"),
+    "decoder": ("emu", "codec", "sketch"),
     "instruct": ("emu",),
 }
+
+
+def needs(stage: str, config: EmuConfig) -> tuple[str, ...]:
+    """The stages before it that the configuration has."""
+    return tuple(name for name in NEEDS[stage] if exists(name, config))
+
+
+def exists(stage: str, config: EmuConfig) -> bool:
+    """Without decoder.condition_grid there is no sketch; pooling has no Causal Transformer to begin with."""
+    without = {"sketch": not config.decoder.condition_grid, "bridge": config.bridge.kind == "pool"}
+    return not without.get(stage, False)
+
+
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
     "encoder": ("vision",),
     "bridge": ("vision", "bridge"),
     "language": ("llm",),
     "emu": ("vision", "bridge", "llm", "objective"),
     "codec": ("decoder",),
+    "sketch": ("vision", "bridge", "llm", "decoder"),
     "decoder": ("vision", "bridge", "llm", "decoder"),
     "instruct": ("vision", "bridge", "llm"),
 }
+
+
+def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
+    """What of the model a stage depends on. How pictures are drawn may change after training; the U-Net comes last."""
+    later = ("sampler", "guidance_scale", "inference_steps", *(("unet_",) if stage in ("codec", "sketch") else ()))
+    settings = {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]}
+    if "decoder" in settings:
+        settings["decoder"] = {key: value for key, value in settings["decoder"].items() if not key.startswith(later)}
+    return settings
 
 
 def build_stage(
@@ -133,16 +174,18 @@ def build_stage(
         return BridgeStage(config, settings, processor, world, root)
     if name == "language":
         return LanguageStage(config, settings, processor, world, wordings(world) if recipe.source == "mixture" else ())
+    mixture = None
+    if name in ("emu", "instruct") and recipe.source == "mixture":
+        mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
     if name == "emu":
-        mixture = None
-        if recipe.source == "mixture":
-            mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
         return EmuStage(config, settings, processor, world, root, mixture)
     if name == "instruct":
         talks = open_talks(recipe.data.conversations, world, length, config.bridge.n_image, settings.seed)
-        return InstructStage(config, settings, root, talks)
+        return InstructStage(config, settings, root, talks, mixture)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
+    if name == "sketch":
+        return SketchStage(config, settings, processor, world, root)
     return DecoderStage(config, settings, processor, world, root)
 
 
@@ -173,34 +216,46 @@ def train_stage(
     overrides: dict[str, Any] | None = None,
     log_to: str | None = None,
     stop_after: int | None = None,
+    base: str | Path | None = None,
+    world: ToyWorld | None = None,
 ) -> bool:
-    """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage."""
+    """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
+
+    base    a finished checkpoint that takes the place of the stages up to `emu`
+    world   another world than the recipe's, such as one with fewer things in it
+    """
     if stage not in TRAINABLE:
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
     config, recipe = resolve(preset, overrides or {})
     settings: TrainConfig = getattr(recipe, stage)
     root = Path(run_dir) / preset
     folder = root / stage
+    if base is not None:
+        begin_from(base, root, config)
     facts = {
         "preset": preset,
         "stage": stage,
-        "model": {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]},
+        "model": settings_of(stage, config),
         "train": asdict(settings),
         "world": {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source},
     }
+    if world is not None:
+        facts["world"]["things"] = len(world.labels)
     if stage == "emu" and recipe.source == "mixture":
         facts["data"] = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)}
     if stage == "instruct":
-        facts["data"] = asdict(recipe.data.conversations)
+        rehearsed = {"mixture": asdict(recipe.mixture)} if recipe.source == "mixture" else {}
+        facts["data"] = {**asdict(recipe.data.conversations), **rehearsed}
     if is_complete(folder, facts):
         return True
-    for needed in NEEDS[stage]:
+    for needed in needs(stage, config):
         if not (root / needed / "done.json").exists():
             raise MinemuError(f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}")
     _refuse_other_settings(folder, facts)
     describe(folder, **facts)
-    processor = make_processor(root, config, recipe)
-    world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
+    processor = make_processor(root, config, recipe, world)
+    if world is None:
+        world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
     built = build_stage(stage, config, recipe, processor, world, root)
     complete = train(built, settings, folder, RunLog(folder / "log.jsonl", log_to), stop_after)
@@ -215,25 +270,55 @@ def run_recipe(
     overrides: dict[str, Any] | None = None,
     log_to: str | None = None,
     instruct: bool = False,
+    base: str | Path | None = None,
 ) -> Path:
     """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint.
+
+    With `base`, a finished checkpoint, only what comes after its stage `emu`.
 
     With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
     """
     from minemu.training.export import export, export_adapter
 
+    root, config = Path(run_dir) / preset, resolve(preset, overrides or {})[0]
+    if base is not None:
+        begin_from(base, root, config)
     for stage in TRAINABLE if instruct else STAGES:
-        train_stage(preset, stage, run_dir, overrides, log_to)
-    root = Path(run_dir) / preset
+        if exists(stage, config):
+            train_stage(preset, stage, run_dir, overrides, log_to)
     if instruct:
         export_adapter(root)
     return export(root)
 
 
-def make_processor(root: Path, config: EmuConfig, recipe: Recipe) -> EmuProcessor:
+def begin_from(base: str | Path, root: Path, config: EmuConfig) -> None:
+    """Put a finished checkpoint in the place of the stages up to `emu`, with the logs of their training."""
+    folder = local_folder(base)
+    done = root / "emu" / "done.json"
+    if done.exists():
+        if read_json(done).get("base") == str(base):
+            return
+        raise MinemuError(f"{root} has a stage emu of its own already: leave out --base, or use another --run-dir")
+    own, its = config.to_dict(), read_config(folder).to_dict()
+    differing = [section for section in SECTIONS["emu"] if _flat(own[section]) != _flat(its[section])]
+    if differing:
+        raise MinemuError(
+            f"{base} differs from preset {root.name} in '{differing[0]}'; train with the preset that it was made by"
+        )
+    EmuProcessor.from_pretrained(folder).save_pretrained(root)
+    Emu.from_pretrained(folder).save_pretrained(root / "emu")
+    for stage in STAGES[: STAGES.index("emu") + 1]:
+        for name, log in (("run.json", f"{stage}.json"), ("log.jsonl", f"{stage}.jsonl")):
+            if (folder / LOGS / log).exists():
+                (root / stage).mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / LOGS / log, root / stage / name)
+        write_json(root / stage / "done.json", {"base": str(base)})
+
+
+def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:
     """The tokenizer, trained on the world's captions (or on every wording) in seconds, kept beside the stages."""
     if not (root / "tokenizer.json").exists():
-        world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed)
+        world = world or ToyWorld("seen", core=recipe.core, seed=recipe.world_seed)
         texts = tokenizer_corpus(world.labels)
         if recipe.source == "mixture":
             texts += corpus(world)

@@ -16,6 +16,7 @@ from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_write, write_json
 
 PACKAGES = ("torch", "transformers", "diffusers", "datasets", "tokenizers", "numpy", "pillow")
+LOGS = "training"  # folder of a finished checkpoint with each stage's settings and log
 LOGGERS = ("tensorboard", "wandb", "trackio")
 
 

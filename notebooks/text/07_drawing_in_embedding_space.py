@@ -45,7 +45,6 @@ PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 # NBVAL_IGNORE_OUTPUT
 # %matplotlib inline
 from dataclasses import replace
-from types import SimpleNamespace
 
 import torch
 from torch.testing import assert_close
@@ -58,7 +57,7 @@ from minemu.figures.imagined import show_by_index, show_imagined, show_retrieval
 from minemu.model import Emu
 from minemu.pipeline import to_pil
 from minemu.sequence import Special
-from minemu.training.emu import EmuStage
+from minemu.training import emu as training
 
 torch.set_grad_enabled(False)  # until the cell that trains
 pipe, world = start(PRESET)
@@ -340,11 +339,10 @@ def hide(embeds, share):
     return mu + signal * (embeds - mu) + (1 - signal**2).sqrt() * (noise - mu)
 
 
-stage = SimpleNamespace(config=model.config.override({"objective.hide_written": 0.5}))
 torch.manual_seed(0)
 mine = hide(true.cpu(), 0.5)
 torch.manual_seed(0)
-assert_close(mine, EmuStage.hide(stage, true.cpu(), torch.ones(len(true), dtype=torch.bool)))
+assert_close(mine, training.hide(true.cpu(), torch.ones(len(true), dtype=torch.bool), 0.5))
 
 # %% [markdown]
 # ## Train it with and without

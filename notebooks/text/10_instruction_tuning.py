@@ -76,7 +76,7 @@ from PIL import Image
 
 from minemu.data import questions
 from minemu.data.conversations import FORMS
-from minemu.figures.dialogue import Exchange, Reply, show_asked
+from minemu.figures.abilities import Answer, Asked, show_questions
 
 asked = [
     questions.question(world, i, asks)
@@ -85,7 +85,7 @@ asked = [
 pictures = [Image.fromarray(question.pictures[0]) for question in asked]
 texts = [f"{question.text} {FORMS['sentence']}" for question in asked]
 before = [pipe.chat([picture, text], max_new_tokens=24).text for picture, text in zip(pictures, texts, strict=True)]
-show_asked([Exchange(pictures[i], texts[i], (Reply("base", before[i]),)) for i in (0, 1)])
+show_questions([Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),)) for i in (0, 1)])
 
 # %% [markdown]
 # Whatever it says is a likely continuation. Nothing told it that a question wants an answer, where the answer ends, and who is speaking. That is what tuning has to add, and the picture side needs no change for it.
@@ -292,7 +292,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss: without that rehearsal it answered, and no longer went on with a document.
 
 # %%
 from minemu.training.loop import train
@@ -347,18 +347,18 @@ def about(picture, text):
 
 
 def reply(who, text, truth):
-    return Reply(who, text, re.search(rf"\b{re.escape(truth)}\b", text) is not None)
+    return Answer(who, text, re.search(rf"\b{re.escape(truth)}\b", text) is not None)
 
 
 # %% alt="Six held-out pictures with a question each; below it the answers of the base model, of the model after eighty steps and of the shipped adapter, with a tick where the truth is among the words, and the true answer."
-exchanges = []
+cards = []
 for picture, text, question, base_said in zip(pictures, texts, asked, before, strict=True):
     messages, truth = [about(picture, text)], question.answer
     replies = [reply("base", base_said, truth), reply("80 steps", ask(own, messages), truth)]
     if tuned is not own:
         replies.append(reply("shipped", ask(tuned, messages), truth))
-    exchanges.append(Exchange(picture, text, (*replies, Reply("true", question.sentence))))
-show_asked(exchanges)
+    cards.append(Asked((picture,), text, question.sentence, tuple(replies)))
+show_questions(cards)
 
 # %% [markdown]
 # Six questions show what the answers look like, not how often they are right; the measured rates come at the end.
@@ -405,8 +405,9 @@ cards = []
 for form, wish in FORMS.items():
     text = wish if form == "list" else f"what is this? {wish}"
     told = {"base": pipe.chat([picture, text], max_new_tokens=24).text, "tuned": ask(tuned, [about(picture, text)])}
-    cards.append(Exchange(picture, text, tuple(Reply(who, words, follows(form, words)) for who, words in told.items())))
-show_asked(cards)
+    answers = tuple(Answer(who, words, follows(form, words)) for who, words in told.items())
+    cards.append(Asked((picture,), text, "", answers))
+show_questions(cards)
 
 # %% [markdown]
 # ## Turn after turn
@@ -509,6 +510,8 @@ both = [
 show_change(both) if both else None
 
 # %% [markdown]
+# What loses most is drawing from words. The adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines; pictures that are rebuilt do not pass through the LLM, and keep their score.
+#
 # The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products in each of four layers. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #
 # ## What could go wrong
