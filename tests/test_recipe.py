@@ -15,6 +15,7 @@ from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
 from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import augment
+from minemu.training.export import export
 from minemu.training.recipe import STAGES, make_processor, resolve, run_recipe, train_stage
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
@@ -88,6 +89,20 @@ def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_pat
         train_stage("emu-nano", "decoder", root, SHORT, base=folder)
     with pytest.raises(MinemuError, match="differs from preset emu-nano in 'llm'"):
         train_stage("emu-nano", "decoder", tmp_path / "other", {"llm.layers": "3"}, base=folder)
+
+
+def test_an_exported_record_names_no_folder_of_this_machine(finished, tmp_path):
+    root, _ = finished
+    shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
+    for stage in ("codec", "decoder"):
+        path = tmp_path / "emu-nano" / stage / "run.json"
+        record = json.loads(path.read_text())
+        record["command"] = f"minemu train {stage} --run-dir {tmp_path} --base /home/me/data_samples/emu-nano"
+        path.write_text(json.dumps(record))
+    made = export(tmp_path / "emu-nano", tmp_path / "out")
+    for stage in ("codec", "decoder"):
+        command = json.loads((made / "training" / f"{stage}.json").read_text())["command"]
+        assert command == f"minemu train {stage} --run-dir runs --base emu-nano"
 
 
 def test_without_a_grid_there_is_no_sketch(finished, tmp_path):

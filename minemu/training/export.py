@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -53,11 +54,12 @@ def export_adapter(root: Path, out: Path | None = None) -> Path:
 
 
 def _copy_log(stage: Path, folder: Path) -> None:
-    """Log and settings of a stage; where the runs lay is nobody's business."""
+    """Log and settings of a stage; where the runs and their base lay is nobody's business."""
     folder.mkdir(exist_ok=True)
     shutil.copy(stage / "log.jsonl", folder / f"{stage.name}.jsonl")
     run = read_json(stage / "run.json")
-    run["command"] = run["command"].replace(str(stage.parent.parent), "runs")
+    command = run["command"].replace(str(stage.parent.parent), "runs")
+    run["command"] = re.sub(r"--base \S*/(?=\S)", "--base ", command)
     write_json(folder / f"{stage.name}.json", run)
 
 
