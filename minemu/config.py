@@ -146,9 +146,7 @@ class DecoderConfig:
     size_condition: bool = False  # SDXL: so do original size, crop and target size
     adaptive_norm: bool = False  # time scales what is normalised, not only shifts it (arXiv 2105.05233)
     position_channels: bool = True  # extra input channels that say where a latent position is
-    condition_grid: int = (
-        0  # the visual embeddings as g x g cells, from which a sketch is regressed for the U-Net; 0: none
-    )
+    condition_grid: int = 0  # g: the embeddings are g x g cells, from which the U-Net's sketch is regressed; 0: none
     sketch_layers: int = 0  # of the Transformer that adds to the linear sketch; 0: linear alone
     sketch_width: int = 256
     prediction: Literal["v", "epsilon", "sample"] = "sample"

@@ -88,9 +88,8 @@ class Conditions:
         if not path.exists():
             return False
         with safe_open(path, "pt") as file:
-            return {"pixels", *self.names} <= set(file.keys()) and file.get_slice("pixels").get_shape()[
-                0
-            ] >= self.cached
+            known = {"pixels", *self.names} <= set(file.keys())
+            return known and file.get_slice("pixels").get_shape()[0] >= self.cached
 
     @torch.no_grad()
     def make(self) -> dict[str, Tensor]:
