@@ -22,7 +22,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object for programs.")]
 Base = Annotated[
     str | None,
-    typer.Option(help="A finished checkpoint in the place of the stages up to emu: train only what comes after it."),
+    typer.Option(
+        help="A finished checkpoint in the place of the stages up to emu; for language and emu, of encoder and bridge."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
