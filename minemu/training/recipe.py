@@ -75,7 +75,7 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=100,
         ),
         bridge=TrainConfig(
-            steps=800,
+            steps=600,
             batch_size=128,
             lr=3e-3,
             warmup=50,
@@ -93,7 +93,7 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         emu=TrainConfig(
-            steps=3000,
+            steps=2600,
             batch_size=64,
             lr=3e-3,
             lr_vision=0.0,
