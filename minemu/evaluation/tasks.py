@@ -189,7 +189,7 @@ TASKS: dict[str, Task] = {
     ),
     "in-context-draw": Task(
         "the drawing of one given picture with background, size or place by another: among the judge's first five, as told",
-        ("seen",), 200, composing.drawn_in_context, core_judge, needs=("in-context",),
+        ("seen",), 200, composing.drawn_in_context, core_judge, needs=("in_context",),
     ),
     "interleaved": Task(
         "continue a document of text and pictures: the right number of pictures at the right places",

@@ -64,7 +64,9 @@ RECIPES: dict[str, Recipe] = {
     ),
     "emu-tiny": Recipe(
         source="mixture",
-        mixture=MixtureConfig(labels=2, scenes=14, interleaved=4, clips=1, storyboards=1),  # full captions say most
+        mixture=MixtureConfig(  # full captions say most
+            labels=2, scenes=14, interleaved=4, clips=1, storyboards=1, names=1, questions=2, in_context=1
+        ),
         encoder=TrainConfig(
             steps=1000,
             batch_size=128,
