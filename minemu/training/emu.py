@@ -25,7 +25,7 @@ from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, p
 from minemu.training.loop import Stage, TrainConfig
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
-GIVEN = "image:"  # ends the text before a picture that is there to be read
+GIVEN = "this is the "  # begins the text before a picture that is there to be read
 PACKED_LENGTH = 160  # of a packed row at least; more where a document is longer
 
 
@@ -124,7 +124,7 @@ def follow_text(document: Document) -> list[bool]:
         if isinstance(piece, str):
             before = piece
         else:
-            after.append(before != "" and not before.endswith(GIVEN) and not isinstance(document[-1], str))
+            after.append(before != "" and not before.startswith(GIVEN) and not isinstance(document[-1], str))
     return after
 
 
