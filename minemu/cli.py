@@ -160,10 +160,12 @@ def evaluate(
         )
     if all_tasks:
         known = tasks.trained(tasks.trained_on(checkpoint))
+        given = None if shots is None else (shots,)
         wanted = [
-            (name, on, shots if tasks.TASKS[name].shots is not None else None)
+            (name, on, examples)
             for name in known
             for on in tasks.TASKS[name].splits
+            for examples in (tasks.TASKS[name].shots and given) or tasks.TASKS[name].shots or (None,)
         ]
     else:
         wanted = [(task, split, shots)]

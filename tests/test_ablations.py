@@ -7,11 +7,13 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from minemu import ablations, cli
-from minemu.ablations import QUESTIONS, VARIANTS, FewThings, Variant, differs, nearest, own_stages, variants_of
+from minemu.ablations import QUESTIONS, VARIANTS, FewThings, Variant, differs, measures, own_stages, study, variants_of
+from minemu.ablations.variants import SETTINGS, THINGS
 from minemu.data.samples import data_dir
 from minemu.errors import MinemuError
 from minemu.figures.ablations import show_ablation
 from minemu.model import Emu
+from minemu.processor import EmuProcessor
 from minemu.training.recipe import needs, resolve, train_stage
 
 STAGES = ("encoder", "language", "bridge", "emu")
@@ -24,7 +26,7 @@ def small():
     """Few scenes and questions to measure on."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"HELD_OUT": 64, "KNOWN": 16, "ASKED": 4}.items():
-            patch.setattr(ablations, name, value)
+            patch.setattr(measures, name, value)
         yield
 
 
@@ -73,7 +75,7 @@ def test_stages_are_shared_unless_a_variant_changes_them(ran):
 def test_what_is_finished_is_not_run_again(ran, monkeypatch, capsys):
     folder, line, results = ran
     monkeypatch.setattr("minemu.training.recipe.train", lambda *_: pytest.fail("trained again"))
-    monkeypatch.setattr(ablations, "measure", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(study, "measure", lambda *_: pytest.fail("measured again"))
     assert cli.run([*line, *SHORT]) == 0
     assert json.loads((folder / "all.json").read_text())["variants"] == results["variants"]
     assert "Causal Transformer or pooling?" in capsys.readouterr().out
@@ -86,7 +88,7 @@ def test_a_stopped_run_keeps_what_is_known(ran, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablations, "measure", stop)
+    monkeypatch.setattr(study, "measure", stop)
     part = folder / "part.json"
     with pytest.raises(KeyboardInterrupt):
         ablations.ablate(
@@ -120,7 +122,7 @@ def test_bad_input_is_one_line(line, message, capsys, tmp_path, monkeypatch):
 
 
 def test_pooling_has_no_bridge_to_train(tmp_path):
-    pooled = {**ablations.SETTINGS, **NAMED["pool"].settings}
+    pooled = {**SETTINGS, **NAMED["pool"].settings}
     assert needs("emu", resolve("emu-nano", pooled)[0]) == ("encoder", "language")
     world = FewThings()
     train_stage("emu-nano", "encoder", tmp_path, {**pooled, "train.encoder.steps": 1}, world=world)
@@ -131,7 +133,7 @@ def test_pooling_has_no_bridge_to_train(tmp_path):
 def test_every_variant_is_a_model_and_answers_a_question():
     for variant in VARIANTS:
         assert variant.question in QUESTIONS or variant.name == "base"
-        resolve("emu-nano", {**ablations.SETTINGS, **variant.settings})
+        resolve("emu-nano", {**SETTINGS, **variant.settings})
     for name, question in QUESTIONS.items():
         assert variants_of(name)[0].name == question.baseline and len(variants_of(name)) > 1
         assert set(question.measures) <= set(ablations.MEASURES)
@@ -140,7 +142,7 @@ def test_every_variant_is_a_model_and_answers_a_question():
 def test_the_small_world_shows_its_things_only_and_keeps_scenes_back():
     world, kept = FewThings(), FewThings(held_out=True)
     shown = [world.scene(i) for i in range(200)]
-    assert {group.label for scene in shown for group in scene.groups} == set(ablations.THINGS)
+    assert {group.label for scene in shown for group in scene.groups} == set(THINGS)
     assert len(world.keys) == 4 * len(world.labels) == len(world.countable_keys) == 48
     mine = {sample.scene.shows() for sample in ablations.distinct(kept, 100)}
     assert len(mine) == 100 and not mine & {scene.shows() for scene in shown}
@@ -149,24 +151,24 @@ def test_the_small_world_shows_its_things_only_and_keeps_scenes_back():
 def test_documents_are_measured_too(ran, small):
     folder, _, _ = ran
     root = folder / "runs/seed-0/base/emu-nano"
-    model, processor = Emu.from_pretrained(root / "emu").eval(), ablations.EmuProcessor.from_pretrained(root)
-    found = ablations.measure(model, processor, documents=True)
+    model, processor = Emu.from_pretrained(root / "emu").eval(), EmuProcessor.from_pretrained(root)
+    found = measures.measure(model, processor, documents=True)
     assert found["clip_loss"] > 0 and 0 <= found["direction"] <= 1
     assert found["gain"] == pytest.approx(found["sentence_loss"] - found["sentence_loss_4"])
     text = "a fox on a green background"
-    alone = ablations.last_text_loss(model, processor, [["a pig", text], [text]])
+    alone = measures.last_text_loss(model, processor, [["a pig", text], [text]])
     ids = processor([["a pig", text]])["input_ids"]
     words = len(processor.encode(text))
     logits = model(ids).logits[0, -words - 1 : -1]
     assert alone[0].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, ids[0, -words:]).item(), rel=1e-4)
-    total = ablations.last_text_loss(model, processor, [["a pig", text]], total=True)
+    total = measures.last_text_loss(model, processor, [["a pig", text]], total=True)
     assert total.item() == pytest.approx(words * alone[0].item(), rel=1e-4)
 
 
 def test_nearest_minds_neither_length_nor_offset():
     true = torch.randn(64, 4, 8, generator=torch.Generator().manual_seed(0))
-    assert nearest(0.01 * true + 5, true) == 1.0
-    assert nearest(true.roll(1, 0), true) == 0.0
+    assert measures.nearest(0.01 * true + 5, true) == 1.0
+    assert measures.nearest(true.roll(1, 0), true) == 0.0
 
 
 def test_a_difference_is_more_than_the_spread_of_seeds():

@@ -90,7 +90,7 @@ for name, task in TASKS.items():
         print(f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}")
 
 # %% [markdown]
-# Keep this table in mind. Where it says *nobody*, the model is asked for something that no training document looked like. What it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
+# Keep this table in mind. A task that needs a source was practised on documents of its kind, with other scenes, things or pictures. `blend` was not: it needs documents with several pictures, but none of them showed a sum. And where the table says *nobody*, the model is asked for something that no training document looked like. What it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
 #
 # ## Captions
 #
@@ -319,13 +319,13 @@ rates = [
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. A share far *below* chance is about the form of the answers: one frame alone is written as a picture, not as a clip, and nobody ever asked the tuned model such a question about a picture, so it may answer another one.
+# Read it so: a dot whose interval covers the blind share has not been shown to see. A share far *below* chance is about the form of the answers. One frame alone is asked about as a clip of one frame, in the words of a clip, but no clip of training was so short.
 #
 # With 48 questions the intervals are still wide; notebook 11 says how many it takes.
 #
 # ## Few-shot: the prompt teaches
 #
-# Everything above was trained for. Now the *base* model gets a task that it was never taught, with examples of it in front. The published format is plain concatenation, without any template:
+# The *base* model knows no template. It is asked with examples in front, and the published format is plain concatenation. In pretraining it met such documents, one to four questions in a row (source `questions`), but no two of them have the pictures and questions below:
 
 # %%
 from minemu.evaluation.abilities import as_sample
@@ -705,7 +705,7 @@ if document:
 show_rates(summary)
 
 # %% [markdown]
-# One model, one objective. The upper rows it was trained for, the lower ones it meets in its prompt only; the table at the top says which. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+# One model, one objective. How much of it is practice and how much is carried over, the table at the top helps to tell: the scenes are new in every row, the things too in the row with new names. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
 #
 # ## What next
 #

@@ -330,4 +330,4 @@ except MinemuError as error:
 * No difference that three seeds show: storyboards for clips; regression loss or none for captions; a trained visual side or a fixed one; squared error or cosine for finding the picture.
 * Not decided: gains from examples, of which there are none here; Causal Transformer or pooling, as only one of them has a stage of its own before.
 #
-# `minemu ablate --list` names the questions; a new variant is one line in `minemu/ablations.py`, and `minemu ablate count --set train.emu.steps=1200` asks an old one again with four times the training (use another `--run-dir`).
+# `minemu ablate --list` names the questions; a new variant is one line in `minemu/ablations/variants.py`, and `minemu ablate count --set train.emu.steps=1200` asks an old one again with four times the training (use another `--run-dir`).

@@ -1,0 +1,180 @@
+"""The study itself: every variant is trained from every seed and measured; then the numbers are collected, read and compared."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from minemu.ablations.measures import measure
+from minemu.ablations.variants import PRESET, QUESTIONS, SETTINGS, THINGS, VARIANTS, FewThings, Variant, variants_of
+from minemu.config import EmuConfig
+from minemu.errors import MinemuError, suggest
+from minemu.evaluation.report import provenance
+from minemu.files import read_json, write_json
+from minemu.model import Emu
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import load_tokenizer
+from minemu.training.recipe import SECTIONS, make_processor, needs, resolve, train_stage
+
+Found = dict[str, dict[str, dict[str, Any]]]  # variant -> seed -> numbers
+
+BEFORE = ("encoder", "language", "bridge")  # the stages that variants may share
+
+
+# ---- training --------------------------------------------------------------------------------------------------------
+
+
+def ablate(
+    names: Sequence[str],
+    run_dir: str | Path,
+    seeds: int = 3,
+    changes: dict[str, Any] | None = None,
+    report: Callable[[Found], None] = lambda found: None,
+) -> Found:
+    """Train and measure every variant of some questions from `seeds` seeds: variant -> seed -> numbers.
+
+    What is finished in `run_dir` is not run again. `changes` are settings for all variants; `report` gets all that is known so far
+    after each training.
+    """
+    if seeds < 1:
+        raise MinemuError(f"--seeds {seeds} is too few; give 1 or more, 3 to see a spread")
+    wanted = {variant.name: variant for name in names for variant in variants_of(name)}
+    found: Found = {name: {} for name in wanted}
+    for seed in range(seeds):
+        for name, variant in wanted.items():
+            found[name][str(seed)] = run_variant(variant, Path(run_dir), seed, changes)
+            report(found)
+    return found
+
+
+def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Train one variant from one seed and measure it, unless that is done already."""
+    start, folder = run_dir / f"seed-{seed}" / "start", run_dir / f"seed-{seed}" / variant.name
+    common = {**SETTINGS, **(changes or {}), **_seeded(seed)}
+    settings = {**common, **variant.settings}
+    config, _ = resolve(PRESET, settings)
+    world = FewThings(seed, config.vision.image_size)
+    root = folder / PRESET
+    make_processor(start / PRESET, *resolve(PRESET, common), world)
+    if not (root / "tokenizer.json").exists():
+        tokenizer = load_tokenizer(start / PRESET)
+        EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
+    own = own_stages(variant)
+    for stage in shared_stages(config):
+        if stage in own:
+            train_stage(PRESET, stage, folder, settings, world=world)
+        else:
+            train_stage(PRESET, stage, start, common, world=world)
+            if not (root / stage).exists():
+                (root / stage).symlink_to(os.path.relpath(start / PRESET / stage, root), target_is_directory=True)
+    train_stage(PRESET, "emu", folder, settings, world=world)
+    if not (root / "measured.json").exists():
+        model, processor = Emu.from_pretrained(root / "emu").eval(), EmuProcessor.from_pretrained(root)
+        numbers = {
+            **measure(model, processor, seed, variant.question == "video"),
+            "seconds": read_json(root / "emu" / "done.json")["seconds_of_last_run"],
+        }
+        write_json(root / "measured.json", {name: rounded(value) for name, value in numbers.items()})
+    return read_json(root / "measured.json")
+
+
+def own_stages(variant: Variant) -> set[str]:
+    """The stages before `emu` that the variant trains itself, since it changes what they depend on."""
+    config, _ = resolve(PRESET, {**SETTINGS, **variant.settings})
+    own: set[str] = set()
+    for stage in shared_stages(config):
+        parts = (*SECTIONS[stage], f"train.{stage}")
+        changed = any(key.startswith(f"{part}.") for part in parts for key in variant.settings)
+        if changed or own & set(needs(stage, config)):
+            own.add(stage)
+    return own
+
+
+def shared_stages(config: EmuConfig) -> list[str]:
+    """The stages before `emu`, each after those that it needs."""
+    return [stage for stage in BEFORE if stage in needs("emu", config)]
+
+
+def _seeded(seed: int) -> dict[str, Any]:
+    """Another start, and other data in another order."""
+    return {"train.world_seed": seed, **{f"train.{stage}.seed": seed for stage in (*BEFORE, "emu")}}
+
+
+def rounded(value: Any) -> Any:
+    """Five digits are more than a spread of seeds needs."""
+    if isinstance(value, list):
+        return [rounded(one) for one in value]
+    return float(f"{value:.5g}")
+
+
+# ---- results ---------------------------------------------------------------------------------------------------------
+
+
+def collect(found: Found, names: Sequence[str], changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """All numbers as one JSON object, with what a reader needs to get them again."""
+    variants = {variant.name: variant for variant in VARIANTS}
+    return {
+        **provenance(),
+        "seeds": sorted({int(seed) for runs in found.values() for seed in runs}),
+        "things": len(THINGS),
+        "settings": {**SETTINGS, **(changes or {})},
+        "questions": {name: asdict(QUESTIONS[name]) for name in names},
+        "variants": {name: {**asdict(variants[name]), "runs": runs} for name, runs in found.items()},
+    }
+
+
+def read_ablations(path: str | os.PathLike) -> dict[str, Any]:
+    """What `minemu ablate --out` wrote."""
+    if not Path(path).exists():
+        raise MinemuError(f"there is no results file {path}; write one with: minemu ablate --out {path}")
+    results = read_json(path)
+    if not isinstance(results, dict) or "variants" not in results:
+        raise MinemuError(f"{path} holds no ablations; write them with: minemu ablate --out {path}")
+    return results
+
+
+def values(results: dict[str, Any], variant: str, measure: str) -> list[Any]:
+    """The numbers of one measure, one a seed."""
+    runs = results["variants"].get(variant, {}).get("runs", {})
+    found = [numbers[measure] for numbers in runs.values() if measure in numbers]
+    if not found:
+        raise MinemuError(f"no run of variant '{variant}' has '{measure}': run minemu ablate for its question first")
+    return found
+
+
+def compared(results: dict[str, Any], question: str) -> dict[str, str]:
+    """The variants of a question that were run, the baseline first: name -> what it is called there."""
+    if question not in results["questions"]:
+        raise MinemuError(f"no question '{question}' in these results: {suggest(question, results['questions'])}")
+    asked = results["questions"][question]
+    others = [v for v in results["variants"].values() if v["question"] == question and v["name"] != asked["baseline"]]
+    return {asked["baseline"]: asked["says"], **{variant["name"]: variant["says"] for variant in others}}
+
+
+def differs(a: Sequence[float], b: Sequence[float], factor: float = 3.0) -> bool:
+    """Is the difference of two variants more than the luck of their seeds?
+
+    Only if their means are further apart than `factor` times the larger standard deviation. One seed has none, so it shows nothing.
+    """
+    if min(len(a), len(b)) < 2:
+        return False
+    return abs(statistics.mean(a) - statistics.mean(b)) > factor * max(statistics.stdev(a), statistics.stdev(b))
+
+
+def lines(results: dict[str, Any], question: str) -> list[str]:
+    """A question and its numbers for a person to read: mean, standard deviation, and whether it differs from the baseline."""
+    asked = results["questions"][question]
+    said = [f"{question}: {asked['asks']}"]
+    for name, says in compared(results, question).items():
+        cells = []
+        for key in asked["measures"]:
+            mine, base = (values(results, which, key) for which in (name, asked["baseline"]))
+            spread = f" ± {statistics.stdev(mine):.3f}" if len(mine) > 1 else ""
+            mark = " *" if differs(mine, base) else ""
+            cells.append(f"{key} {statistics.mean(mine):.3f}{spread}{mark}")
+        said.append(f"  {says:26} {';  '.join(cells)}")
+    return said
