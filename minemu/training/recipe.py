@@ -107,7 +107,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=14_000,
+            steps=4000,
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -117,13 +117,13 @@ RECIPES: dict[str, Recipe] = {
             precision="bfloat16",
             checkpoint_every=1000,
             log_every=100,
-            preview_every=5000,
+            preview_every=2000,
         ),
         decoder=TrainConfig(
-            steps=1600,
+            steps=400,
             batch_size=64,
             lr=1e-3,
-            warmup=200,
+            warmup=100,
             final_lr=0.02,
             beta2=0.99,
             weight_decay=1e-3,
