@@ -65,50 +65,25 @@ RECIPES: dict[str, Recipe] = {
     ),
     "emu-tiny": Recipe(
         source="mixture",
-        mixture=MixtureConfig(  # full captions say most
-            labels=2, scenes=14, interleaved=4, clips=1, storyboards=1, names=1, questions=2, in_context=1
-        ),
+        mixture=MixtureConfig(labels=2, scenes=14, interleaved=4, clips=1, storyboards=1),  # full captions say most
         encoder=TrainConfig(
-            steps=1000,
-            batch_size=128,
-            lr=3e-3,
-            warmup=100,
-            optimizer="muon",
-            precision="bfloat16",
-            checkpoint_every=100,
+            steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
         ),
-        bridge=TrainConfig(
-            steps=600,
-            batch_size=128,
-            lr=3e-3,
-            warmup=50,
-            optimizer="muon",
-            precision="bfloat16",
-            checkpoint_every=100,
-        ),
-        language=TrainConfig(
-            steps=400,
-            batch_size=128,
-            lr=3e-3,
-            warmup=50,
-            optimizer="muon",
-            precision="bfloat16",
-            checkpoint_every=200,
-        ),
+        bridge=TrainConfig(steps=1500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
+        language=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
         emu=TrainConfig(
-            steps=2600,
+            steps=6000,
             batch_size=64,
-            lr=3e-3,
+            lr=1.5e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
             warmup=100,
-            optimizer="muon",
             precision="bfloat16",
             checkpoint_every=200,
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=4000,
+            steps=14_000,
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -118,13 +93,13 @@ RECIPES: dict[str, Recipe] = {
             precision="bfloat16",
             checkpoint_every=1000,
             log_every=100,
-            preview_every=2000,
+            preview_every=5000,
         ),
         decoder=TrainConfig(
-            steps=400,
+            steps=1600,
             batch_size=64,
             lr=1e-3,
-            warmup=100,
+            warmup=200,
             final_lr=0.02,
             beta2=0.99,
             weight_decay=1e-3,
@@ -135,7 +110,7 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=600, batch_size=32, lr=1e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
+            steps=2000, batch_size=32, lr=2e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
         ),
     ),
 }
