@@ -97,14 +97,14 @@ print(f"weights of {PRESET}:", mixture.weights)
 from minemu.figures.mixture import show_documents
 
 number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
-show_documents({name: mixture.sources[name].document(number.get(name, 2)) for name in mixture.weights})
+show_documents({name: source.document(number.get(name, 2)) for name, source in mixture.sources.items()})
 
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
 # > **Here** the same three rules. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
 #
-# The last three of `emu-tiny`'s are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so some documents are made of such examples. The names and questions are those of training's side of the world; what evaluation asks is held out as ever.
+# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. Their weight is 0 unless asked for (`--set train.mixture.questions=2`): what they teach is paid for in captions and drawings, and `ROADMAP.md` says how much.
 
 # %% [markdown]
 # ## Where document i comes from

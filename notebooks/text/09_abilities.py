@@ -90,7 +90,7 @@ for name, task in TASKS.items():
         print(f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}")
 
 # %% [markdown]
-# Keep this table in mind. A task that needs a source was practised on documents of its kind, with other scenes, things or pictures. `blend` was not: it needs documents with several pictures, but none of them showed a sum. And where the table says *nobody*, the model is asked for something that no training document looked like. What it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
+# Keep this table in mind. Where it says *nobody*, the model is asked for something that no training document looked like. What it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
 #
 # ## Captions
 #
@@ -325,7 +325,7 @@ show_rates(rates)
 #
 # ## Few-shot: the prompt teaches
 #
-# The *base* model knows no template. It is asked with examples in front, and the published format is plain concatenation. In pretraining it met such documents, one to four questions in a row (source `questions`), but no two of them have the pictures and questions below:
+# Everything above was trained for. Now the *base* model gets a task that it was never taught, with examples of it in front. The published format is plain concatenation, without any template:
 
 # %%
 from minemu.evaluation.abilities import as_sample
@@ -705,7 +705,7 @@ if document:
 show_rates(summary)
 
 # %% [markdown]
-# One model, one objective. How much of it is practice and how much is carried over, the table at the top helps to tell: the scenes are new in every row, the things too in the row with new names. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+# One model, one objective. The upper rows it was trained for, the lower ones it meets in its prompt only; the table at the top says which. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
 #
 # ## What next
 #
