@@ -168,7 +168,7 @@ TASKS: dict[str, Task] = {
         ("seen", "new-drawing"), 400, abilities.visual_questions, needs=("questions", "conversations"),
     ),
     "video-qa": Task(
-        "questions about 8 frames of a clip: direction, order, what changed; beside it one frame",
+        "questions about 8 frames of a clip: direction, order, what changed; beside it one frame, held",
         ("seen",), 240, abilities.clip_questions, needs=("questions", "conversations"),
     ),
     "form": Task(
