@@ -319,7 +319,7 @@ rates = [
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model takes it for a question about a picture and says "yes" or "left of the fox", so its share would be about the form of answers and not about what one frame tells.
+# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model takes it for a question about a picture and says "yes" or "left of the fox", so its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong.
 #
 # With 48 questions the intervals are still wide; notebook 11 says how many it takes.
 #
