@@ -22,7 +22,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object for programs.")]
 Base = Annotated[
     str | None,
-    typer.Option(help="A finished checkpoint in the place of the stages up to emu: train only what comes after it."),
+    typer.Option(
+        help="A finished checkpoint in the place of the stages up to emu; for language and emu, of encoder and bridge."
+    ),
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
@@ -160,10 +162,12 @@ def evaluate(
         )
     if all_tasks:
         known = tasks.trained(tasks.trained_on(checkpoint))
+        given = None if shots is None else (shots,)
         wanted = [
-            (name, on, shots if tasks.TASKS[name].shots is not None else None)
+            (name, on, examples)
             for name in known
             for on in tasks.TASKS[name].splits
+            for examples in (tasks.TASKS[name].shots and given) or tasks.TASKS[name].shots or (None,)
         ]
     else:
         wanted = [(task, split, shots)]

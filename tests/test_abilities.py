@@ -1,5 +1,6 @@
 """Every task of the abilities with an oracle, which is right, and with a fool, who is right as often as chance has it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import nn
 
 from minemu.config import EmuConfig
 from minemu.data import captions, episodes, questions
+from minemu.data.conversations import FORMS
 from minemu.data.world import SIZES, SPLITS, Group, Scene, ToyWorld
 from minemu.errors import MinemuError
 from minemu.evaluation import abilities, composing, efficientnet, judge, retrieval, tasks
@@ -94,8 +96,41 @@ def test_questions_answered_by_an_oracle_and_by_a_fool(task, split):
 
 
 def test_one_frame_is_measured_beside_eight():
-    result = tasks.evaluate(Knower(asked_of("video-qa"), PHRASINGS[0]), "video-qa", None, N, SEED)
-    assert result.details["single_frame"] == 0.0 and result.details["single_frame_interval"][0] == 0.0
+    made = asked_of("video-qa")
+    still = [
+        all(map(np.array_equal, one.pictures[1:], one.pictures[:-1])) for one in made
+    ]  # nothing changes: one frame is all
+    result = tasks.evaluate(Knower(made, PHRASINGS[0]), "video-qa", None, N, SEED)
+    assert result.details["single_frame"] == pytest.approx(np.mean(still)) and 0 < sum(still) < N / 4
+
+
+class Former(Pipe):
+    """Answers in the asked form, or always in the form `only`."""
+
+    SAID = {"word": "two.", "sentence": "there are two dogs.", "list": "1. two dogs 2. a green background"}
+
+    def __init__(self, only=None):
+        super().__init__(special=("[USER]", "[ASSISTANT]"))
+        self.only = only
+
+    def chat_batch(self, prompts, **_):
+        asked = [next(form for form, text in FORMS.items() if text in str(prompt)) for prompt in prompts]
+        return [SimpleNamespace(text=self.SAID[self.only or form]) for form in asked]
+
+
+def test_the_form_of_an_answer_is_seen_for_itself():
+    result = tasks.evaluate(Former(), "form", None, 24, SEED)
+    assert result.score == 1.0 and result.blind == 0.0 and set(result.details["parts"]) == set(FORMS)
+    for only in FORMS:
+        result = tasks.evaluate(Former(only), "form", None, 24, SEED)
+        assert result.score == pytest.approx(result.chance) and result.details["parts"][only] == 1.0
+
+
+def test_one_frame_of_a_clip_is_asked_about_as_a_clip():
+    pipe = Pipe(special=("[USER]", "[ASSISTANT]"))
+    one = asked_of("video-qa", n=1)[0]
+    for pictures in (one.pictures, one.pictures[:1]):
+        assert "video consisting of" in str(abilities.asking(pipe, replace(one, pictures=pictures)))
 
 
 def test_answers_are_compared_after_cleaning():

@@ -172,7 +172,7 @@ def test_evaluate_lists_tasks(tmp_path, capsys):
     shown = capsys.readouterr().out
     listed = json.loads((tmp_path / "x.json").read_text())
     assert list(listed) == list(tasks.TASKS)
-    assert listed["caption"]["trained"] and listed["vqa"]["trained"] and not listed["few-shot-names"]["trained"]
+    assert listed["caption"]["trained"] and listed["form"]["trained"] and not listed["edit"]["trained"]
     assert all(name in shown for name in listed) and "not trained yet" in shown
     assert cli.run(["evaluate", str(cli.CHECKPOINT), "--list", "--json", str(tmp_path / "y.json")]) == 0
     of_base = json.loads((tmp_path / "y.json").read_text())  # questions are the adapter's
@@ -183,7 +183,8 @@ def test_evaluate_lists_tasks(tmp_path, capsys):
 def measured(pipe, monkeypatch):
     def evaluate(pipe, task, split, n, seed, shots):
         _, split, n, _ = tasks.check(task, split, n, shots)
-        return tasks.Result(task, split, n, seed, 0.5, 0.1, 0.2, 0.9, {"interval": [0.4, 0.6]})
+        of_shots = {} if shots is None else {"shots": shots}
+        return tasks.Result(task, split, n, seed, 0.5, 0.1, 0.2, 0.9, {"interval": [0.4, 0.6], **of_shots})
 
     monkeypatch.setattr(tasks, "evaluate", evaluate)
     monkeypatch.setattr(tasks, "trained_on", lambda checkpoint: {"names"})
@@ -228,20 +229,19 @@ def test_evaluate_all_and_report(measured, tmp_path):
     collected = json.loads(out.read_text())
     first = ["caption", "scene-caption", "text-to-image", "scene-to-image", "autoencode"]
     assert list(dict.fromkeys(result["task"] for result in collected["results"])) == [*first, "few-shot-names"]
+    assert [result["details"].get("shots") for result in collected["results"]][-2:] == [1, 4]
     page.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
     for result in collected["results"]:
-        result["details"] = {
-            "interval": [0, 1],
-            "shots": 4,
-            "top5": 0.5,
-            "top5_interval": [0, 1],
-            "top5_chance": 0.02,
-            "top5_blind": 0.02,
-        }
+        result["details"] |= {"top5": 0.5, "top5_interval": [0, 1], "top5_chance": 0.02, "top5_blind": 0.02}
     out.write_text(json.dumps(collected))
     assert cli.run(["report", str(out), str(page)]) == 0
     assert report.table(collected) in page.read_text()
-    assert "new concepts, 4 examples of each of two" in page.read_text()
+    assert (
+        "new concepts, 4 examples of each" in page.read_text() and "new concepts, 1 example of each" in page.read_text()
+    )
+    assert cli.run(["evaluate", "c", "--all", "--limit", "5", "--shots", "2", "--json", str(out)]) == 0
+    collected = json.loads(out.read_text())
+    assert [result["details"].get("shots") for result in collected["results"]][-2:] == [None, 2]
 
 
 def test_bench_runs_the_rows_that_were_asked_for(monkeypatch, tmp_path, capsys):

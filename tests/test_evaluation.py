@@ -247,7 +247,17 @@ def test_bad_questions_get_one_clear_line(oracle):
 
 def test_every_contract_task_is_listed():
     first = ["caption", "scene-caption", "text-to-image", "scene-to-image", "autoencode"]
-    later = ["vqa", "video-qa", "dialogue", "few-shot-names", "few-shot-vqa", "blend", "in-context-draw", "interleaved"]
+    later = [
+        "vqa",
+        "video-qa",
+        "form",
+        "dialogue",
+        "few-shot-names",
+        "few-shot-vqa",
+        "blend",
+        "in-context-draw",
+        "interleaved",
+    ]
     last = ["attributes", "visual-prompt", "grounding", "subject", "edit"]
     assert list(tasks.TASKS) == first + later + last
     assert [name for name, task in tasks.TASKS.items() if task.run] == first + later

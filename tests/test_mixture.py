@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from minemu.data import documents, kinds, movies, storyboards, world
 from minemu.data.captions import parse, plural, same, unsaid
 from minemu.data.documents import by_time
-from minemu.data.mixture import SOURCES, Mixture, ToySource, toy_mixture
+from minemu.data.lessons import LESSONS
+from minemu.data.mixture import ALL_SOURCES, SOURCES, Mixture, ToySource, toy_mixture
 from minemu.data.movies import DIRECTIONS, Movie
 from minemu.data.scene import Group, Scene
 from minemu.data.video import frame_numbers
 from minemu.data.world import ToyWorld, is_held_out
 from minemu.errors import MinemuError
+from minemu.training.emu import follow_text
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ class Numbers:
 
 @settings(max_examples=50, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(SOURCES), st.integers(0, 9), min_size=1).filter(lambda w: any(w.values())),
+    st.dictionaries(st.sampled_from(ALL_SOURCES), st.integers(0, 9), min_size=1).filter(lambda w: any(w.values())),
     st.integers(0, 2**31),
     st.integers(0, 5),
 )
@@ -94,7 +96,7 @@ def test_unknown_source(training):
 # ---- toy documents ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL_SOURCES)
 def test_a_document_depends_on_its_number_alone(name, training):
     source = ToySource(name, training)
     forward = [source.document(i) for i in range(6)]
@@ -125,6 +127,22 @@ def test_how_many_pictures(training):
     assert len(pictures(ToySource("clips", training, frames=3).document(0))) == 3
 
 
+def test_a_lesson_ends_with_what_its_first_pieces_teach(training):
+    for i in range(40):
+        *examples, shown, told = LESSONS["names"](training, i)
+        assert told in texts(examples) and not isinstance(shown, str)
+        asked = LESSONS["questions"](training, i)
+        assert not isinstance(asked[0], str) and all("? " in text and text.endswith(".") for text in texts(asked))
+        assert len(pictures(asked)) in {len(texts(asked)), 8}
+    assert {len(pictures(LESSONS["names"](training, i))) for i in range(40)} == {3, 5, 9}
+
+
+def test_the_given_pictures_of_a_lesson_are_read_and_the_last_is_written(training):
+    assert follow_text(LESSONS["in_context"](training, 0)) == [False, False, True]
+    assert not any(follow_text(LESSONS["names"](training, 0)))
+    assert not any(follow_text(LESSONS["questions"](training, 0)))
+
+
 def test_full_captions_are_true(training):
     for i in range(60):
         text = texts(ToySource("scenes", training).document(i))[0]
@@ -144,7 +162,7 @@ def shown(monkeypatch) -> list[Scene]:
     return scenes
 
 
-@pytest.mark.parametrize("name", SOURCES)
+@pytest.mark.parametrize("name", ALL_SOURCES)
 def test_training_never_shows_a_scene_that_evaluation_owns(name, training, shown, monkeypatch):
     opened, load = [], world.samples.load_emoji
     monkeypatch.setattr(world.samples, "load_emoji", lambda split, core=None: opened.append(split) or load(split, core))

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
+from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
 from minemu.training.emu import EmuStage, hide
@@ -89,6 +90,19 @@ def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_pat
         train_stage("emu-nano", "decoder", root, SHORT, base=folder)
     with pytest.raises(MinemuError, match="differs from preset emu-nano in 'llm'"):
         train_stage("emu-nano", "decoder", tmp_path / "other", {"llm.layers": "3"}, base=folder)
+
+
+def test_emu_begins_with_the_visual_side_of_a_finished_checkpoint(finished, tmp_path):
+    _, folder = finished
+    with pytest.raises(MinemuError, match="stage emu needs stage language first"):
+        train_stage("emu-nano", "emu", tmp_path, SHORT, base=folder)
+    for stage in ("language", "emu"):
+        assert train_stage("emu-nano", stage, tmp_path, {**SHORT, "train.emu.lr_vision": "0"}, base=folder)
+    before, after = load_file(folder / "model.safetensors"), Emu.from_pretrained(tmp_path / "emu-nano" / "emu")
+    for name, tensor in after.visual_encoder.state_dict().items():
+        assert torch.equal(tensor, before[f"visual_encoder.{name}"].float()), name
+    with pytest.raises(MinemuError, match="stage bridge begins with nothing that a finished checkpoint has"):
+        train_stage("emu-nano", "bridge", tmp_path, SHORT, base=folder)
 
 
 def test_an_exported_record_names_no_folder_of_this_machine(finished, tmp_path):

@@ -7,6 +7,8 @@
     clips         WebVid-10M         8 frames and what happens in them
     storyboards   YT-Storyboard-1B   scenes and timed sentences that follow one another
 
+Three more, the lessons, are the toy world's alone: names, questions, in_context (data/lessons.py).
+
 Document `i` of a mixture is a pure function of (seed, i), so a run resumes at the exact document.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from typing import Protocol
 
@@ -22,6 +24,7 @@ import numpy as np
 
 from minemu.data import captions, movies, storyboards
 from minemu.data.documents import Document, beside, interleaved, pixels
+from minemu.data.lessons import LESSONS
 from minemu.data.video import FRAMES
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
@@ -36,6 +39,10 @@ class MixtureConfig:
     interleaved: int = 4
     clips: int = 1
     storyboards: int = 1
+    # The lessons, of which the paper has none.
+    names: int = 0
+    questions: int = 0
+    in_context: int = 0
 
 
 class Source(Protocol):
@@ -44,20 +51,21 @@ class Source(Protocol):
     def document(self, number: int) -> Document: ...
 
 
-SOURCES = tuple(field.name for field in fields(MixtureConfig))
+SOURCES = tuple(field.name for field in fields(MixtureConfig) if field.name not in LESSONS)
+ALL_SOURCES = (*SOURCES, *LESSONS)
 
 
 @dataclass(frozen=True)
 class ToySource:
-    """One of the five sources, drawn from a toy world. A world with `held_out=False` shows nothing that evaluation owns."""
+    """One of the sources or lessons, drawn from a toy world. A world with `held_out=False` shows nothing that evaluation owns."""
 
     name: str
     world: ToyWorld
     frames: int = FRAMES  # of a clip
 
     def __post_init__(self) -> None:
-        if self.name not in SOURCES:
-            raise MinemuError(f"no source '{self.name}' in the mixture: {suggest(self.name, SOURCES)}")
+        if self.name not in ALL_SOURCES:
+            raise MinemuError(f"no source '{self.name}' in the mixture: {suggest(self.name, ALL_SOURCES)}")
 
     def document(self, number: int) -> Document:
         """Pictures are uint8 (S, S, 3)."""
@@ -71,8 +79,10 @@ class ToySource:
                 return interleaved(self.world, rng)
             case "clips":
                 return _clip(self.world, rng, self.frames)
-            case _:
+            case "storyboards":
                 return storyboards.as_document(self.world, storyboards.storyboard(self.world, rng))
+            case _:
+                return LESSONS[self.name](self.world, number)
 
 
 def _label(world: ToyWorld, rng: np.random.Generator) -> Document:
@@ -141,7 +151,6 @@ class Mixture:
 
 
 def toy_mixture(world: ToyWorld, config: MixtureConfig | None = None, frames: int = FRAMES, seed: int = 0) -> Mixture:
-    """The five sources from a toy world, in the paper's proportion."""
-    config = config or MixtureConfig()
-    weights = {name: getattr(config, name) for name in SOURCES}
-    return Mixture({name: ToySource(name, world, frames) for name in SOURCES}, weights, seed)
+    """The sources from a toy world; without `config` the paper's five in the paper's proportion."""
+    sources = {name: ToySource(name, world, frames) for name in ALL_SOURCES}
+    return Mixture(sources, asdict(config or MixtureConfig()), seed)

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from minemu.data.conversations import Conversation, conversation
 from minemu.data.formats import DataConfig, open_source
+from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
 from minemu.data.world import ToyWorld
 
@@ -45,8 +46,8 @@ class ToyTalks:
 def open_mixture(
     weights: MixtureConfig, files: DataFiles, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int
 ) -> Mixture:
-    """The five sources in the proportion of their weights; see `formats.open_source` for `length` and `n_image`."""
-    sources: dict[str, Source] = {}
+    """The sources in the proportion of their weights; see `formats.open_source` for `length` and `n_image`."""
+    sources: dict[str, Source] = {name: ToySource(name, world) for name in LESSONS}
     for name in SOURCES:
         data: DataConfig = getattr(files, name)
         if data.format == TOY:

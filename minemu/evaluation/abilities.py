@@ -16,10 +16,11 @@ from PIL import Image
 from minemu import prompts
 from minemu.chat import CHAT_TEMPLATES, conversation
 from minemu.data import questions
-from minemu.data.conversations import FORMS, Turn
+from minemu.data.conversations import FORMS, Turn, follows
 from minemu.data.dialogues import Dialogue, dialogue
 from minemu.data.documents import Document
 from minemu.data.episodes import names_episode
+from minemu.data.movies import Movie
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.evaluation import retrieval
@@ -35,6 +36,7 @@ BATCH = 16
 ANSWER_TOKENS = 20  # as published
 POOL = 256  # examples from training's side of the world that few-shot prompts choose from
 ARTICLES = ("a", "an", "the")
+MANY_WORDS = ("what", "kind", "group")  # sorts of questions whose answer may be several words
 TEXT_SHOTS = 2  # of the published text-only prompts
 
 Prompts = Sequence[list[Any]]
@@ -54,8 +56,16 @@ def asking(pipe: EmuPipeline, asked: questions.Question) -> list[Any]:
     if USER not in pipe.processor.special:
         return [*pictures, asked.text]
     form = "sentence" if any(" " in answer for answer in asked.candidates) else "word"
-    shown = {"type": "image", "image": pictures[0]} if len(pictures) == 1 else {"type": "video", "video": pictures}
-    content = [shown, {"type": "text", "text": f"{asked.text} {FORMS[form]}"}]
+    return in_form(asked, form)
+
+
+def in_form(asked: questions.Question, form: str) -> list[Any]:
+    """Picture or clip (be it of one frame) and the question in Emu-I's template, with the form that its answer shall have."""
+    pictures = as_sample(asked.pictures)
+    is_clip = isinstance(asked.about, Movie)
+    shown = {"type": "video", "video": pictures} if is_clip else {"type": "image", "image": pictures[0]}
+    text = FORMS[form] if form == "list" else f"{asked.text} {FORMS[form]}"
+    content = [shown, {"type": "text", "text": text}]
     return conversation([{"role": "user", "content": content}], CHAT_TEMPLATES["emu-i"], add_generation_prompt=True)
 
 
@@ -121,11 +131,18 @@ def visual_questions(question: Question) -> Result:
 
 
 def clip_questions(question: Question) -> Result:
-    """Questions about eight frames, evenly spread; and the same with the middle one of them alone."""
+    """Questions about eight frames, evenly spread; and the same about a still, eight times the middle one of them.
+
+    One picture in place of eight would be another sort of prompt: the tuned model answers it as it does a question about a picture.
+    """
     asked, others = _in_turn(question, questions.CLIP_ASKS, questions.clip_question)
-    single = [replace(one, pictures=one.pictures[len(one.pictures) // 2 :][:1]) for one in asked]
+    single = [replace(one, pictures=(middle(one.pictures),) * len(one.pictures)) for one in asked]
     said, blind, of_one = (answers(question, _all(question, part)) for part in (asked, others, single))
     return _score(question, asked, said, blind, **_rate_of("single_frame", _marks(asked, of_one)))
+
+
+def middle(pictures: Sequence[np.ndarray]) -> np.ndarray:
+    return pictures[len(pictures) // 2]
 
 
 def _all(question: Question, asked: Sequence[questions.Question]) -> Prompts:
@@ -139,6 +156,22 @@ def _in_turn(question: Question, asks: dict, make: Any) -> tuple[list[questions.
     asked = made[: question.n]
     others = [replace(one, pictures=made[i + len(sorts)].pictures) for i, one in enumerate(asked)]
     return asked, others
+
+
+def forms(question: Question) -> Result:
+    """Questions whose answer is one word, with the asked forms in turn. `blind`: the same answers, had the next form been asked for."""
+    world, wanted = question.world(), list(FORMS)
+    sorts = [name for name in questions.ASKS if name not in MANY_WORDS]
+    asked = [questions.question(world, i, sorts[i // len(wanted) % len(sorts)]) for i in range(question.n)]
+    of = [wanted[i % len(wanted)] for i in range(question.n + 1)]
+    said = answers(question, [in_form(one, form) for one, form in zip(asked, of, strict=False)])
+    right, blind = ([follows(form, text) for form, text in zip(part, said, strict=False)] for part in (of, of[1:]))
+    parts = {form: rate([mark for mark, own in zip(right, of, strict=False) if own == form]) for form in wanted}
+    examples = [
+        {"form": form, "asked": one.text, "said": text}
+        for form, one, text in zip(of, asked[:SHOWN], said, strict=False)
+    ]
+    return question.result(right, 1 / len(wanted), blind, parts=parts, examples=examples)
 
 
 # ---- dialogue --------------------------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ class Task:
 
     judge   makes the judge of its pictures
     needs   one of these sources a checkpoint must have been trained on (see `tasks.trained_on`)
-    shots   how many examples stand in the prompt unless --shots says otherwise; None: it takes none
+    shots   how many examples stand in the prompt unless --shots says otherwise: the last of these; --all takes each. ():
+            it takes none
     """
 
     about: str
@@ -101,4 +102,4 @@ class Task:
     run: Callable[[Question], Result] | None = None
     judge: Callable[[], Judge] | None = None
     needs: tuple[str, ...] = ()
-    shots: int | None = None
+    shots: tuple[int, ...] = ()

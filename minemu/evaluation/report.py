@@ -18,13 +18,14 @@ from minemu.training.run import commit, versions
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table: which number of which result, and what was aimed at. A title may name a detail: {shots}."""
+    """A line of the table: which number of which result, and what was aimed at."""
 
     title: str
     task: str
     split: str
     aim: float = 0.0
     detail: str = ""  # the number of this name in the details, in place of the score
+    shots: int | None = None  # of a result with as many examples
 
 
 ROWS = (
@@ -42,10 +43,14 @@ ROWS = (
     Row("questions about 8 frames of a clip", "video-qa", "seen", 0.85),
     Row("the same with one frame alone", "video-qa", "seen", detail="single_frame"),
     Row("answers in a dialogue ranked, NDCG", "dialogue", "seen"),
-    Row("new names for new concepts, {shots} examples of each of two", "few-shot-names", "new-concept", 0.85),
-    Row("questions after {shots} examples, by RICES", "few-shot-vqa", "seen"),
-    Row("questions after {shots} examples, at random", "few-shot-vqa", "seen", detail="random"),
-    Row("questions after 2 examples without pictures", "few-shot-vqa", "seen", detail="text_only"),
+    Row("answers in the asked form: a word, a sentence, a list", "form", "seen", 0.95),
+    Row("two new names for new concepts, 1 example of each", "few-shot-names", "new-concept", 0.75, shots=1),
+    Row("two new names for new concepts, 4 examples of each", "few-shot-names", "new-concept", 0.85, shots=4),
+    Row("questions in a plain prompt, no examples", "few-shot-vqa", "seen", shots=0),
+    Row("questions after 2 examples, by RICES", "few-shot-vqa", "seen", shots=2),
+    Row("questions after 4 examples, by RICES", "few-shot-vqa", "seen", shots=4),
+    Row("questions after 4 examples, at random", "few-shot-vqa", "seen", detail="random", shots=4),
+    Row("questions after 2 examples without pictures", "few-shot-vqa", "seen", detail="text_only", shots=4),
     Row("two pictures blended, the true sum among the judge's first five", "blend", "all", 0.50),
     Row("drawing in context, among the judge's first five, as told", "in-context-draw", "seen", 0.50),
     Row("document continued, right pictures at the right places", "interleaved", "seen", 0.90),
@@ -101,9 +106,8 @@ def collect(results: Sequence[Result], preset: str) -> dict[str, Any]:
 def line(result: Result) -> str:
     """A result for a person to read."""
     low, high = result.details["interval"]
-    text = (
-        f"{result.task} ({result.split}): {result.score:.1%}  [{low:.1%}, {high:.1%}]  n {result.n}, seed {result.seed}"
-    )
+    on = f"{result.split}, {result.details['shots']} shots" if "shots" in result.details else result.split
+    text = f"{result.task} ({on}): {result.score:.1%}  [{low:.1%}, {high:.1%}]  n {result.n}, seed {result.seed}"
     text += f"; chance {_percent(result.chance)}, blind {_percent(result.blind)}, upper bound {_percent(result.upper_bound)}"
     beside = [f"{said} {result.details[name]:.1%}" for name, said in BESIDE.items() if name in result.details]
     return "; ".join([text, *beside])
@@ -111,16 +115,16 @@ def line(result: Result) -> str:
 
 def table(collected: dict[str, Any]) -> str:
     """The results that `collect` gave as a Markdown table, and below it the command, commit and seeds behind it."""
-    found = {(result["task"], result["split"]): result for result in collected["results"]}
+    found = {(one["task"], one["split"], one["details"].get("shots")): one for one in collected["results"]}
     lines = [
         "| on the core world | split | n | aim | measured | 95 % interval | chance | blind | upper bound |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in ROWS:
-        if (row.task, row.split) in found:
-            result = found[row.task, row.split]
+        if (row.task, row.split, row.shots) in found:
+            result = found[row.task, row.split, row.shots]
             cells = [
-                row.title.format(**result["details"]),
+                row.title,
                 row.split,
                 str(result["n"]),
                 f"≥ {row.aim:.0%}" if row.aim else "",

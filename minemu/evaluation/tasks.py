@@ -168,8 +168,12 @@ TASKS: dict[str, Task] = {
         ("seen", "new-drawing"), 400, abilities.visual_questions, needs=("questions", "conversations"),
     ),
     "video-qa": Task(
-        "questions about 8 frames of a clip: direction, order, what changed; beside it one frame",
+        "questions about 8 frames of a clip: direction, order, what changed; beside it one frame, held",
         ("seen",), 240, abilities.clip_questions, needs=("questions", "conversations"),
+    ),
+    "form": Task(
+        "questions of which the answer shall be one word, a sentence or a list: has it that form?",
+        ("seen",), 300, abilities.forms, needs=("conversations",),
     ),
     "dialogue": Task(
         "several questions about one picture, in turn: 100 answers to the last ranked by likelihood, NDCG",
@@ -177,11 +181,11 @@ TASKS: dict[str, Task] = {
     ),
     "few-shot-names": Task(
         "two new names for new concepts, each from K drawings in the prompt: which is the next?",
-        ("new-concept",), 200, abilities.new_names, needs=("names",), shots=4,
+        ("new-concept",), 200, abilities.new_names, needs=("names",), shots=(1, 4),
     ),
     "few-shot-vqa": Task(
         "questions about a picture after K examples by RICES; beside it K at random, and two without pictures",
-        ("seen",), 200, abilities.few_shot_questions, needs=("questions",), shots=4,
+        ("seen",), 200, abilities.few_shot_questions, needs=("questions",), shots=(0, 2, 4),
     ),
     "blend": Task(
         "one picture out of two, without words: the judge has the true sum of the two among its first five",
@@ -189,7 +193,7 @@ TASKS: dict[str, Task] = {
     ),
     "in-context-draw": Task(
         "the drawing of one given picture with background, size or place by another: among the judge's first five, as told",
-        ("seen",), 200, composing.drawn_in_context, core_judge, needs=("in-context",),
+        ("seen",), 200, composing.drawn_in_context, core_judge, needs=("in_context",),
     ),
     "interleaved": Task(
         "continue a document of text and pictures: the right number of pictures at the right places",
@@ -252,10 +256,11 @@ def check(
     n = found.n if n is None else n
     if n < 1:
         raise MinemuError(f"--limit {n} is too few to measure anything; give 1 or more")
-    if shots is not None and found.shots is None:
-        few = ", ".join(name for name, other in TASKS.items() if other.shots is not None)
+    if shots is not None and not found.shots:
+        few = ", ".join(name for name, other in TASKS.items() if other.shots)
         raise MinemuError(f"task '{task}' takes no --shots; leave it out, or take one of {few}")
-    shots = shots if shots is not None else found.shots or 0
+    if shots is None:
+        shots = found.shots[-1] if found.shots else 0
     if shots < 0:
         raise MinemuError(f"--shots {shots} is negative; give 0 or more")
     return found, split, n, shots

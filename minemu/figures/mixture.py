@@ -20,12 +20,13 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from minemu.data.documents import Document
-from minemu.data.mixture import SOURCES
+from minemu.data.mixture import ALL_SOURCES
 from minemu.drawing import CHIP, FAINT, LINE, STYLE, add_box, add_picture, canvas, drawable
 from minemu.errors import MinemuError
 from minemu.sequence import TokenIds
 
-SHADES = dict(zip(SOURCES, ("#d6e4f7", "#9fbfe8", "#f6d9a8", "#e3b7d3", "#a9dccb"), strict=True))
+COLOURS = ("#d6e4f7", "#9fbfe8", "#f6d9a8", "#e3b7d3", "#a9dccb", "#eef0b4", "#cfd6dd", "#c9b8e6")
+SHADES = dict(zip(ALL_SOURCES, COLOURS, strict=True))
 SIDE, LETTER, LINE_HEIGHT = 44.0, 4.5, 10.5  # of a picture; of a letter and a line of text, in points
 KINDS = {"word": "#5b8fd6", "visual embedding": "#e8994a", "structure": "#3e4c59", "padding": "#eceff2"}
 
@@ -77,7 +78,7 @@ def show_mixture(places: Sequence[tuple[str, int]], block: int, width: float = 7
     """`places` as `Mixture.place` gives them, `block` a row: the source's first letters and the document's number in it."""
     unknown = {name for name, _ in places} - SHADES.keys()
     if unknown or not places or block < 1:
-        raise MinemuError(f"give places of the sources {', '.join(SOURCES)}, and a block of 1 or more")
+        raise MinemuError(f"give places of the sources {', '.join(ALL_SOURCES)}, and a block of 1 or more")
     left, cell, tall = 92.0, (width - 104) / block, 30.0
     rows = -(-len(places) // block)
     with rc_context(STYLE):
@@ -90,7 +91,9 @@ def show_mixture(places: Sequence[tuple[str, int]], block: int, width: float = 7
         for row in range(rows):
             text = f"{row * block} to {min((row + 1) * block, len(places)) - 1}"
             axes.text(left - 8, 12 + row * (tall + 6) + tall / 2, text, color=FAINT, ha="right", va="center")
-        legend_of(axes, SHADES, left, 12 + rows * (tall + 6) + 10)
+        seen = {name for name, _ in places}
+        shades = {name: shade for name, shade in SHADES.items() if name in seen}
+        legend_of(axes, shades, left, 12 + rows * (tall + 6) + 10)
     return figure
 
 

@@ -25,6 +25,7 @@ from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, p
 from minemu.training.loop import Stage, TrainConfig
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
+GIVEN = "this is the "  # begins the text before a picture that is there to be read
 PACKED_LENGTH = 160  # of a packed row at least; more where a document is longer
 
 
@@ -116,12 +117,14 @@ def follow_text(document: Document) -> list[bool]:
     """For each picture, whether it is written after its text, and not read.
 
     Where a text ends the document, the texts are taken to follow their pictures; a title may still stand before all of them.
+    A picture announced as in "this is the first image:" is given.
     """
-    after, begun = [], False
+    after, before = [], ""
     for piece in document:
-        begun |= isinstance(piece, str)
-        if not isinstance(piece, str):
-            after.append(begun and not isinstance(document[-1], str))
+        if isinstance(piece, str):
+            before = piece
+        else:
+            after.append(before != "" and not before.startswith(GIVEN) and not isinstance(document[-1], str))
     return after
 
 

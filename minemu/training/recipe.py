@@ -15,7 +15,7 @@ from minemu.data.mixture import MixtureConfig
 from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
-from minemu.files import read_json, write_json
+from minemu.files import atomic_write, read_json, write_json
 from minemu.model import Emu, local_folder, read_config
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
@@ -25,6 +25,7 @@ from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.run import LOGS, RunLog, describe
+from minemu.weights import save_tensors
 
 STAGES = ("encoder", "bridge", "language", "emu", "codec", "sketch", "decoder")
 TRAINABLE = (*STAGES, "instruct")  # Emu-I, an adapter on stage `emu`, is trained when it is asked for
@@ -109,7 +110,7 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=600, batch_size=32, lr=1e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
+            steps=2000, batch_size=32, lr=2e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
         ),
     ),
 }
@@ -221,7 +222,7 @@ def train_stage(
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
-    base    a finished checkpoint that takes the place of the stages up to `emu`
+    base    a finished checkpoint that takes the place of the stages before (see `begin_from`)
     world   another world than the recipe's, such as one with fewer things in it
     """
     if stage not in TRAINABLE:
@@ -231,7 +232,7 @@ def train_stage(
     root = Path(run_dir) / preset
     folder = root / stage
     if base is not None:
-        begin_from(base, root, config)
+        begin_from(base, root, config, stage)
     facts = {
         "preset": preset,
         "stage": stage,
@@ -291,28 +292,48 @@ def run_recipe(
     return export(root)
 
 
-def begin_from(base: str | Path, root: Path, config: EmuConfig) -> None:
-    """Put a finished checkpoint in the place of the stages up to `emu`, with the logs of their training."""
-    folder = local_folder(base)
-    done = root / "emu" / "done.json"
+VISUAL_FILES = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors"}
+
+
+def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1]) -> None:
+    """Put a finished checkpoint in the place of stages before `stage`, with the logs of their training.
+
+    Of those up to `emu`; for `language` and `emu` themselves it brings the visual side: `encoder` and `bridge`.
+    """
+    if stage in ("encoder", "bridge"):
+        raise MinemuError(f"stage {stage} begins with nothing that a finished checkpoint has: leave out --base")
+    visual = stage in ("language", "emu")
+    stands_for = [name for name in STAGES[: 2 if visual else 4] if exists(name, config)]
+    folder, done = local_folder(base), root / stands_for[-1] / "done.json"
     if done.exists():
         if read_json(done).get("base") == str(base):
             return
-        raise MinemuError(f"{root} has a stage emu of its own already: leave out --base, or use another --run-dir")
+        raise MinemuError(
+            f"{root} has a stage {stands_for[-1]} of its own already: leave out --base, or use another --run-dir"
+        )
     own, its = config.to_dict(), read_config(folder).to_dict()
-    differing = [section for section in SECTIONS["emu"] if _flat(own[section]) != _flat(its[section])]
+    sections = SECTIONS["bridge" if visual else "emu"]
+    differing = [section for section in sections if _flat(own[section]) != _flat(its[section])]
     if differing:
         raise MinemuError(
             f"{base} differs from preset {root.name} in '{differing[0]}'; train with the preset that it was made by"
         )
     EmuProcessor.from_pretrained(folder).save_pretrained(root)
-    Emu.from_pretrained(folder).save_pretrained(root / "emu")
-    for stage in STAGES[: STAGES.index("emu") + 1]:
-        for name, log in (("run.json", f"{stage}.json"), ("log.jsonl", f"{stage}.jsonl")):
+    model = Emu.from_pretrained(folder)
+    for name in stands_for:
+        for record, log in (("run.json", f"{name}.json"), ("log.jsonl", f"{name}.jsonl")):
             if (folder / LOGS / log).exists():
-                (root / stage).mkdir(parents=True, exist_ok=True)
-                shutil.copy(folder / LOGS / log, root / stage / name)
-        write_json(root / stage / "done.json", {"base": str(base)})
+                (root / name).mkdir(parents=True, exist_ok=True)
+                shutil.copy(folder / LOGS / log, root / name / record)
+    if visual:
+        tensors = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
+        for name in stands_for:
+            with atomic_write(root / name / VISUAL_FILES[name]) as temporary:
+                save_tensors(tensors, temporary)
+    else:
+        model.save_pretrained(root / "emu")
+    for name in stands_for:
+        write_json(root / name / "done.json", {"base": str(base)})
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:

@@ -84,7 +84,8 @@ from minemu.data.mixture import MixtureConfig, toy_mixture
 
 published = {"labels": 128, "scenes": 128, "interleaved": 64, "clips": 16, "storyboards": 16}
 sixteenth = {name: size // 16 for name, size in published.items()}
-assert asdict(MixtureConfig()) == sixteenth  # the default has the paper's shares
+weights = {name: weight for name, weight in asdict(MixtureConfig()).items() if weight}
+assert weights == sixteenth  # the default has the paper's shares
 
 mixture = toy_mixture(shown, recipe.mixture)
 print(f"weights of {PRESET}:", mixture.weights)
@@ -92,16 +93,18 @@ print(f"weights of {PRESET}:", mixture.weights)
 # %% [markdown]
 # A document is a list of pictures and texts. One of each source:
 
-# %% alt="One document of each of the five sources: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, and a storyboard of scenes and sentences."
+# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: drawings with made-up names, pictures with questions and answers, and two pictures followed by a third with something of each."
 from minemu.figures.mixture import show_documents
 
 number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
-show_documents({name: source.document(number[name]) for name, source in mixture.sources.items()})
+show_documents({name: source.document(number.get(name, 2)) for name, source in mixture.sources.items()})
 
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
 # > **Here** the same three rules. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
+#
+# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. Their weight is 0 unless asked for (`--set train.mixture.questions=2`): what they teach is paid for in captions and drawings, and `ROADMAP.md` says how much.
 
 # %% [markdown]
 # ## Where document i comes from

@@ -261,15 +261,15 @@ check("09.blind", blind_twin)
 #
 # > **Predict.** Given only the *middle* frame, how often can the direction of a movement be answered? And why was the middle frame chosen for the control, and not the first?
 
-# %% alt="Three clips of eight frames with a question each; the true answer, and the answers with all eight frames, with the middle frame alone and with another clip, marked right or wrong."
+# %% alt="Three clips of eight frames with a question each; the true answer, and the answers with all eight frames, with the middle frame held and with another clip, marked right or wrong."
 clips = [questions.clip_question(world, 4, asks) for asks in questions.CLIP_ASKS]
 others = [
     replace(one, pictures=questions.clip_question(world, 50 + i, one.asks).pictures) for i, one in enumerate(clips)
 ]
-middle = [replace(one, pictures=one.pictures[len(one.pictures) // 2 :][:1]) for one in clips]
+stills = [replace(one, pictures=(one.pictures[len(one.pictures) // 2],) * len(one.pictures)) for one in clips]
 replies = {
     "eight frames": reply(talker, clips),
-    "one frame": reply(talker, middle),
+    "one frame": reply(talker, stills),
     "another clip": reply(talker, others),
 }
 shown = [
@@ -319,7 +319,7 @@ rates = [
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. A share far *below* chance is about the form of the answers: one frame alone is written as a picture, not as a clip, and nobody ever asked the tuned model such a question about a picture, so it may answer another one.
+# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model takes it for a question about a picture and says "yes" or "left of the fox", so its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong.
 #
 # With 48 questions the intervals are still wide; notebook 11 says how many it takes.
 #

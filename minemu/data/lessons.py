@@ -1,0 +1,54 @@
+"""Documents to learn from prompts by: what stands in the first pieces is needed for the last.
+
+In the paper that comes of web pages by themselves. A few hundred thousand toy pages show no such thing, so here some documents are
+examples in a row. Each is a pure function of the world and its number, and shows nothing that evaluation owns.
+
+    names         new names: [picture] "this is a dax." [picture] "this is a wug." [picture] "this is a dax."
+    questions     one to four pictures, or a clip, each with a question and its answer
+    in_context    two pictures, and a third with something of each
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from minemu.data import questions as asked
+from minemu.data.documents import Document
+from minemu.data.episodes import in_context as two_pictures
+from minemu.data.episodes import names_episode
+from minemu.data.world import ToyWorld, pick
+
+SHOTS = (1, 2, 4)  # examples of each new name
+MAX_QUESTIONS = 4  # of a document
+CLIPS = 0.25  # share of the documents with questions
+
+
+def names(world: ToyWorld, number: int) -> Document:
+    """Examples of two new names, and one more drawing, named."""
+    episode = names_episode(world, number, pick(world.generator(number, "shots"), SHOTS))
+    *examples, begun = episode.prompt
+    return [*examples, f"{begun} {episode.answer}."]
+
+
+def questions(world: ToyWorld, number: int) -> Document:
+    """Pictures, each followed by a question and its answer; or one clip with both."""
+    rng = world.generator(number, "lesson")
+    if rng.random() < CLIPS:
+        shown = [asked.clip_question(world, number, random_frames=True)]
+    else:
+        many = int(rng.integers(1, MAX_QUESTIONS + 1))
+        shown = [asked.question(world, number * MAX_QUESTIONS + k) for k in range(many)]
+    return [piece for one in shown for piece in (*one.pictures, f"{one.text} {one.answer}.")]
+
+
+def in_context(world: ToyWorld, number: int) -> Document:
+    """Two pictures, what is wanted of them, and the picture that is meant."""
+    wished = two_pictures(world, number)
+    return [*wished.prompt, wished.target]
+
+
+LESSONS: dict[str, Callable[[ToyWorld, int], Document]] = {
+    "names": names,
+    "questions": questions,
+    "in_context": in_context,
+}
