@@ -53,7 +53,7 @@ def test_the_mixture_is_shown_in_blocks():
     figure = drawn(show_mixture(places, 3))
     shown = texts(figure)
     assert shown.count("sc") == 4 and shown.count("la") == 2 and "0 to 2" in shown and "3 to 5" in shown
-    assert sum(isinstance(patch, Rectangle) for patch in figure.axes[0].patches) == 6 + 2  # and the legend of what is there
+    assert sum(isinstance(patch, Rectangle) for patch in figure.axes[0].patches) == 6 + 2  # a legend
     for wrong in (([("lables", 0)], 3), ([], 3), (places, 0)):
         with pytest.raises(MinemuError, match="give places of the sources labels"):
             show_mixture(*wrong)
