@@ -303,7 +303,8 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
     if stage in ("encoder", "bridge"):
         raise MinemuError(f"stage {stage} begins with nothing that a finished checkpoint has: leave out --base")
     visual = stage in ("language", "emu")
-    stands_for = [name for name in STAGES[: 2 if visual else 4] if exists(name, config)]
+    trained_here = STAGES.index("language" if visual else "codec")
+    stands_for = [name for name in STAGES[:trained_here] if exists(name, config)]
     folder, done = local_folder(base), root / stands_for[-1] / "done.json"
     if done.exists():
         if read_json(done).get("base") == str(base):
