@@ -162,12 +162,11 @@ def evaluate(
         )
     if all_tasks:
         known = tasks.trained(tasks.trained_on(checkpoint))
-        given = None if shots is None else (shots,)
         wanted = [
             (name, on, examples)
             for name in known
             for on in tasks.TASKS[name].splits
-            for examples in (tasks.TASKS[name].shots and given) or tasks.TASKS[name].shots or (None,)
+            for examples in tasks.numbers_of_examples(name, shots)
         ]
     else:
         wanted = [(task, split, shots)]

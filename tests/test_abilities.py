@@ -97,11 +97,12 @@ def test_questions_answered_by_an_oracle_and_by_a_fool(task, split):
 
 def test_one_frame_is_measured_beside_eight():
     made = asked_of("video-qa")
-    still = [
-        all(map(np.array_equal, one.pictures[1:], one.pictures[:-1])) for one in made
-    ]  # nothing changes: one frame is all
+    # Where nothing changes, a still is all there is to see.
+    still = [all(map(np.array_equal, one.pictures[1:], one.pictures[:-1])) for one in made]
     result = tasks.evaluate(Knower(made, PHRASINGS[0]), "video-qa", None, N, SEED)
     assert result.details["single_frame"] == pytest.approx(np.mean(still)) and 0 < sum(still) < N / 4
+    low, high = result.details["single_frame_interval"]
+    assert 0 < low < result.details["single_frame"] < high
 
 
 class Former(Pipe):

@@ -330,8 +330,11 @@ def test_details_stand_beside_the_score():
     result = tasks.Result("video-qa", "seen", 240, 3, 0.87, 1 / 3, 0.25, 1.0, details)
     rows = [line for line in report.table(report.collect([result], "emu-tiny")).splitlines() if line.startswith("| ")]
     assert "| ≥ 85% | **87.0%** | 80.0% – 90.0% | 33.3% | 25.0% | 100.0% |" in rows[1]
-    assert "one frame alone" in rows[2] and "|  | **30.0%** | 20.0% – 40.0% | 33.3% | 25.0% | 100.0% |" in rows[2]
-    assert report.line(result).endswith("; one frame alone 30.0%")
+    assert (
+        "the middle frame eight times" in rows[2]
+        and "|  | **30.0%** | 20.0% – 40.0% | 33.3% | 25.0% | 100.0% |" in rows[2]
+    )
+    assert report.line(result).endswith("; the middle frame eight times 30.0%")
 
 
 def test_bench_table_shows_ratio_and_aim():

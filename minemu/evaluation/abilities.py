@@ -136,13 +136,9 @@ def clip_questions(question: Question) -> Result:
     One picture in place of eight would be another sort of prompt: the tuned model answers it as it does a question about a picture.
     """
     asked, others = _in_turn(question, questions.CLIP_ASKS, questions.clip_question)
-    single = [replace(one, pictures=(middle(one.pictures),) * len(one.pictures)) for one in asked]
+    single = [replace(one, pictures=(one.pictures[len(one.pictures) // 2],) * len(one.pictures)) for one in asked]
     said, blind, of_one = (answers(question, _all(question, part)) for part in (asked, others, single))
     return _score(question, asked, said, blind, **_rate_of("single_frame", _marks(asked, of_one)))
-
-
-def middle(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    return pictures[len(pictures) // 2]
 
 
 def _all(question: Question, asked: Sequence[questions.Question]) -> Prompts:

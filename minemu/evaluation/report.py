@@ -41,7 +41,7 @@ ROWS = (
     Row("questions about a picture", "vqa", "seen", 0.85),
     Row("questions about a new drawing", "vqa", "new-drawing"),
     Row("questions about 8 frames of a clip", "video-qa", "seen", 0.85),
-    Row("the same with one frame alone", "video-qa", "seen", detail="single_frame"),
+    Row("the same about a still, the middle frame eight times", "video-qa", "seen", detail="single_frame"),
     Row("answers in a dialogue ranked, NDCG", "dialogue", "seen"),
     Row("answers in the asked form: a word, a sentence, a list", "form", "seen", 0.95),
     Row("two new names for new concepts, 1 example of each", "few-shot-names", "new-concept", 0.75, shots=1),
@@ -59,7 +59,7 @@ ROWS = (
 
 BESIDE = {  # details that are said in one line with the score
     "top5": "among the five likeliest",
-    "single_frame": "one frame alone",
+    "single_frame": "the middle frame eight times",
     "random": "examples at random",
     "text_only": "two examples without pictures",
     "nearer_than_chance": "nearer to both than to another's two",

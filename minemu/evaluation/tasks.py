@@ -168,7 +168,7 @@ TASKS: dict[str, Task] = {
         ("seen", "new-drawing"), 400, abilities.visual_questions, needs=("questions", "conversations"),
     ),
     "video-qa": Task(
-        "questions about 8 frames of a clip: direction, order, what changed; beside it one frame, held",
+        "questions about 8 frames of a clip: direction, order, what changed; beside it a still of the middle one",
         ("seen",), 240, abilities.clip_questions, needs=("questions", "conversations"),
     ),
     "form": Task(
@@ -238,6 +238,14 @@ def check_trained(task: str, checkpoint: str | os.PathLike) -> None:
             f"task '{task}' is not trained yet in {checkpoint}: no training record of it names {needs}; "
             + (f"its adapter is trained for it: {tuned}" if better else f"take one of {', '.join(known)}")
         )
+
+
+def numbers_of_examples(task: str, shots: int | None = None) -> tuple[int | None, ...]:
+    """With how many examples `--all` runs a task: those of the task, or `shots`; (None,) where it takes none."""
+    own = TASKS[task].shots
+    if not own:
+        return (None,)
+    return own if shots is None else (shots,)
 
 
 def check(
