@@ -65,19 +65,45 @@ RECIPES: dict[str, Recipe] = {
     ),
     "emu-tiny": Recipe(
         source="mixture",
-        mixture=MixtureConfig(labels=2, scenes=14, interleaved=4, clips=1, storyboards=1),  # full captions say most
-        encoder=TrainConfig(
-            steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
+        mixture=MixtureConfig(  # full captions say most
+            labels=2, scenes=14, interleaved=4, clips=1, storyboards=1, names=1, questions=2, in_context=1
         ),
-        bridge=TrainConfig(steps=1500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
-        language=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
+        encoder=TrainConfig(
+            steps=1000,
+            batch_size=128,
+            lr=3e-3,
+            warmup=100,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=100,
+        ),
+        bridge=TrainConfig(
+            steps=600,
+            batch_size=128,
+            lr=3e-3,
+            warmup=50,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=100,
+        ),
+        language=TrainConfig(
+            steps=400,
+            batch_size=128,
+            lr=3e-3,
+            warmup=50,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=200,
+        ),
         emu=TrainConfig(
-            steps=6000,
+            steps=5600,
+            restarts=(2600,),
             batch_size=64,
-            lr=1.5e-3,
+            lr=3e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
             warmup=100,
+            optimizer="muon",
             precision="bfloat16",
             checkpoint_every=200,
         ),
@@ -253,6 +279,7 @@ def train_stage(
         if not (root / needed / "done.json").exists():
             raise MinemuError(f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}")
     _refuse_other_settings(folder, facts)
+    (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
     describe(folder, **facts)
     processor = make_processor(root, config, recipe, world)
     if world is None:
@@ -353,7 +380,15 @@ def is_complete(folder: Path, facts: dict[str, Any]) -> bool:
     if not (folder / "done.json").exists():
         return False
     _refuse_other_settings(folder, facts)
-    return True
+    return not is_lengthened(read_json(folder / "done.json").get("train", {}), facts["train"])
+
+
+def is_lengthened(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether `now` goes on where `before` ended: its schedule begins anew there, so the steps before are the same to the bit."""
+    if not before or before["steps"] == now["steps"]:
+        return False
+    ends = [*before.get("restarts", ()), before["steps"]]
+    return list(now["restarts"][: len(ends)]) == ends
 
 
 def _refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
@@ -364,6 +399,8 @@ def _refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
     before["world"] = {"source": "captions", **before.get("world", {})}  # there was no other once
     for part in ("model", "train", "world", "data"):
         began, now = _flat(before.get(part, {})), _flat(facts.get(part, {}))
+        if part == "train" and is_lengthened(began, now):
+            now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
         changed = [path for path, value in now.items() if path in began and began[path] != value]
         if changed:
             raise MinemuError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minemu.errors import MinemuError, suggest
-from minemu.files import atomic_write, write_json
+from minemu.files import atomic_write, read_json, write_json
 
 PACKAGES = ("torch", "transformers", "diffusers", "datasets", "tokenizers", "numpy", "pillow")
 LOGS = "training"  # folder of a finished checkpoint with each stage's settings and log
@@ -44,12 +44,19 @@ def versions() -> dict[str, str]:
 
 
 def describe(folder: Path, **facts: Any) -> None:
-    """Write `run.json`: the resolved configuration and what a reader needs to run the same again."""
+    """Write `run.json`: the resolved configuration and what a reader needs to run the same again.
+
+    Of a run that was resumed by other code, or lengthened, the commits before are kept too.
+    """
+    before = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    commits = [*before.get("earlier_commits", []), *([before["commit"]] if "commit" in before else [])]
+    earlier = [one for one in dict.fromkeys(commits) if one != commit()]
     write_json(
         folder / "run.json",
         {
             "command": " ".join(["minemu", *sys.argv[1:]]),
             "commit": commit(),
+            **({"earlier_commits": earlier} if earlier else {}),
             "versions": versions(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             **facts,
