@@ -92,6 +92,23 @@ def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_pat
         train_stage("emu-nano", "decoder", tmp_path / "other", {"llm.layers": "3"}, base=folder)
 
 
+def test_a_finished_stage_is_lengthened_only_where_its_schedule_begins_anew(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    stage = tmp_path / "emu-nano" / "language"
+    longer = {**SHORT, "train.language.steps": 9, "train.language.restarts": "6"}
+    with pytest.raises(MinemuError, match="emu was trained on the shorter run of stage language; delete that folder"):
+        train_stage("emu-nano", "language", tmp_path, longer)
+    shutil.rmtree(tmp_path / "emu-nano" / "emu")
+    with pytest.raises(MinemuError, match="was begun with another train setting of 'steps'"):
+        train_stage("emu-nano", "language", tmp_path, {**SHORT, "train.language.steps": 9})
+    assert not train_stage("emu-nano", "language", tmp_path, longer, stop_after=7)
+    assert not (stage / "done.json").exists()  # what stands there is half of a run
+    assert train_stage("emu-nano", "language", tmp_path, longer)
+    assert [json.loads(line)["step"] for line in (stage / "log.jsonl").read_text().splitlines()] == list(range(1, 10))
+    with pytest.raises(MinemuError, match="was begun with another train setting of 'steps'"):
+        train_stage("emu-nano", "language", tmp_path, SHORT)
+
+
 def test_emu_begins_with_the_visual_side_of_a_finished_checkpoint(finished, tmp_path):
     _, folder = finished
     with pytest.raises(MinemuError, match="stage emu needs stage language first"):

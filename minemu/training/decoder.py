@@ -24,10 +24,12 @@ from minemu.files import atomic_write
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline, sheet, to_pil
 from minemu.processor import EmuProcessor, normalise
+from minemu.training.emu import CONDITIONS
 from minemu.training.loop import Stage, TrainConfig
 from minemu.visual_decoder import VisualDecoder, build_codec
 from minemu.weights import load_strict, load_tensors, save_tensors
 
+CAPTIONED = 0.75  # of pictures imagined from texts; the others from prompts, which leave things open
 FIT_PICTURES = 2048  # for statistics: principal components, scales
 CACHE_BATCH = 256
 PREVIEWED = 32
@@ -41,6 +43,11 @@ def pixels_of(samples: list[Sample]) -> Tensor:
 def to_range(pixels: Tensor) -> Tensor:
     """uint8 (B, S, S, 3) -> float32 (B, 3, S, S) in [-1, 1]."""
     return (pixels.float() / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
+
+
+def text_of(sample: Sample) -> str:
+    """What its picture is imagined from: mostly the full caption, as what the words leave open can only be averaged."""
+    return sample.caption if sample.scene.seed % 4 < 4 * CAPTIONED else sample.prompt
 
 
 class CodecStage(Stage):
@@ -76,7 +83,7 @@ class Conditions:
     def __init__(self, config: DecoderConfig, pipe: EmuPipeline, world: ToyWorld, root: Path):
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
         self.pipe, self.world, self.cached = pipe, world, config.cached
-        path = root / "emu" / "conditions.safetensors"
+        path = root / "emu" / CONDITIONS
         if not self.suffices(path):
             with atomic_write(path) as temporary:
                 save_tensors(self.make(), temporary)
@@ -101,7 +108,7 @@ class Conditions:
                 embeds = self.pipe.model.encode_images(normalise(parts["pixels"][-1]))
                 parts["encoder"].append(embeds.half())
             if "generated" in parts:
-                texts = [[sample.caption if sample.scene.seed % 2 else sample.prompt] for sample in samples]
+                texts = [[text_of(sample)] for sample in samples]
                 parts["generated"].append(self.pipe.imagine(texts).half())
         return {name: torch.cat(tensors) for name, tensors in parts.items()}
 

@@ -109,7 +109,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=14_000,
+            steps=8000,
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -119,13 +119,13 @@ RECIPES: dict[str, Recipe] = {
             precision="bfloat16",
             checkpoint_every=1000,
             log_every=100,
-            preview_every=5000,
+            preview_every=2000,
         ),
         decoder=TrainConfig(
-            steps=1600,
+            steps=400,
             batch_size=64,
             lr=1e-3,
-            warmup=200,
+            warmup=100,
             final_lr=0.02,
             beta2=0.99,
             weight_decay=1e-3,
@@ -136,7 +136,7 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=2000, batch_size=32, lr=2e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
+            steps=700, batch_size=32, lr=2e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
         ),
     ),
 }
@@ -279,7 +279,9 @@ def train_stage(
         if not (root / needed / "done.json").exists():
             raise MinemuError(f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}")
     _refuse_other_settings(folder, facts)
-    (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
+    if (folder / "done.json").exists():  # it stands for a shorter run
+        _refuse_stale_stages(stage, root, config)
+        (folder / "done.json").unlink()
     describe(folder, **facts)
     processor = make_processor(root, config, recipe, world)
     if world is None:
@@ -389,6 +391,15 @@ def is_lengthened(before: dict[str, Any], now: dict[str, Any]) -> bool:
         return False
     ends = [*before.get("restarts", ()), before["steps"]]
     return list(now["restarts"][: len(ends)]) == ends
+
+
+def _refuse_stale_stages(stage: str, root: Path, config: EmuConfig) -> None:
+    """What was trained on a shorter run of `stage` would not be trained again."""
+    for later in TRAINABLE:
+        if stage in needs(later, config) and (root / later / "run.json").exists():
+            raise MinemuError(
+                f"{root / later} was trained on the shorter run of stage {stage}; delete that folder to lengthen {stage}"
+            )
 
 
 def _refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:

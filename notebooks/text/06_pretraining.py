@@ -104,7 +104,7 @@ show_documents({name: source.document(number.get(name, 2)) for name, source in m
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
 # > **Here** the same three rules. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
 #
-# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. Their weight is 0 unless asked for (`--set train.mixture.questions=2`): what they teach is paid for in captions and drawings, and `ROADMAP.md` says how much.
+# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. `emu-tiny` gives them 4 parts of 26, and pays for what they teach with captions and drawings; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from

@@ -90,7 +90,7 @@ for name, task in TASKS.items():
         print(f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}")
 
 # %% [markdown]
-# Keep this table in mind. Where it says *nobody*, the model is asked for something that no training document looked like. What it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
+# Keep this table in mind. Some of what the base knows came from *lessons* (notebook 06), documents that the paper does not have. Where the table says *nobody*, as it does for `emu-nano`, the model is asked for something that no training document looked like: what it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
 #
 # ## Captions
 #
@@ -223,7 +223,7 @@ for one in asked:
     print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck   {one.text}")
 
 # %% [markdown]
-# All eight sorts occur in the conversations that the adapter was tuned on, each as often as any other. The rate below is over all of them.
+# All eight sorts occur in pretraining's lessons and in the conversations that the adapter was tuned on, each as often as any other. The rate below is over all of them.
 #
 # ### Your turn: the blind twin (5 minutes)
 #
@@ -325,7 +325,7 @@ show_rates(rates)
 #
 # ## Few-shot: the prompt teaches
 #
-# Everything above was trained for. Now the *base* model gets a task that it was never taught, with examples of it in front. The published format is plain concatenation, without any template:
+# So far the tuned model answered. Now the *base* model, with examples in front of the question. The published format is plain concatenation, without any template:
 
 # %%
 from minemu.evaluation.abilities import as_sample
@@ -705,10 +705,10 @@ if document:
 show_rates(summary)
 
 # %% [markdown]
-# One model, one objective. The upper rows it was trained for, the lower ones it meets in its prompt only; the table at the top says which. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+# One model, one objective; which documents taught it what, the table at the top says. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
 #
 # ## What next
 #
-# * Why the adapter answers and the base model does not, and what that costs: notebook 10.
+# * What the adapter adds to a base that can answer already, and what that costs: notebook 10.
 # * How many samples a claim needs, and when the judge is wrong: notebook 11.
 # * `make demo` writes a page of such galleries.

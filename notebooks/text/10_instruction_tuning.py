@@ -69,7 +69,7 @@ print(PRESET, "knows these special tokens:", [token for token in pipe.processor.
 # %% [markdown]
 # ## What a base model does with a question
 #
-# > **Predict.** Pretraining showed captions, documents and clips. What follows after a picture and "what colour is the background?"
+# > **Predict.** Pretraining showed captions, documents, clips, and among them plain questions, each with a short answer. What follows after a picture and "what colour is the background? answer in a sentence."?
 
 # %% alt="Two held-out pictures, each with a question, and how the pretrained model goes on after it."
 from PIL import Image
@@ -88,7 +88,7 @@ before = [pipe.chat([picture, text], max_new_tokens=24).text for picture, text i
 show_questions([Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),)) for i in (0, 1)])
 
 # %% [markdown]
-# Whatever it says is a likely continuation. Nothing told it that a question wants an answer, where the answer ends, and who is speaking. That is what tuning has to add, and the picture side needs no change for it.
+# Whatever it says is a likely continuation. In its documents a question was followed by an answer, in the one form that they had. Nothing told it that there are other forms to ask for, or who is speaking. That is what tuning has to add, and the picture side needs no change for it.
 #
 # ## The template
 #
@@ -497,11 +497,14 @@ from minemu.files import read_json
 
 def scores(folder):
     found = read_json(folder / "results.json")["results"] if (folder / "results.json").exists() else []
-    return {(r["task"], r["split"]): Measured(r["score"], *r["details"]["interval"]) for r in found}
+    return {
+        (r["task"], r["split"], r["details"].get("shots")): Measured(r["score"], *r["details"]["interval"])
+        for r in found
+    }
 
 
 base_scores, tuned_scores = scores(base_folder), scores(folder)
-titles = {(row.task, row.split): row.title.replace("{shots} ", "") for row in ROWS if not row.detail}
+titles = {(row.task, row.split, row.shots): row.title for row in ROWS if not row.detail}
 both = [
     (title, base_scores[at], tuned_scores[at])
     for at, title in titles.items()
