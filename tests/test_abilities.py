@@ -237,12 +237,29 @@ def test_few_shot_prompts_hold_their_examples():
 
     tasks.evaluate(Listener(), "few-shot-vqa", None, 3, SEED, shots=4)
     shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
-    assert shapes == ["pt" * 5] * 9 + ["ttpt"] * 3  # RICES, the other picture, at random; text only
+    assert shapes == ["pt" * 5] * 9  # RICES, the other picture, at random
     near, far = (
         np.mean([np.abs(np.asarray(p[-4], float) - np.asarray(p[-2], float)).mean() for p in part])
         for part in (seen[:3], seen[6:9])
     )
     assert near < far
+    seen.clear()
+    tasks.evaluate(Listener(), "few-shot-vqa", None, 3, SEED, shots=0)
+    shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
+    assert shapes == ["pt"] * 6 + ["ttpt"] * 3  # without examples, the other picture; two without their pictures
+
+
+def test_examples_are_none_that_training_shows(monkeypatch):
+    numbers, draw = [], questions.question
+
+    def noted(world, i, *asks):
+        if not world.held_out:
+            numbers.append(i)
+        return draw(world, i, *asks)
+
+    monkeypatch.setattr(questions, "question", noted)
+    tasks.evaluate(Pipe(), "few-shot-vqa", None, 3, SEED, shots=2)
+    assert numbers and min(numbers) >= 10**9
 
 
 def test_rices_takes_the_nearest_and_puts_it_last():

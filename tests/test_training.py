@@ -160,6 +160,13 @@ def test_the_rate_begins_anew_at_a_restart():
     assert rates[109:] == sorted(rates[109:], reverse=True) and rates[149] == pytest.approx(0.1, abs=2e-3)
 
 
+@pytest.mark.parametrize("restart", [100, 500])
+def test_a_restart_beyond_the_end_changes_nothing(restart):
+    plain = TrainConfig(steps=100, warmup=10)
+    other = TrainConfig(steps=100, warmup=10, restarts=(restart,))
+    assert [learning_rate(step, plain) for step in range(100)] == [learning_rate(step, other) for step in range(100)]
+
+
 def test_a_lengthened_run_ends_with_the_same_bits_as_one_planned_so(tmp_path):
     planned = TrainConfig(steps=14, restarts=(8,), warmup=2, checkpoint_every=4)
     run(tmp_path / "planned", config=planned)

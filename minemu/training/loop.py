@@ -80,8 +80,9 @@ class Stage:
 
 def learning_rate(step: int, config: TrainConfig) -> float:
     """Share of the peak rate at `step`: linear warm-up, then a cosine down to `final_lr`; anew at each restart (SGDR, arXiv 1608.03983)."""
-    begin = max((restart for restart in config.restarts if restart <= step), default=0)
-    end = min((restart for restart in config.restarts if restart > step), default=config.steps)
+    restarts = [restart for restart in config.restarts if restart < config.steps]  # one beyond the end changes nothing
+    begin = max((restart for restart in restarts if restart <= step), default=0)
+    end = min((restart for restart in restarts if restart > step), default=config.steps)
     since, length = step - begin, end - begin
     if since < config.warmup:
         return (since + 1) / config.warmup
@@ -147,11 +148,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
-    with (
-        ThreadPoolExecutor(1) as reader,
-        bar,
-        sdpa_kernel(SDPBackend.MATH),
-    ):  # at toy lengths the fused backward is slower
+    # MATH: at toy lengths the fused attention's backward pass is slower
+    with ThreadPoolExecutor(1) as reader, bar, sdpa_kernel(SDPBackend.MATH):
         ahead = reader.submit(stage.batch, step * config.accumulate)
         while step < end:
             started = time.perf_counter()

@@ -49,13 +49,14 @@ def describe(folder: Path, **facts: Any) -> None:
     Of a run that was resumed by other code, or lengthened, the commits before are kept too.
     """
     before = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    commits = [*before.get("earlier_commits", []), *([before["commit"]] if "commit" in before else [])]
-    earlier = [one for one in dict.fromkeys(commits) if one != commit()]
+    now = commit()
+    commits = [*before.get("earlier_commits", []), before.get("commit", now)]
+    earlier = [one for one in dict.fromkeys(commits) if one != now]
     write_json(
         folder / "run.json",
         {
             "command": " ".join(["minemu", *sys.argv[1:]]),
-            "commit": commit(),
+            "commit": now,
             **({"earlier_commits": earlier} if earlier else {}),
             "versions": versions(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
@@ -67,11 +68,11 @@ def describe(folder: Path, **facts: Any) -> None:
 class RunLog:
     """Appends JSON lines; mirrors the numbers to one tracker if asked for."""
 
-    def __init__(self, path: Path, log_to: str | None = None, project: str = "minemu"):
+    def __init__(self, path: Path, log_to: str | None = None):
         self.path = path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
-        self.tracker = _tracker(log_to, path.parent, project) if log_to else None
+        self.tracker = _tracker(log_to, path.parent) if log_to else None
 
     def rewind(self, step: int) -> None:
         """Drop entries after `step`: a resumed run writes them again."""
@@ -97,7 +98,7 @@ def _round(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _tracker(name: str, folder: Path, project: str) -> Any:
+def _tracker(name: str, folder: Path) -> Any:
     if name not in LOGGERS:
         raise MinemuError(f"unknown logger '{name}': {suggest(name, LOGGERS)}")
     try:
@@ -109,5 +110,5 @@ def _tracker(name: str, folder: Path, project: str) -> Any:
         module = importlib.import_module(name)  # wandb and trackio share this much of an interface
     except ImportError:
         raise MinemuError(f"--log-to {name} needs the package {name}: pip install {name}") from None
-    module.init(project=project, name=folder.name)
+    module.init(project="minemu", name=folder.name)
     return lambda values, step: module.log(values, step=step)

@@ -292,7 +292,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss: without that rehearsal it answered, and no longer went on with a document.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss, and not drawn: without that rehearsal it answered, and no longer went on with a document.
 
 # %%
 from minemu.training.loop import train
@@ -318,7 +318,7 @@ def read(path):
 
 
 own_log, long_log = read(root / "instruct" / "log.jsonl"), read(folder / "training" / "instruct.jsonl")
-show_losses([own_log], ["loss"], long_log, run="this notebook", width=480)
+show_losses([own_log], ["answers"], long_log, run="this notebook", width=480)
 
 # %% [markdown]
 # Much of the fall in the first steps is form: how an answer is worded and where it ends. Form repeats in every conversation. What is in the picture has to be found by the base, and shows in the slow part of the curve.
