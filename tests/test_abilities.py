@@ -59,6 +59,18 @@ class Knower(Pipe):
         return "silence"
 
 
+class Listener(Pipe):
+    """Says nothing, and notes what it was asked."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def chat_batch(self, prompts, **_):
+        self.seen.extend(prompts)
+        return [SimpleNamespace(text="") for _ in prompts]
+
+
 class Guesser(Pipe):
     """Any of the answers that a question can have, without a look."""
 
@@ -229,13 +241,7 @@ def test_new_names_are_learnt_from_the_prompt(monkeypatch):
 
 def test_few_shot_prompts_hold_their_examples():
     seen = []
-
-    class Listener(Pipe):
-        def chat_batch(self, prompts, **_):
-            seen.extend(prompts)
-            return [SimpleNamespace(text="") for _ in prompts]
-
-    tasks.evaluate(Listener(), "few-shot-vqa", None, 3, SEED, shots=4)
+    tasks.evaluate(Listener(seen), "few-shot-vqa", None, 3, SEED, shots=4)
     shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
     assert shapes == ["pt" * 5] * 9  # RICES, the other picture, at random
     near, far = (
@@ -244,7 +250,7 @@ def test_few_shot_prompts_hold_their_examples():
     )
     assert near < far
     seen.clear()
-    tasks.evaluate(Listener(), "few-shot-vqa", None, 3, SEED, shots=0)
+    tasks.evaluate(Listener(seen), "few-shot-vqa", None, 3, SEED, shots=0)
     shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
     assert shapes == ["pt"] * 6 + ["ttpt"] * 3  # without examples, the other picture; two without their pictures
 
@@ -258,7 +264,7 @@ def test_examples_are_none_that_training_shows(monkeypatch):
         return draw(world, i, *asks)
 
     monkeypatch.setattr(questions, "question", noted)
-    tasks.evaluate(Pipe(), "few-shot-vqa", None, 3, SEED, shots=2)
+    tasks.evaluate(Listener([]), "few-shot-vqa", None, 3, SEED, shots=2)
     assert numbers and min(numbers) >= 10**9
 
 
