@@ -135,7 +135,8 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=700,
+            steps=1400,
+            restarts=(700,),
             batch_size=32,
             lr=2e-3,
             warmup=50,
