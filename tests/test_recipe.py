@@ -192,6 +192,11 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
     shutil.rmtree(tmp_path / "emu-nano" / stage)
+    for later in STAGES[STAGES.index(stage) + 1 :]:
+        if later != "codec":
+            with pytest.raises(MinemuError, match=f"came of an earlier run of stage {stage}; delete that"):
+                train_stage("emu-nano", stage, tmp_path, SHORT)
+            shutil.rmtree(tmp_path / "emu-nano" / later)
     assert not train_stage("emu-nano", stage, tmp_path, SHORT, stop_after=4)
     assert train_stage("emu-nano", stage, tmp_path, SHORT)
     whole, parts = (checkpoint.latest(folder / "emu-nano" / stage / "checkpoints") for folder in (root, tmp_path))
