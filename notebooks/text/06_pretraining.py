@@ -337,7 +337,7 @@ small = {f"train.{stage}.{key}": steps for stage, steps in stages.items() for ke
 small |= {f"train.{stage}.lr": 4e-3 for stage in stages}  # small models bear high rates
 mixed = {"train.source": "mixture", "objective.hide_written": 0.5}  # against exposure bias: notebook 07
 config, nano = resolve("emu-nano", {**small, **mixed})
-processor = make_processor(root, config, nano)  # a tokenizer that knows the words of all sources, questions and conversations
+processor = make_processor(root, config, nano)  # whose tokenizer knows all wordings
 print({stage: train_stage("emu-nano", stage, runs, small) for stage in stages})
 
 # %% [markdown]

@@ -330,7 +330,9 @@ show_rates(rates)
 # %%
 from minemu.evaluation.abilities import POOL_FROM, as_sample
 
-examples = [questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), POOL_FROM + i, "colour") for i in (2, 3)]
+examples = [
+    questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), POOL_FROM + i, "colour") for i in (2, 3)
+]
 query = questions.question(world, 1, "colour")
 with_pictures = [item for one in examples for item in (*one.pictures, f"{one.text} {one.answer}.")]
 text_only = [item for item in with_pictures if isinstance(item, str)]
@@ -384,7 +386,7 @@ check("09.prompt", few_shot_prompt)
 from minemu.evaluation.retrieval import at_random, features, rices
 
 train = ToyWorld("seen", image_size=pipe.processor.image_size)
-pool = [questions.question(train, POOL_FROM + i, "what") for i in range(128)]  # none that a lesson has shown
+pool = [questions.question(train, POOL_FROM + i, "what") for i in range(128)]
 queries = [questions.question(world, i, "what") for i in range(48)]
 found = [features(pipe, [pictures_of(one)[0] for one in part]) for part in (queries, pool)]
 nearest, by_lot = rices(*found, 3), at_random(len(queries), len(pool), 3, seed=0)

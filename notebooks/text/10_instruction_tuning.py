@@ -88,7 +88,7 @@ before = [pipe.chat([picture, text], max_new_tokens=24).text for picture, text i
 show_questions([Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),)) for i in (0, 1)])
 
 # %% [markdown]
-# Whatever it says is a likely continuation. In its documents a question was followed by an answer, in the one form that they had. Nothing told it that there are other forms to ask for, or who is speaking. That is what tuning has to add, and the picture side needs no change for it.
+# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. In its documents a bare question was followed by an answer, in the one form that they had; notebook 09 asks it so. Nothing told it that there are other forms to ask for, or who is speaking. That is what tuning has to add, and the picture side needs no change for it.
 #
 # ## The template
 #
