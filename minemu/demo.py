@@ -202,7 +202,7 @@ class Demo:
         ]
 
     def blends(self) -> list[dict[str, Any]]:
-        """Two pictures and no words: nothing of the kind is trained."""
+        """Two pictures and no words: training never has a third after two without words between."""
         parts = [[self._real(text) for text in pair] for pair in BLENDS]
         return [
             {

@@ -234,19 +234,6 @@ def to_pil(pixels: Tensor) -> list[Image.Image]:
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]
 
 
-def to_pixels(pictures: Sequence[Image.Image], size: int) -> Tensor:
-    """PIL pictures -> (B, 3, size, size) in [-1, 1], the decoder's range."""
-    resized = [
-        picture.convert("RGB").resize((size, size), Image.Resampling.BICUBIC)
-        if picture.size != (size, size)
-        else picture
-        for picture in pictures
-    ]
-    return (
-        torch.from_numpy(np.stack([np.asarray(picture) for picture in resized])).permute(0, 3, 1, 2).float() / 127.5 - 1
-    )
-
-
 def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     """Rows of equally large pictures as one picture."""
     width, height = rows[0][0].size

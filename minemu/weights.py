@@ -13,9 +13,11 @@ from minemu.errors import MinemuError
 from minemu.shards import INDEX, Shards
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None = None) -> None:
+def save_tensors(
+    tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None = None, metadata: dict[str, str] | None = None
+) -> None:
     """Write tensors; `dtype` converts the floating-point ones, to half the size with float16."""
-    save_file({name: _plain(tensor, dtype) for name, tensor in tensors.items()}, path)
+    save_file({name: _plain(tensor, dtype) for name, tensor in tensors.items()}, path, metadata)
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -59,6 +59,18 @@ class Knower(Pipe):
         return "silence"
 
 
+class Listener(Pipe):
+    """Says nothing, and notes what it was asked."""
+
+    def __init__(self, seen):
+        super().__init__()
+        self.seen = seen
+
+    def chat_batch(self, prompts, **_):
+        self.seen.extend(prompts)
+        return [SimpleNamespace(text="") for _ in prompts]
+
+
 class Guesser(Pipe):
     """Any of the answers that a question can have, without a look."""
 
@@ -229,20 +241,31 @@ def test_new_names_are_learnt_from_the_prompt(monkeypatch):
 
 def test_few_shot_prompts_hold_their_examples():
     seen = []
-
-    class Listener(Pipe):
-        def chat_batch(self, prompts, **_):
-            seen.extend(prompts)
-            return [SimpleNamespace(text="") for _ in prompts]
-
-    tasks.evaluate(Listener(), "few-shot-vqa", None, 3, SEED, shots=4)
+    tasks.evaluate(Listener(seen), "few-shot-vqa", None, 3, SEED, shots=4)
     shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
-    assert shapes == ["pt" * 5] * 9 + ["ttpt"] * 3  # RICES, the other picture, at random; text only
+    assert shapes == ["pt" * 5] * 9  # RICES, the other picture, at random
     near, far = (
         np.mean([np.abs(np.asarray(p[-4], float) - np.asarray(p[-2], float)).mean() for p in part])
         for part in (seen[:3], seen[6:9])
     )
     assert near < far
+    seen.clear()
+    tasks.evaluate(Listener(seen), "few-shot-vqa", None, 3, SEED, shots=0)
+    shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
+    assert shapes == ["pt"] * 6 + ["ttpt"] * 3  # without examples, the other picture; two without their pictures
+
+
+def test_examples_are_none_that_training_shows(monkeypatch):
+    numbers, draw = [], questions.question
+
+    def noted(world, i, *asks):
+        if not world.held_out:
+            numbers.append(i)
+        return draw(world, i, *asks)
+
+    monkeypatch.setattr(questions, "question", noted)
+    tasks.evaluate(Listener([]), "few-shot-vqa", None, 3, SEED, shots=2)
+    assert numbers and min(numbers) >= 10**9
 
 
 def test_rices_takes_the_nearest_and_puts_it_last():

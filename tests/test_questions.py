@@ -19,7 +19,7 @@ from minemu.data.conversations import (
 )
 from minemu.data.corpus import corpus
 from minemu.data.dialogues import dialogue
-from minemu.data.episodes import NAMES, WISHES, blend, blends, in_context, names_episode
+from minemu.data.episodes import NAMES, TEST_NAMES, WISHES, blend, blends, in_context, names_episode
 from minemu.data.questions import ASKS, CLIP_ASKS, clip_question, question
 from minemu.data.scene import BACKGROUNDS, STYLE_NAMES, Group, Scene
 from minemu.data.world import ToyWorld, is_held_out
@@ -217,7 +217,7 @@ def test_names_are_given_by_the_examples_alone(shots, pictures):
         assert len(set(drawn)) == len(drawn) == 2 * shots + 1
         assert said[-1] == "this is a" and isinstance(one.prompt[0], np.ndarray)
         assert Counter(said[:-1]) == Counter({f"this is a {name}.": shots for name in one.candidates if shots})
-        assert one.answer in one.candidates and set(one.candidates) <= set(NAMES)
+        assert one.answer in one.candidates and set(one.candidates) <= set(TEST_NAMES)
         assert not set(one.labels) & set(ToyWorld().labels)
 
 
@@ -232,7 +232,8 @@ def test_names_cannot_be_guessed():
 
 
 def test_names_of_no_world(world):
-    assert not set(NAMES) & {word for label in world.labels for word in label.split()}
+    assert not {*NAMES, *TEST_NAMES} & {word for label in ToyWorld(core=False).labels for word in label.split()}
+    assert not set(NAMES) & set(TEST_NAMES) and set(names_episode(world, 0, 1).candidates) <= set(NAMES)
     with pytest.raises(MinemuError, match="2 shots of 1 names: use 0 shots or more, and 2 to 12 names"):
         names_episode(world, 0, 2, ways=1)
     with pytest.raises(MinemuError, match="there are not enough pictures of '.+' for so many shots: use fewer"):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
+from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import augment
 from minemu.training.export import export
-from minemu.training.recipe import STAGES, make_processor, resolve, run_recipe, train_stage
+from minemu.training.recipe import STAGES, is_lengthened, make_processor, resolve, run_recipe, train_stage
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
@@ -92,6 +94,62 @@ def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_pat
         train_stage("emu-nano", "decoder", tmp_path / "other", {"llm.layers": "3"}, base=folder)
 
 
+def test_a_finished_stage_is_lengthened_only_where_its_schedule_begins_anew(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    stage = tmp_path / "emu-nano" / "language"
+    longer = {**SHORT, "train.language.steps": 9, "train.language.restarts": "6"}
+    later = ("emu", "sketch", "decoder")
+    with pytest.raises(MinemuError, match="emu, .*sketch, .*decoder came of an earlier run of stage language; delete"):
+        train_stage("emu-nano", "language", tmp_path, longer)
+    assert (stage / "done.json").exists()
+    for name in later:
+        shutil.rmtree(tmp_path / "emu-nano" / name)
+    with pytest.raises(MinemuError, match="was begun with another train setting of 'steps'"):
+        train_stage("emu-nano", "language", tmp_path, {**SHORT, "train.language.steps": 9})
+    assert not train_stage("emu-nano", "language", tmp_path, longer, stop_after=7)
+    assert not (stage / "done.json").exists()  # what stands there is half of a run
+    assert train_stage("emu-nano", "language", tmp_path, longer)
+    assert [json.loads(line)["step"] for line in (stage / "log.jsonl").read_text().splitlines()] == list(range(1, 10))
+    with pytest.raises(MinemuError, match="was begun with another train setting of 'steps'"):
+        train_stage("emu-nano", "language", tmp_path, SHORT)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_longer"),
+    [
+        ({"steps": 6}, {"steps": 9, "restarts": (6,)}, True),
+        ({"steps": 6, "restarts": [4]}, {"steps": 9, "restarts": (4, 6)}, True),
+        ({"steps": 6, "restarts": [6, 8]}, {"steps": 9, "restarts": (6, 8)}, True),  # they had not been reached
+        ({"steps": 6}, {"steps": 9, "restarts": ()}, False),
+        ({"steps": 6}, {"steps": 5, "restarts": (6,)}, False),
+        ({"steps": 6, "restarts": [4]}, {"steps": 9, "restarts": (6,)}, False),
+    ],
+)
+def test_what_lengthens_a_run(before, now, is_longer):
+    assert is_lengthened(before, now) is is_longer
+
+
+def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    config, _ = resolve("emu-nano", {})
+    root = tmp_path / "emu-nano"
+    pipe, world = EmuPipeline.from_pretrained(finished[1]), ToyWorld("seen", image_size=32)
+    of_captions = Conditions(replace(config.decoder, captioned=1.0), pipe, world, root)
+    assert {of_captions.text(sample) for sample in map(world.sample, range(8))} == {
+        world.sample(i).caption for i in range(8)
+    }
+    again = Conditions(config.decoder, pipe, world, root)
+    assert not torch.equal(of_captions.kinds[1], again.kinds[1]) and torch.equal(of_captions.pixels, again.pixels)
+    pipe.model = None  # not asked again
+    Conditions(config.decoder, pipe, world, root)
+
+
+def test_a_base_may_have_been_trained_by_another_recipe(finished, tmp_path):
+    overrides = {**SHORT, "train.encoder.steps": 9, "train.emu.lr": 0.1}  # of stages that the base stands for
+    assert run_recipe("emu-nano", tmp_path, overrides, base=f"{finished[1]}/").name == "checkpoint"
+    run_recipe("emu-nano", tmp_path, overrides, base=finished[1])  # the same folder, with and without a slash
+
+
 def test_emu_begins_with_the_visual_side_of_a_finished_checkpoint(finished, tmp_path):
     _, folder = finished
     with pytest.raises(MinemuError, match="stage emu needs stage language first"):
@@ -134,6 +192,11 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
     shutil.rmtree(tmp_path / "emu-nano" / stage)
+    for later in STAGES[STAGES.index(stage) + 1 :]:
+        if later != "codec":
+            with pytest.raises(MinemuError, match=f"came of an earlier run of stage {stage}; delete that"):
+                train_stage("emu-nano", stage, tmp_path, SHORT)
+            shutil.rmtree(tmp_path / "emu-nano" / later)
     assert not train_stage("emu-nano", stage, tmp_path, SHORT, stop_after=4)
     assert train_stage("emu-nano", stage, tmp_path, SHORT)
     whole, parts = (checkpoint.latest(folder / "emu-nano" / stage / "checkpoints") for folder in (root, tmp_path))

@@ -16,7 +16,7 @@ from minemu.errors import MinemuError
 from minemu.training import checkpoint
 from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
 from minemu.training.recipe import train_stage
-from minemu.training.run import RunLog
+from minemu.training.run import RunLog, describe
 
 
 class Toy(Stage):
@@ -149,6 +149,39 @@ def test_learning_rate_rises_and_falls():
     assert rates[0] == 0.1 and rates[9] == 1.0
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[99] == pytest.approx(0.1, abs=1e-3)
+
+
+def test_the_rate_begins_anew_at_a_restart():
+    once = TrainConfig(steps=100, warmup=10, final_lr=0.1)
+    twice = TrainConfig(steps=150, restarts=(100,), warmup=10, final_lr=0.1)
+    rates = [learning_rate(step, twice) for step in range(150)]
+    assert rates[:100] == [learning_rate(step, once) for step in range(100)]
+    assert rates[100] == 0.1 and rates[109] == 1.0
+    assert rates[109:] == sorted(rates[109:], reverse=True) and rates[149] == pytest.approx(0.1, abs=2e-3)
+
+
+@pytest.mark.parametrize("restart", [100, 500])
+def test_a_restart_beyond_the_end_changes_nothing(restart):
+    plain = TrainConfig(steps=100, warmup=10)
+    other = TrainConfig(steps=100, warmup=10, restarts=(restart,))
+    assert [learning_rate(step, plain) for step in range(100)] == [learning_rate(step, other) for step in range(100)]
+
+
+def test_a_lengthened_run_ends_with_the_same_bits_as_one_planned_so(tmp_path):
+    planned = TrainConfig(steps=14, restarts=(8,), warmup=2, checkpoint_every=4)
+    run(tmp_path / "planned", config=planned)
+    run(tmp_path / "longer", config=TrainConfig(steps=8, warmup=2, checkpoint_every=4))
+    run(tmp_path / "longer", config=planned)
+    one, other = bits(tmp_path / "planned"), bits(tmp_path / "longer")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_resumed_run_keeps_the_commits_it_began_with(tmp_path, monkeypatch):
+    for commit in ("a", "a", "b", "c", "c"):
+        monkeypatch.setattr("minemu.training.run.commit", lambda commit=commit: commit)
+        describe(tmp_path, stage="toy")
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["commit"] == "c" and record["earlier_commits"] == ["a", "b"]
 
 
 def test_rates_of_modules_and_frozen_ones():

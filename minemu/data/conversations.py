@@ -17,20 +17,10 @@ from minemu.data.documents import Document, Picture, pixels
 from minemu.data.scene import STYLE_NAMES, Scene
 from minemu.data.world import ToyWorld, pick
 from minemu.errors import MinemuError, suggest
+from minemu.prompts import EMU_I_IMAGE as SYSTEM_IMAGE
+from minemu.prompts import EMU_I_VIDEO as SYSTEM_VIDEO
 
-USER, ASSISTANT = "[USER]", "[ASSISTANT]"
-ROLES = (f"{USER}:", f"{ASSISTANT}:")
-
-# As published (Emu1/inference.py). `[IMG]` and `[/IMG]` in them are the special tokens.
-SYSTEM_IMAGE = (
-    "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I provide it to "
-    "you. Please answer my questions based on the given image."
-)
-SYSTEM_VIDEO = (
-    "You are a helpful assistant and you will be presented with a video consisting of multiple chronological images: "
-    "[IMG]ImageContent[/IMG]. You will be able to see the video after I provide it to you. Please answer my questions "
-    "based on the given video."
-)
+ROLES = ("[USER]:", "[ASSISTANT]:")
 
 
 @dataclass(frozen=True)

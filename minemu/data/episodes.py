@@ -20,6 +20,8 @@ from minemu.data.world import SPLITS, ToyWorld, new_seed, pick
 from minemu.errors import MinemuError, suggest
 
 NAMES = ("dax", "wug", "blick", "toma", "fep", "zav", "modi", "koba", "riff", "lum", "gazzer", "pim")
+TEST_NAMES = ("sprock", "neem", "tulver", "jop", "quix", "fendle", "vash", "olmek")  # in no document of training
+
 
 # ---- made-up names ---------------------------------------------------------------------------------------------------
 
@@ -37,16 +39,17 @@ class NamesEpisode:
 def names_episode(world: ToyWorld, i: int, shots: int, ways: int = 2) -> NamesEpisode:
     """Episode `i`: `shots` examples of each of `ways` new names, shuffled, then a drawing of one of them to name.
 
-    No two pictures of an episode are alike: a concept comes in its styles, at any size, on any background. World:
-    `ToyWorld("new-concept")` to test with.
+    No two pictures of an episode are alike: a concept comes in its styles, at any size, on any background. To test with:
+    `ToyWorld("new-concept")`, which has names of its own.
     """
+    known = NAMES if world.split == "seen" else TEST_NAMES
     labels = sorted({label for label, _ in world.keys})
-    if not 2 <= ways <= min(len(NAMES), len(labels)) or shots < 0:
-        most = min(len(NAMES), len(labels))
+    most = min(len(known), len(labels))
+    if not 2 <= ways <= most or shots < 0:
         raise MinemuError(f"{shots} shots of {ways} names: use 0 shots or more, and 2 to {most} names")
     rng = world.generator(i, "names")
     things = rng.permutation(labels)[:ways].tolist()
-    names = rng.permutation(NAMES)[:ways].tolist()
+    names = rng.permutation(known)[:ways].tolist()
     used: set[tuple] = set()
     examples = [
         (_unlike(world, rng, thing, used), name)

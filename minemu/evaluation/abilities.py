@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 ANSWER_TOKENS = 20  # as published
-POOL = 256  # examples from training's side of the world that few-shot prompts choose from
+POOL = 256  # examples from training's side of the world that few-shot prompts choose from,
+POOL_FROM = 10**9  # of numbers that no document of training reaches, so that none is known by heart
 ARTICLES = ("a", "an", "the")
 MANY_WORDS = ("what", "kind", "group")  # sorts of questions whose answer may be several words
 TEXT_SHOTS = 2  # of the published text-only prompts
@@ -236,29 +237,30 @@ def _likeliest(pipe: EmuPipeline, prompt: list[Any], names: Sequence[str]) -> st
 
 
 def few_shot_questions(question: Question) -> Result:
-    """Questions after `shots` examples by RICES; beside it examples at random, and two examples without their pictures.
+    """Questions after `shots` examples by RICES, and beside it examples at random.
 
-    The examples are from training's side of the world, with plain concatenation in place of a template, as the authors say.
+    Without any, beside it two examples without their pictures: the paper's prompt for "zero-shot" scores of the base. The examples
+    are from training's side of the world, with plain concatenation in place of a template, as the authors say.
     """
     if question.shots > POOL:
         raise MinemuError(f"--shots {question.shots} is more than the {POOL} examples there are; use fewer shots")
     asked, others = _in_turn(question, questions.ASKS, questions.question)
     train = ToyWorld("seen", seed=question.seed, image_size=question.pipe.processor.image_size)
-    pool = [questions.question(train, i) for i in range(POOL)]
+    pool = [questions.question(train, POOL_FROM + i) for i in range(POOL)]
     found = [retrieval.features(question.pipe, [as_sample(q.pictures)[0] for q in part]) for part in (asked, pool)]
     nearest = retrieval.rices(*found, question.shots)
-    drawn, texts = (
-        retrieval.at_random(question.n, len(pool), shots, question.seed) for shots in (question.shots, TEXT_SHOTS)
-    )
+    beside = "random" if question.shots else "text_only"
+    drawn = retrieval.at_random(question.n, len(pool), question.shots or TEXT_SHOTS, question.seed)
     prompts_of = {
-        "rices": _after(asked, pool, nearest), "blind": _after(others, pool, nearest),
-        "random": _after(asked, pool, drawn), "text_only": _after(asked, pool, texts, shown=False),
-    }  # fmt: skip
+        "rices": _after(asked, pool, nearest),
+        "blind": _after(others, pool, nearest),
+        beside: _after(asked, pool, drawn, shown=beside == "random"),
+    }
     for some in prompts_of.values():
         check_length(question, some, ANSWER_TOKENS)
     said = {name: answers(question, some) for name, some in prompts_of.items()}
-    beside = _rate_of("random", _marks(asked, said["random"])) | _rate_of("text_only", _marks(asked, said["text_only"]))
-    return _score(question, asked, said["rices"], said["blind"], shots=question.shots, **beside)
+    also = _rate_of(beside, _marks(asked, said[beside]))
+    return _score(question, asked, said["rices"], said["blind"], shots=question.shots, **also)
 
 
 def _after(

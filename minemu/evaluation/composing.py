@@ -144,7 +144,9 @@ def continued(question: Question) -> Result:
     made = [_cut(world, i) for i in range(question.n + 1)]
     asked, true = [start for start, _ in made], [kinds for _, kinds in made]
     said = [
-        _kinds(question.pipe.continue_document(prompt)) for batch in question.batches(asked[:-1], 1) for prompt in batch
+        _kinds(question.pipe.continue_document(prompt, max_new_tokens=TEXT_TOKENS))
+        for batch in question.batches(asked[:-1], 1)
+        for prompt in batch
     ]
     right, blind = ([one == kinds for one, kinds in zip(said, part, strict=True)] for part in (true[:-1], true[1:]))
     numbers = [one.count("picture") == kinds.count("picture") for one, kinds in zip(said, true, strict=False)]

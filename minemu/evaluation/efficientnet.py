@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from minemu.errors import MinemuError
 
-IMAGE_SIZE = 224
 FEATURES = 1280
 # repeats, kernel, stride of the first one, expansion, channels out (table 1 of the paper)
 STAGES = (

@@ -29,7 +29,7 @@ def log_likelihoods(
 ) -> Tensor:
     """log P(text | prompt) of each text as the words right after a picture, or after text and pictures: (R,).
 
-    With `mean` per token, so that long texts do not lose. The prompt is read once and its cache shared.
+    With `mean` per token, so that long texts do not lose. The prompt is read once for `CHUNK` texts, which share its cache.
     """
     model, processor = pipe.model, pipe.processor
     read = processor([prompt]).to(model.device)
@@ -41,9 +41,8 @@ def log_likelihoods(
         padded = pad_rows(rows[start : start + CHUNK], processor.ids)
         ids, mask = (padded[name].to(model.device) for name in ("input_ids", "attention_mask"))  # (R, L)
         cache = DynamicCache(config=model.llm.config)
-        first = model.llm(inputs_embeds=inputs, past_key_values=cache, use_cache=True).logits[
-            :, -1:
-        ]  # (1, 1, vocabulary)
+        read_all = model.llm(inputs_embeds=inputs, past_key_values=cache, use_cache=True)
+        first = read_all.logits[:, -1:]  # (1, 1, vocabulary)
         cache.batch_repeat_interleave(len(ids))
         seen = torch.cat([mask.new_ones(len(ids), inputs.shape[1]), mask], dim=1)  # (R, P + L)
         rest = model.llm(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).logits

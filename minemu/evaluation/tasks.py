@@ -185,7 +185,7 @@ TASKS: dict[str, Task] = {
     ),
     "few-shot-vqa": Task(
         "questions about a picture after K examples by RICES; beside it K at random, and two without pictures",
-        ("seen",), 200, abilities.few_shot_questions, needs=("questions",), shots=(0, 2, 4),
+        ("seen",), 200, abilities.few_shot_questions, needs=("questions",), shots=(0, 2, 4, 8),
     ),
     "blend": Task(
         "one picture out of two, without words: the judge has the true sum of the two among its first five",

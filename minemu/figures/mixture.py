@@ -86,7 +86,8 @@ def show_mixture(places: Sequence[tuple[str, int]], block: int, width: float = 7
         for index, (name, number) in enumerate(places):
             x, y = left + index % block * cell, 12 + index // block * (tall + 6)
             axes.add_patch(Rectangle((x, y), cell - 1.5, tall, facecolor=SHADES[name], edgecolor="none"))
-            axes.text(x + cell / 2 - 0.7, y + 10, name[:2], size=min(8.0, cell * 0.36), ha="center", va="center")
+            letters = "".join(word[0] for word in name.split("_")) if "_" in name else name[:2]
+            axes.text(x + cell / 2 - 0.7, y + 10, letters, size=min(8.0, cell * 0.36), ha="center", va="center")
             axes.text(x + cell / 2 - 0.7, y + 22, str(number), size=min(7.0, cell * 0.3), ha="center", va="center")
         for row in range(rows):
             text = f"{row * block} to {min((row + 1) * block, len(places)) - 1}"

@@ -44,10 +44,9 @@ def save(
             save_tensors(average, temporary / "average.safetensors")
         write_json(temporary / "meta.json", {"step": step, **meta})
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        retired = old.rename(
-            folder / f".{old.name}"
-        )  # first out of sight, so a kill in between leaves no half checkpoint
-        shutil.rmtree(retired)
+        retired = folder / f".{old.name}"
+        shutil.rmtree(retired, ignore_errors=True)  # left by a kill
+        shutil.rmtree(old.rename(retired))  # first out of sight, so a kill in between leaves no half checkpoint
     return path
 
 

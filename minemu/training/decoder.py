@@ -24,6 +24,7 @@ from minemu.files import atomic_write
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline, sheet, to_pil
 from minemu.processor import EmuProcessor, normalise
+from minemu.training.emu import CONDITIONS
 from minemu.training.loop import Stage, TrainConfig
 from minemu.visual_decoder import VisualDecoder, build_codec
 from minemu.weights import load_strict, load_tensors, save_tensors
@@ -75,11 +76,14 @@ class Conditions:
 
     def __init__(self, config: DecoderConfig, pipe: EmuPipeline, world: ToyWorld, root: Path):
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
-        self.pipe, self.world, self.cached = pipe, world, config.cached
-        path = root / "emu" / "conditions.safetensors"
+        self.pipe, self.world, self.cached, self.captioned = pipe, world, config.cached, config.captioned
+        self.made_from = (
+            f"seed {world.seed}, {len(world.labels)} things, {world.image_size} pixels, captioned {config.captioned}"
+        )
+        path = root / "emu" / CONDITIONS
         if not self.suffices(path):
             with atomic_write(path) as temporary:
-                save_tensors(self.make(), temporary)
+                save_tensors(self.make(), temporary, metadata={"made_from": self.made_from})
         tensors = load_tensors(path)
         self.pixels = tensors["pixels"][: self.cached]
         self.kinds = [tensors[name][: self.cached] for name in self.names]
@@ -89,7 +93,8 @@ class Conditions:
             return False
         with safe_open(path, "pt") as file:
             known = {"pixels", *self.names} <= set(file.keys())
-            return known and file.get_slice("pixels").get_shape()[0] >= self.cached
+            same = (file.metadata() or {}).get("made_from") == self.made_from
+            return known and same and file.get_slice("pixels").get_shape()[0] >= self.cached
 
     @torch.no_grad()
     def make(self) -> dict[str, Tensor]:
@@ -101,9 +106,13 @@ class Conditions:
                 embeds = self.pipe.model.encode_images(normalise(parts["pixels"][-1]))
                 parts["encoder"].append(embeds.half())
             if "generated" in parts:
-                texts = [[sample.caption if sample.scene.seed % 2 else sample.prompt] for sample in samples]
+                texts = [[self.text(sample)] for sample in samples]
                 parts["generated"].append(self.pipe.imagine(texts).half())
         return {name: torch.cat(tensors) for name, tensors in parts.items()}
+
+    def text(self, sample: Sample) -> str:
+        """What its picture is imagined from. What the words leave open can only be averaged."""
+        return sample.caption if sample.scene.seed % 100 < 100 * self.captioned else sample.prompt
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """Pictures (kinds x count, 3, S, S) in [-1, 1] and their embeddings (kinds x count, N, D), one kind after the other."""
@@ -126,15 +135,13 @@ class Conditions:
 def prepare(
     config: EmuConfig, processor: EmuProcessor, world: ToyWorld, root: Path
 ) -> tuple[VisualDecoder, EmuPipeline, Conditions]:
-    """A decoder with all that is known before it trains: codec, statistics of the conditions, and the linear sketch."""
+    """A decoder with all that is known before it trains: codec and statistics of the conditions."""
     decoder = VisualDecoder(config.decoder)
     load_strict(decoder.codec, load_tensors(root / "codec" / "codec.safetensors"), "stage codec")
     pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
     conditions = Conditions(config.decoder, pipe, world, root)
-    pictures, embeds = conditions.first(FIT_PICTURES)
+    _, embeds = conditions.first(FIT_PICTURES)
     decoder.fit_conditions(embeds)
-    if config.decoder.condition_grid:
-        decoder.sketch.fit(decoder.normalise(embeds), decoder.encode(pictures))
     return decoder, pipe, conditions
 
 
@@ -150,6 +157,8 @@ class SketchStage(Stage):
         self.train = train
         self.decoder, _, self.conditions = prepare(config, processor, world, root)
         self.module = self.decoder.sketch
+        pictures, embeds = self.conditions.first(FIT_PICTURES)
+        self.module.fit(self.decoder.normalise(embeds), self.decoder.encode(pictures))
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         return self.conditions.batch(index, self.train.batch_size)

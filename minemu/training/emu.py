@@ -26,6 +26,7 @@ from minemu.training.loop import Stage, TrainConfig
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
 GIVEN = "this is the "  # begins the text before a picture that is there to be read
+CONDITIONS = "conditions.safetensors"  # kept beside the weights: what stages `sketch` and `decoder` are trained on
 PACKED_LENGTH = 160  # of a packed row at least; more where a document is longer
 
 
@@ -247,4 +248,5 @@ class EmuStage(Stage):
         return embeds
 
     def finish(self, folder: Path) -> None:
+        (folder / CONDITIONS).unlink(missing_ok=True)  # imagined by a shorter run
         self.module.save_pretrained(folder)

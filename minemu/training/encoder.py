@@ -42,8 +42,8 @@ from minemu.training.loop import Stage, TrainConfig
 from minemu.visual_encoder import EVAVisionTransformer
 from minemu.weights import load_strict, load_tensors, save_tensors
 
-PIXEL_WEIGHT = 0.5
-BRIDGE_PIXEL_WEIGHT = 4.0  # the embeddings are all that a decoder has of a picture
+PIXEL_WEIGHT = 4.0  # what the tower forgets, nothing after it can draw
+BRIDGE_PIXEL_WEIGHT = 8.0  # the embeddings are all that a decoder has of a picture
 STYLE_WEIGHT = 0.5
 MAX_ANGLE = 15.0  # degrees
 MAX_ZOOM, MAX_SHIFT, MAX_TINT = 0.12, 0.06, 0.12  # shares of the size, of the size, of a channel's value

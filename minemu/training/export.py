@@ -58,7 +58,7 @@ def _copy_log(stage: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copy(stage / "log.jsonl", folder / f"{stage.name}.jsonl")
     run = read_json(stage / "run.json")
-    command = run["command"].replace(str(stage.parent.parent), "runs")
+    command = re.sub(r"--run-dir \S+", "--run-dir runs", run["command"])
     run["command"] = re.sub(r"--base \S*/(?=\S)", "--base ", command)
     write_json(folder / f"{stage.name}.json", run)
 
@@ -85,7 +85,8 @@ def model_card(folder: Path) -> str:
         "---", "library_name: minemu", "license: apache-2.0", "tags: [emu, multimodal, image-to-text, text-to-image]", "---", "",
         f"# {config.name}", "",
         "Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of 250 things in four styles.",
-        "It reads and draws such pictures, 64 pixels wide, and nothing else. Weights are stored in float16.", "",
+        "It reads and draws such pictures, 64 pixels wide, and nothing else; what it was trained for has a row under Results.",
+        "Weights are stored in float16.", "",
         "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
         'pipe(["a llama, Twemoji style"]).images[0]', "```", "",
         f"## Parts ({sum(sizes.values()):,} parameters, {bytes_on_disk / 1e6:.1f} MB)", "", "| part | parameters |", "|---|---|",
@@ -95,7 +96,7 @@ def model_card(folder: Path) -> str:
     lines += [
         "## Limits", "",
         "Knows 250 concepts, eight backgrounds, four drawing styles and one or two things at a time;",
-        "photographs and free text mean nothing to it.",
+        "photographs, and questions in other words than training's, mean nothing to it.",
         "Data: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent 3D and Fluent flat (MIT); see NOTICE.", "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -140,4 +141,5 @@ def _training_row(settings: Path) -> str:
     seconds = sum(entry["seconds"] for entry in entries) / max(1, len(entries)) * run["train"]["steps"]
     peak = max((entry["peak_gb"] for entry in entries), default=0.0)
     batch = run["train"]["batch_size"] * run["train"]["accumulate"]
-    return f"| {run['stage']} | {run['train']['steps']} | {batch} | {seconds / 3600:.2f} | {peak:.2f} GB | `{run['commit'][:12]}` |"
+    commits = ", ".join(f"`{commit[:12]}`" for commit in (*run.get("earlier_commits", ()), run["commit"]))
+    return f"| {run['stage']} | {run['train']['steps']} | {batch} | {seconds / 3600:.2f} | {peak:.2f} GB | {commits} |"

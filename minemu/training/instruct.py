@@ -88,7 +88,8 @@ class InstructStage(Stage):
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if "answers" not in batch:
-            return {"loss": self.unified_loss(batch)}
+            rehearsal = self.unified_loss(batch)
+            return {"loss": rehearsal, "rehearsal": rehearsal}
         answers, images = batch.pop("answers"), batch.pop("images", None)
         embeds = None
         if images is not None:
@@ -96,7 +97,8 @@ class InstructStage(Stage):
                 embeds = self.emu.encode_images(images)
         logits = self.emu(**batch, image_embeds=embeds).logits
         following = answers[:, 1:]
-        return {"loss": text_loss(logits, Targets(text=following, image=torch.zeros_like(following, dtype=torch.bool)))}
+        said = text_loss(logits, Targets(text=following, image=torch.zeros_like(following, dtype=torch.bool)))
+        return {"loss": said, "answers": said}
 
     def unified_loss(self, batch: dict[str, Tensor]) -> Tensor:
         """Pretraining's own, of packed documents."""

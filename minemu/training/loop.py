@@ -30,6 +30,7 @@ class TrainConfig:
     """How one stage is trained."""
 
     steps: int = 1000
+    restarts: tuple[int, ...] = ()  # steps at which the schedule begins anew: how a finished run is lengthened
     batch_size: int = 64  # pictures (or texts) a micro step
     accumulate: int = 1  # micro steps an update
     lr: float = 1e-3
@@ -78,10 +79,14 @@ class Stage:
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
-    """Share of the peak rate at `step`: linear warm-up, then a cosine down to `final_lr`."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    """Share of the peak rate at `step`: linear warm-up, then a cosine down to `final_lr`; anew at each restart (SGDR, arXiv 1608.03983)."""
+    restarts = [restart for restart in config.restarts if restart < config.steps]  # one beyond the end changes nothing
+    begin = max((restart for restart in restarts if restart <= step), default=0)
+    end = min((restart for restart in restarts if restart > step), default=config.steps)
+    since, length = step - begin, end - begin
+    if since < config.warmup:
+        return (since + 1) / config.warmup
+    progress = (since - config.warmup) / max(1, length - config.warmup)
     return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
@@ -143,11 +148,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
-    with (
-        ThreadPoolExecutor(1) as reader,
-        bar,
-        sdpa_kernel(SDPBackend.MATH),
-    ):  # at toy lengths the fused backward is slower
+    # MATH: at toy lengths the fused attention's backward pass is slower
+    with ThreadPoolExecutor(1) as reader, bar, sdpa_kernel(SDPBackend.MATH):
         ahead = reader.submit(stage.batch, step * config.accumulate)
         while step < end:
             started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from minemu.model import Emu, local_folder, read_config
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
 from minemu.training.decoder import CodecStage, DecoderStage, SketchStage
-from minemu.training.emu import EmuStage, LanguageStage
+from minemu.training.emu import CONDITIONS, EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
@@ -45,9 +46,7 @@ class Recipe:
     instruct: TrainConfig
     core: bool = True  # the 250 common concepts, or all
     world_seed: int = 0
-    source: Literal["captions", "mixture"] = (
-        "captions"  # of stage `emu`: pictures and their captions, or all five sources
-    )
+    source: Literal["captions", "mixture"] = "captions"  # of stage `emu`: pictures with captions, or the mixture
     mixture: MixtureConfig = MixtureConfig()
     data: DataFiles = DataFiles()
 
@@ -65,25 +64,51 @@ RECIPES: dict[str, Recipe] = {
     ),
     "emu-tiny": Recipe(
         source="mixture",
-        mixture=MixtureConfig(labels=2, scenes=14, interleaved=4, clips=1, storyboards=1),  # full captions say most
-        encoder=TrainConfig(
-            steps=1800, batch_size=128, lr=1e-3, warmup=100, precision="bfloat16", checkpoint_every=100
+        mixture=MixtureConfig(  # full captions say most
+            labels=2, scenes=14, interleaved=4, clips=1, storyboards=1, names=1, questions=2, in_context=1
         ),
-        bridge=TrainConfig(steps=1500, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=100),
-        language=TrainConfig(steps=800, batch_size=128, lr=1e-3, warmup=50, precision="bfloat16", checkpoint_every=200),
+        encoder=TrainConfig(
+            steps=1000,
+            batch_size=128,
+            lr=3e-3,
+            warmup=100,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=100,
+        ),
+        bridge=TrainConfig(
+            steps=600,
+            batch_size=128,
+            lr=3e-3,
+            warmup=50,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=100,
+        ),
+        language=TrainConfig(
+            steps=400,
+            batch_size=128,
+            lr=3e-3,
+            warmup=50,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=200,
+        ),
         emu=TrainConfig(
-            steps=6000,
+            steps=5600,
+            restarts=(2600,),
             batch_size=64,
-            lr=1.5e-3,
+            lr=3e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
             warmup=100,
+            optimizer="muon",
             precision="bfloat16",
             checkpoint_every=200,
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=14_000,
+            steps=8000,
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -93,13 +118,13 @@ RECIPES: dict[str, Recipe] = {
             precision="bfloat16",
             checkpoint_every=1000,
             log_every=100,
-            preview_every=5000,
+            preview_every=2000,
         ),
         decoder=TrainConfig(
-            steps=1600,
+            steps=400,
             batch_size=64,
             lr=1e-3,
-            warmup=200,
+            warmup=100,
             final_lr=0.02,
             beta2=0.99,
             weight_decay=1e-3,
@@ -110,7 +135,15 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=2000, batch_size=32, lr=2e-3, warmup=50, weight_decay=0.0, precision="bfloat16", checkpoint_every=200
+            steps=1400,
+            restarts=(700,),
+            batch_size=32,
+            lr=2e-3,
+            warmup=50,
+            weight_decay=0.0,
+            precision="bfloat16",
+            checkpoint_every=200,
+            log_every=25,  # no multiple of 4: every fourth batch is rehearsal
         ),
     ),
 }
@@ -139,6 +172,10 @@ def exists(stage: str, config: EmuConfig) -> bool:
     return not without.get(stage, False)
 
 
+AT_FIRST = {
+    "train": asdict(TrainConfig()),
+    "data": {"mixture": asdict(MixtureConfig())},
+}  # as before there was a choice
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
     "encoder": ("vision",),
     "bridge": ("vision", "bridge"),
@@ -233,36 +270,43 @@ def train_stage(
     folder = root / stage
     if base is not None:
         begin_from(base, root, config, stage)
-    facts = {
-        "preset": preset,
-        "stage": stage,
-        "model": settings_of(stage, config),
-        "train": asdict(settings),
-        "world": {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source},
-    }
-    if world is not None:
-        facts["world"]["things"] = len(world.labels)
-    if stage == "emu" and recipe.source == "mixture":
-        facts["data"] = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)}
-    if stage == "instruct":
-        rehearsed = {"mixture": asdict(recipe.mixture)} if recipe.source == "mixture" else {}
-        facts["data"] = {**asdict(recipe.data.conversations), **rehearsed}
+    facts = facts_of(preset, stage, config, recipe, world)
     if is_complete(folder, facts):
         return True
     for needed in needs(stage, config):
         if not (root / needed / "done.json").exists():
             raise MinemuError(f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}")
     _refuse_other_settings(folder, facts)
-    describe(folder, **facts)
+    _refuse_stale_stages(stage, root, config)
     processor = make_processor(root, config, recipe, world)
     if world is None:
         world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
-    built = build_stage(stage, config, recipe, processor, world, root)
-    complete = train(built, settings, folder, RunLog(folder / "log.jsonl", log_to), stop_after)
+    built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
+    (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
+    describe(folder, **facts)
+    complete = train(built, settings, folder, log, stop_after)
     if complete:
         write_json(folder / "done.json", {**facts, "seconds_of_last_run": round(time.time() - started, 1)})
     return complete
+
+
+def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: ToyWorld | None) -> dict[str, Any]:
+    """All that decides what a stage becomes: it goes on only with the same."""
+    of_world = {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source}
+    facts: dict[str, Any] = {
+        "preset": preset,
+        "stage": stage,
+        "model": settings_of(stage, config),
+        "train": asdict(getattr(recipe, stage)),
+        "world": of_world if world is None else {**of_world, "things": len(world.labels)},
+    }
+    mixed = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)} if recipe.source == "mixture" else {}
+    if stage == "emu" and mixed:
+        facts["data"] = mixed
+    if stage == "instruct":  # conversations, and the mixture as rehearsal
+        facts["data"] = {**asdict(recipe.data.conversations), **mixed}
+    return facts
 
 
 def run_recipe(
@@ -302,12 +346,13 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
     """
     if stage in ("encoder", "bridge"):
         raise MinemuError(f"stage {stage} begins with nothing that a finished checkpoint has: leave out --base")
+    base = os.path.normpath(base)
     visual = stage in ("language", "emu")
     trained_here = STAGES.index("language" if visual else "codec")
     stands_for = [name for name in STAGES[:trained_here] if exists(name, config)]
     folder, done = local_folder(base), root / stands_for[-1] / "done.json"
     if done.exists():
-        if read_json(done).get("base") == str(base):
+        if read_json(done).get("base") == base:
             return
         raise MinemuError(
             f"{root} has a stage {stands_for[-1]} of its own already: leave out --base, or use another --run-dir"
@@ -333,8 +378,9 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
                 save_tensors(tensors, temporary)
     else:
         model.save_pretrained(root / "emu")
+        (root / "emu" / CONDITIONS).unlink(missing_ok=True)
     for name in stands_for:
-        write_json(root / name / "done.json", {"base": str(base)})
+        write_json(root / name / "done.json", {"base": base})
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:
@@ -352,18 +398,43 @@ def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorl
 def is_complete(folder: Path, facts: dict[str, Any]) -> bool:
     if not (folder / "done.json").exists():
         return False
+    done = read_json(folder / "done.json")
+    if "base" in done:  # made elsewhere, by whatever settings; that the model is the same `begin_from` has seen
+        return True
     _refuse_other_settings(folder, facts)
-    return True
+    return not is_lengthened(done["train"], facts["train"])
+
+
+def is_lengthened(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether `now` goes on where `before` ends: its schedule begins anew there, so the steps before are the same to the bit."""
+    if now["steps"] <= before["steps"]:
+        return False
+    ends = [restart for restart in before.get("restarts", ()) if restart < before["steps"]] + [before["steps"]]
+    return list(now["restarts"][: len(ends)]) == ends
+
+
+def _refuse_stale_stages(stage: str, root: Path, config: EmuConfig) -> None:
+    """What came of another run of `stage`, such as a shorter one, would be taken for finished."""
+    stale = {stage}
+    for later in TRAINABLE:
+        if stale & set(needs(later, config)):
+            stale.add(later)
+    found = [str(root / name) for name in TRAINABLE if name in stale - {stage} and (root / name / "run.json").exists()]
+    if found:
+        raise MinemuError(f"{', '.join(found)} came of an earlier run of stage {stage}; delete that to train {stage}")
 
 
 def _refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
-    """A run goes on only with the settings that it began with; one that its version of the code did not know yet is left out."""
+    """A run goes on only with the settings that it began with. One that its version of the code did not know had its default."""
     if not (folder / "run.json").exists():
         return
     before = read_json(folder / "run.json")
     before["world"] = {"source": "captions", **before.get("world", {})}  # there was no other once
     for part in ("model", "train", "world", "data"):
-        began, now = _flat(before.get(part, {})), _flat(facts.get(part, {}))
+        began = _flat(AT_FIRST.get(part, {})) | _flat(before.get(part, {}))
+        now = _flat(facts.get(part, {}))
+        if part == "train" and is_lengthened(began, now):
+            now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
         changed = [path for path, value in now.items() if path in began and began[path] != value]
         if changed:
             raise MinemuError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minemu.errors import MinemuError, suggest
-from minemu.files import atomic_write, write_json
+from minemu.files import atomic_write, read_json, write_json
 
 PACKAGES = ("torch", "transformers", "diffusers", "datasets", "tokenizers", "numpy", "pillow")
 LOGS = "training"  # folder of a finished checkpoint with each stage's settings and log
@@ -44,12 +44,20 @@ def versions() -> dict[str, str]:
 
 
 def describe(folder: Path, **facts: Any) -> None:
-    """Write `run.json`: the resolved configuration and what a reader needs to run the same again."""
+    """Write `run.json`: the resolved configuration and what a reader needs to run the same again.
+
+    Of a run that was resumed by other code, or lengthened, the commits before are kept too.
+    """
+    before = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
+    now = commit()
+    commits = [*before.get("earlier_commits", []), before.get("commit", now)]
+    earlier = [one for one in dict.fromkeys(commits) if one != now]
     write_json(
         folder / "run.json",
         {
             "command": " ".join(["minemu", *sys.argv[1:]]),
-            "commit": commit(),
+            "commit": now,
+            **({"earlier_commits": earlier} if earlier else {}),
             "versions": versions(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             **facts,
@@ -60,11 +68,11 @@ def describe(folder: Path, **facts: Any) -> None:
 class RunLog:
     """Appends JSON lines; mirrors the numbers to one tracker if asked for."""
 
-    def __init__(self, path: Path, log_to: str | None = None, project: str = "minemu"):
+    def __init__(self, path: Path, log_to: str | None = None):
         self.path = path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
-        self.tracker = _tracker(log_to, path.parent, project) if log_to else None
+        self.tracker = _tracker(log_to, path.parent) if log_to else None
 
     def rewind(self, step: int) -> None:
         """Drop entries after `step`: a resumed run writes them again."""
@@ -90,7 +98,7 @@ def _round(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _tracker(name: str, folder: Path, project: str) -> Any:
+def _tracker(name: str, folder: Path) -> Any:
     if name not in LOGGERS:
         raise MinemuError(f"unknown logger '{name}': {suggest(name, LOGGERS)}")
     try:
@@ -102,5 +110,5 @@ def _tracker(name: str, folder: Path, project: str) -> Any:
         module = importlib.import_module(name)  # wandb and trackio share this much of an interface
     except ImportError:
         raise MinemuError(f"--log-to {name} needs the package {name}: pip install {name}") from None
-    module.init(project=project, name=folder.name)
+    module.init(project="minemu", name=folder.name)
     return lambda values, step: module.log(values, step=step)

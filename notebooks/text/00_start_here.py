@@ -229,6 +229,8 @@ assert picture.size == rebuilt.size == sample.picture.size
 show_pictures([picture, sample.picture, rebuilt], [f"said back: {answer}", "a picture", "rebuilt from its embeddings"])
 
 # %% [markdown]
+# Where it cannot make out its own drawing it may say "this is a modi". There is no such thing: some documents of pretraining give made-up names to drawings (notebook 06), and what it does not know looks like one of those.
+#
 # ## What could go wrong
 #
 # Input that cannot be meant is refused. The message is one line: what is wrong, and what to do.

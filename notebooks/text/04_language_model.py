@@ -65,7 +65,7 @@ sample = world.sample(2)  # a scene that training never showed
 # The third stage of Emu is an ordinary language model. Nothing in it is new, and that is the idea: what a language model does with words, it shall do with pictures.
 #
 # > **In the paper** it is LLaMA-13B, pretrained on text, then trained further on everything. **In the released code** it is transformers' `LlamaForCausalLM` with one more linear map.
-# > **Here** it is the same class from transformers; the tiny one first learnt from text alone how captions are worded.
+# > **Here** it is the same class from transformers; the tiny one first learnt from text alone how captions, questions and answers are worded.
 #
 # The sizes come from the configurations, so the table cannot be wrong:
 

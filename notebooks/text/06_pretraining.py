@@ -102,9 +102,9 @@ show_documents({name: source.document(number.get(name, 2)) for name, source in m
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
-# > **Here** the same three rules. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
+# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
 #
-# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. Their weight is 0 unless asked for (`--set train.mixture.questions=2`): what they teach is paid for in captions and drawings, and `ROADMAP.md` says how much.
+# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. `emu-tiny` gives them 4 parts of 26, and pays for what they teach with captions and drawings; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from
@@ -174,7 +174,7 @@ print("to be drawn from:", next(document[0] for document in scenes if isinstance
 #
 # ## From documents to a batch
 #
-# Documents differ in length: a label has a few tokens, a clip eight pictures. With a row each, most of a batch would be padding.
+# Documents differ in length: a label has a few tokens, a clip eight pictures, a lesson up to nine. With a row each, most of a batch would be padding.
 #
 # > **Predict.** 24 documents, each padded to the longest. How many of 100 positions are padding?
 
@@ -225,7 +225,9 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 #
 # $$\frac{\eta(s)}{\eta_\text{peak}} = \begin{cases} (s + 1) / w & s < w \\ f + (1 - f) \cdot \frac{1}{2}\left(1 + \cos \pi \frac{s - w}{S - w}\right) & s \ge w \end{cases}$$
 #
-# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample.
+# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample. (`emu-tiny` has Muon for the matrices of its blocks and AdamW for the rest; one schedule serves both.)
+#
+# A finished run can be lengthened: at a step of `restarts` the schedule begins anew ([SGDR](https://arxiv.org/abs/1608.03983)), with $s$ and $S$ counted from there. Up to that step nothing changes, so a longer run is the shorter one and more, to the bit.
 #
 # ### Your turn: schedule (5 minutes)
 #
@@ -266,7 +268,7 @@ check("06.schedule", share)
 #
 # Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before, and the text loss alone would let them forget all that no word names.
 
-# %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine."
+# %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine, for emu-tiny twice."
 from minemu.figures.training import show_schedule
 from minemu.training.loop import TrainConfig, learning_rate
 
@@ -320,7 +322,7 @@ check("06.rates", rate_of)
 # %% [markdown]
 # ## Train one
 #
-# Pretraining takes over what three stages left: an encoder that matches pictures with words, a bridge, and a language model that has read captions only (the authors took EVA-CLIP and LLaMA instead). Here they are trained for `emu-nano`, with 32 by 32 pixels and 4 embeddings a picture, each for a short while.
+# Pretraining takes over what three stages left: an encoder that matches pictures with words, a bridge, and a language model that has read text only (the authors took EVA-CLIP and LLaMA instead). Here they are trained for `emu-nano`, with 32 by 32 pixels and 4 embeddings a picture, each for a short while.
 
 # %%
 import tempfile
@@ -335,7 +337,7 @@ small = {f"train.{stage}.{key}": steps for stage, steps in stages.items() for ke
 small |= {f"train.{stage}.lr": 4e-3 for stage in stages}  # small models bear high rates
 mixed = {"train.source": "mixture", "objective.hide_written": 0.5}  # against exposure bias: notebook 07
 config, nano = resolve("emu-nano", {**small, **mixed})
-processor = make_processor(root, config, nano)  # a tokenizer that knows the words of all five sources
+processor = make_processor(root, config, nano)  # whose tokenizer knows all wordings
 print({stage: train_stage("emu-nano", stage, runs, small) for stage in stages})
 
 # %% [markdown]
@@ -474,9 +476,9 @@ show_targets(runs_by_name, apart, window=10)
 #
 # ## The whole recipe
 #
-# Before pretraining came the stages that it builds on, and after it the decoder learns to draw from its embeddings. What each of them cost, from its own log:
+# Before pretraining came the stages that it builds on, and after it the sketch and the decoder learn to draw from its embeddings. Where a schedule begins anew, the loss rises for a while. What each of them cost, from its own log:
 
-# %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu and decoder, with steps, time and peak memory."
+# %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu, sketch and decoder, with steps, time and peak memory."
 from minemu.figures.training import show_stages
 from minemu.training.recipe import STAGES
 
@@ -545,7 +547,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8` gives the paper's shares back.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions` and `in_context`, give the paper's shares back.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 

@@ -90,7 +90,7 @@ for name, task in TASKS.items():
         print(f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}")
 
 # %% [markdown]
-# Keep this table in mind. Where it says *nobody*, the model is asked for something that no training document looked like. What it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
+# Keep this table in mind. Some of what the base knows came from *lessons* (notebook 06), documents that the paper does not have. Where the table says *nobody*, as it does for `emu-nano`, the model is asked for something that no training document looked like: what it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
 #
 # ## Captions
 #
@@ -223,7 +223,7 @@ for one in asked:
     print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck   {one.text}")
 
 # %% [markdown]
-# All eight sorts occur in the conversations that the adapter was tuned on, each as often as any other. The rate below is over all of them.
+# All eight sorts occur in pretraining's lessons and in the conversations that the adapter was tuned on, each as often as any other. The rate below is over all of them.
 #
 # ### Your turn: the blind twin (5 minutes)
 #
@@ -319,18 +319,20 @@ rates = [
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model takes it for a question about a picture and says "yes" or "left of the fox", so its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong.
+# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model may take it for a question about a picture and answer so, and its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong.
 #
 # With 48 questions the intervals are still wide; notebook 11 says how many it takes.
 #
 # ## Few-shot: the prompt teaches
 #
-# Everything above was trained for. Now the *base* model gets a task that it was never taught, with examples of it in front. The published format is plain concatenation, without any template:
+# So far the tuned model answered. Now the *base* model, with examples in front of the question. The published format is plain concatenation, without any template:
 
 # %%
-from minemu.evaluation.abilities import as_sample
+from minemu.evaluation.abilities import POOL_FROM, as_sample
 
-examples = [questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), i, "colour") for i in (2, 3)]
+examples = [
+    questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), POOL_FROM + i, "colour") for i in (2, 3)
+]
 query = questions.question(world, 1, "colour")
 with_pictures = [item for one in examples for item in (*one.pictures, f"{one.text} {one.answer}.")]
 text_only = [item for item in with_pictures if isinstance(item, str)]
@@ -346,7 +348,7 @@ show_document(with_them, [pipe.chat(with_them, max_new_tokens=8).text or "(nothi
 show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"])
 
 # %% [markdown]
-# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer.
+# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer. Ours had such questions in its lessons, written in the same way, and answers without examples.
 #
 # ### Your turn: write the prompt (5 minutes)
 #
@@ -384,7 +386,7 @@ check("09.prompt", few_shot_prompt)
 from minemu.evaluation.retrieval import at_random, features, rices
 
 train = ToyWorld("seen", image_size=pipe.processor.image_size)
-pool = [questions.question(train, i, "what") for i in range(128)]
+pool = [questions.question(train, POOL_FROM + i, "what") for i in range(128)]
 queries = [questions.question(world, i, "what") for i in range(48)]
 found = [features(pipe, [pictures_of(one)[0] for one in part]) for part in (queries, pool)]
 nearest, by_lot = rices(*found, 3), at_random(len(queries), len(pool), 3, seed=0)
@@ -459,7 +461,7 @@ show_rates(bars)
 # %% [markdown]
 # This separates the three things that few-shot gains depend on:
 #
-# * **form**: if random examples help, the model has learnt how an answer looks;
+# * **form**: if random examples help, the model has learnt how an answer looks (ours knew that already, so expect little here);
 # * **retrieval**: if RICES helps more, but not more than copying, the gain is the retriever's; and a model below copying does not even use the answer that stands in its prompt;
 # * **learning from the prompt**: only what goes beyond copying is the model's own. Next comes a task where copying the nearest answer is not enough to explain a gain.
 #
@@ -502,7 +504,7 @@ def probe(pipe, episode, steps=60):
 
 
 # %% [markdown]
-# > **Predict.** The model reads the same examples in its prompt. Will it come near the probe? Remember what the table at the top says about `few-shot-names`.
+# > **Predict.** The model reads the same examples in its prompt. The table at the top says that it was taught to, with other things and other names. Will it come near the probe?
 
 # %% alt="Share of right names against the number of examples of each name: the language model with the examples in its prompt, the probe trained on them, and chance."
 from minemu.evaluation.likelihood import log_likelihoods
@@ -523,7 +525,7 @@ for number in shots:
 show_shots(shots, curves, chance=1 / 2)
 
 # %% [markdown]
-# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name. Emu's authors credit interleaved documents and storyboards for it; a few million parameters and a few thousand such documents need not be enough.
+# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a few million parameters and some fourteen thousand such lessons need not be enough.
 #
 # ## Blending
 #
@@ -705,10 +707,10 @@ if document:
 show_rates(summary)
 
 # %% [markdown]
-# One model, one objective. The upper rows it was trained for, the lower ones it meets in its prompt only; the table at the top says which. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+# One model, one objective; which documents taught it what, the table at the top says. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
 #
 # ## What next
 #
-# * Why the adapter answers and the base model does not, and what that costs: notebook 10.
+# * What the adapter adds to a base that can answer already, and what that costs: notebook 10.
 # * How many samples a claim needs, and when the judge is wrong: notebook 11.
 # * `make demo` writes a page of such galleries.

@@ -69,7 +69,7 @@ print(PRESET, "knows these special tokens:", [token for token in pipe.processor.
 # %% [markdown]
 # ## What a base model does with a question
 #
-# > **Predict.** Pretraining showed captions, documents and clips. What follows after a picture and "what colour is the background?"
+# > **Predict.** Pretraining showed captions, documents, clips, and among them plain questions, each with a short answer. What follows after a picture and "what colour is the background? answer in a sentence."?
 
 # %% alt="Two held-out pictures, each with a question, and how the pretrained model goes on after it."
 from PIL import Image
@@ -88,7 +88,7 @@ before = [pipe.chat([picture, text], max_new_tokens=24).text for picture, text i
 show_questions([Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),)) for i in (0, 1)])
 
 # %% [markdown]
-# Whatever it says is a likely continuation. Nothing told it that a question wants an answer, where the answer ends, and who is speaking. That is what tuning has to add, and the picture side needs no change for it.
+# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. In its documents a bare question was followed by an answer, in the one form that they had; notebook 09 asks it so. Nothing told it that there are other forms to ask for, or who is speaking. That is what tuning has to add, and the picture side needs no change for it.
 #
 # ## The template
 #
@@ -292,7 +292,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss: without that rehearsal it answered, and no longer went on with a document.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss, and not drawn: without that rehearsal it answered, and no longer went on with a document.
 
 # %%
 from minemu.training.loop import train
@@ -318,7 +318,7 @@ def read(path):
 
 
 own_log, long_log = read(root / "instruct" / "log.jsonl"), read(folder / "training" / "instruct.jsonl")
-show_losses([own_log], ["loss"], long_log, run="this notebook", width=480)
+show_losses([own_log], ["answers"], long_log, run="this notebook", width=480)
 
 # %% [markdown]
 # Much of the fall in the first steps is form: how an answer is worded and where it ends. Form repeats in every conversation. What is in the picture has to be found by the base, and shows in the slow part of the curve.
@@ -497,11 +497,14 @@ from minemu.files import read_json
 
 def scores(folder):
     found = read_json(folder / "results.json")["results"] if (folder / "results.json").exists() else []
-    return {(r["task"], r["split"]): Measured(r["score"], *r["details"]["interval"]) for r in found}
+    return {
+        (r["task"], r["split"], r["details"].get("shots")): Measured(r["score"], *r["details"]["interval"])
+        for r in found
+    }
 
 
 base_scores, tuned_scores = scores(base_folder), scores(folder)
-titles = {(row.task, row.split): row.title.replace("{shots} ", "") for row in ROWS if not row.detail}
+titles = {(row.task, row.split, row.shots): row.title for row in ROWS if not row.detail}
 both = [
     (title, base_scores[at], tuned_scores[at])
     for at, title in titles.items()

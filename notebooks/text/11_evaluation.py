@@ -523,7 +523,7 @@ series = {
 show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / len(labels)] * 2)
 
 # %% [markdown]
-# Read both pairs. An insider need not even be good at real pictures (these embeddings were not made for naming), and what it says of drawings is what the decoder was optimised for: it shares its blind spots. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
+# Read both pairs. An insider need not even be good at real pictures (the mean of a picture's embeddings was not made for naming), and what it says of drawings is what the decoder was optimised for: it shares its blind spots. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
 #
 # > | | judge of drawn pictures |
 # > |---|---|
@@ -637,12 +637,13 @@ from minemu.data.samples import data_dir
 from minemu.evaluation.report import ROWS, read_results
 from minemu.figures.scores import Score, show_scores
 
-found = {(one["task"], one["split"]): one for one in read_results(data_dir() / "emu-tiny" / "results.json")["results"]}
+measured = read_results(data_dir() / "emu-tiny" / "results.json")["results"]
+found = {(one["task"], one["split"], one["details"].get("shots")): one for one in measured}
 scores = []
 for row in ROWS:
-    if (row.task, row.split) in found and not row.detail:
-        one = found[row.task, row.split]
-        name = f"{row.title.format(**one['details'])}, n\u00a0=\u00a0{one['n']}"
+    if (row.task, row.split, row.shots) in found and not row.detail:
+        one = found[row.task, row.split, row.shots]
+        name = f"{row.title}, n\u00a0=\u00a0{one['n']}"
         interval = tuple(one["details"]["interval"])
         scores.append(Score(name, one["score"], interval, one["chance"], one["blind"], one["upper_bound"]))
 show_scores(scores)

@@ -65,7 +65,7 @@ print(results["command"])
 print("variants:", len(results["variants"]), "  seeds:", results["seeds"])
 
 # %% [markdown]
-# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting.
+# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (Two settings have changed since: in stage `encoder` pixels weighed 0.5 then and 4 now, in `bridge` 4 and now 8.)
 #
 # ## A world small enough
 #
@@ -275,7 +275,7 @@ show_ablation(results, "exposure")
 #
 # ## A fourth seed, live
 #
-# Does a new seed agree? The next cell trains the stages before `emu` from seed 3, and from them the baseline and pooling; a minute or so.
+# Does a new seed agree? The next cell trains the stages before `emu` from seed 3, and from them the baseline and pooling; a minute or so. Its start weighs pixels more than theirs did, so a difference may be more than the luck of a seed.
 #
 # **Predict before you run:** where will the two new points lie? Would you bet on the order in all three panels?
 
