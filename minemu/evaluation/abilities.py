@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 ANSWER_TOKENS = 20  # as published
-POOL = 256  # examples from training's side of the world that few-shot prompts choose from,
-POOL_FROM = 10**9  # of numbers that no document of training reaches, so that none is known by heart
+POOL = 256  # examples from training's side of the world that few-shot prompts choose from
+POOL_FROM = 10**9  # number of the first; no document of training reaches it, so none is known by heart
 ARTICLES = ("a", "an", "the")
 MANY_WORDS = ("what", "kind", "group")  # sorts of questions whose answer may be several words
 TEXT_SHOTS = 2  # of the published text-only prompts

@@ -184,7 +184,7 @@ TASKS: dict[str, Task] = {
         ("new-concept",), 200, abilities.new_names, needs=("names",), shots=(1, 4),
     ),
     "few-shot-vqa": Task(
-        "questions about a picture after K examples by RICES; beside it K at random, and two without pictures",
+        "questions about a picture after K examples by RICES, beside it at random; after none, beside it two without pictures",
         ("seen",), 200, abilities.few_shot_questions, needs=("questions",), shots=(0, 2, 4, 8),
     ),
     "blend": Task(

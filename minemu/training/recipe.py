@@ -172,10 +172,8 @@ def exists(stage: str, config: EmuConfig) -> bool:
     return not without.get(stage, False)
 
 
-AT_FIRST = {
-    "train": asdict(TrainConfig()),
-    "data": {"mixture": asdict(MixtureConfig())},
-}  # as before there was a choice
+# What a run had whose version of the code knew no such setting.
+AT_FIRST = {"train": asdict(TrainConfig()), "data": {"mixture": asdict(MixtureConfig())}}
 SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
     "encoder": ("vision",),
     "bridge": ("vision", "bridge"),
