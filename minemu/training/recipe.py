@@ -125,7 +125,7 @@ RECIPES: dict[str, Recipe] = {
             preview_every=2000,
         ),
         decoder=TrainConfig(
-            steps=400,
+            steps=1000,
             batch_size=64,
             lr=1e-3,
             warmup=100,
