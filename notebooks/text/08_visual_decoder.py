@@ -266,7 +266,9 @@ torch.testing.assert_close(v, -z0)  # and v asks for all of z0 there
 print("z0 and noise follow from v at levels", int(last[0] // 2), "and", int(last[0]))
 
 # %% [markdown]
-# The package says the same when a configuration asks for what cannot be learnt.
+# ## What could go wrong
+#
+# The package refuses a configuration that asks for what cannot be learnt, as that noise does at the last level, and embeddings of another width.
 
 # %%
 from minemu import VisualDecoder
