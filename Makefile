@@ -1,7 +1,7 @@
 # Each target sets up all it needs in .venv, on a fresh machine with Python 3.10+; run any of them, in any order, as often as you like.
 #   make demo   a trained tiny Emu reads and draws       make lab    the notebooks in JupyterLab
 #   make test   lint, tests and notebooks                make lint   ruff alone
-#   make site   the notebooks as pages in build/site     make test-fast   the tests, without running the notebooks
+#   make site   the notebooks as pages in build/site     make test-fast   the tests, without the slow ones and the notebooks
 PYTHON ?= python3
 JOBS ?= 2
 VENV := .venv
@@ -35,6 +35,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 
 test: lint test-fast
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests
 ifneq ($(NOTEBOOKS),)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval --nbval-current-env --nbval-cell-timeout 300 $(NOTEBOOKS)
 endif

@@ -54,10 +54,19 @@ def test_it_opens_with_badge_needs_and_install(path):
     first = cells[0].source
     assert BADGE.format(name=path.name) in first
     assert re.search(r"^# \S", first, re.M)
-    assert "two CPU cores" in first and "memory" in first, (
+    assert "two CPU cores" in first and "T4" in first and "memory" in first, (
         "say what it needs: time on two CPU cores and on a T4, memory"
     )
     assert cells[1].source == code(NOTEBOOKS[0])[0].source, "the install cell is the same everywhere"
+
+
+@each
+def test_it_asks_before_it_shows_and_warns(path):
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    assert "**Predict" in prose, "ask for a guess before a result is shown"
+    assert "## What could go wrong" in prose
+    exercises = re.findall(r"^#+ (?:Your turn|Exercise)[ \d]*: .*$", prose, re.M)
+    assert len(exercises) >= EXERCISES and all(re.search(r"\(\d+ minutes?\)$", line) for line in exercises), exercises
 
 
 @each

@@ -163,6 +163,35 @@ def test_emu_begins_with_the_visual_side_of_a_finished_checkpoint(finished, tmp_
         train_stage("emu-nano", "bridge", tmp_path, SHORT, base=folder)
 
 
+def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(finished, tmp_path):
+    root, folder = finished
+    longer = {**SHORT, "train.sketch.steps": 9, "train.sketch.restarts": "6"}
+    stage = tmp_path / "longer" / "emu-nano" / "sketch"
+    shutil.copytree(root / "emu-nano" / "codec", stage.parent / "codec")
+    assert not train_stage("emu-nano", "sketch", tmp_path / "longer", longer, stop_after=7, base=folder)
+    began = load_file(stage / "checkpoints" / "step-0000006" / "model.safetensors")
+    ended = load_file(folder / "visual_decoder" / "model.safetensors")
+    assert all(torch.equal(tensor, ended[f"sketch.{name}"].float()) for name, tensor in began.items())
+    assert train_stage("emu-nano", "sketch", tmp_path / "longer", longer, base=folder)  # stopped, then resumed
+    assert len(losses_of(stage)) == 9 and losses_of(stage)[:6] == losses_of(root / "emu-nano" / "sketch")
+    record, before = (
+        json.loads(path.read_text()) for path in (stage / "run.json", folder / "training" / "sketch.json")
+    )
+    assert record["weights_of"] == {"commit": before["commit"], "steps": 6} and record["train"]["steps"] == 9
+
+    shutil.copytree(root / "emu-nano" / "codec", tmp_path / "anew" / "emu-nano" / "codec")
+    assert train_stage("emu-nano", "sketch", tmp_path / "anew", {**longer, "train.sketch.restarts": "5"}, base=folder)
+    anew = tmp_path / "anew" / "emu-nano" / "sketch"
+    assert losses_of(anew)[0] == pytest.approx(
+        losses_of(root / "emu-nano" / "sketch")[0], rel=1e-2
+    )  # from its first step
+    assert "weights_of" not in json.loads((anew / "run.json").read_text())
+
+
+def losses_of(stage):
+    return tuple(json.loads(line)["loss"] for line in (stage / "log.jsonl").read_text().splitlines())
+
+
 def test_an_exported_record_names_no_folder_of_this_machine(finished, tmp_path):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")

@@ -34,10 +34,10 @@ def show_schedule(panels: Mapping[str, Mapping[str, Sequence[float]]], width: fl
         for (name, rates), (colour, dashes) in zip(lines.items(), PENS, strict=False):
             axes.plot(rates, color=colour, ls=dashes, lw=1.8, label=name)
         label(axes, "step", "learning rate", title)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.4)  # room for the legend above the peaks
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         axes.yaxis.get_offset_text().set_size(8)
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
+        axes.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
     return figure
 
 

@@ -88,7 +88,7 @@ def model_card(folder: Path) -> str:
         "It reads and draws such pictures, 64 pixels wide, and nothing else; what it was trained for has a row under Results.",
         "Weights are stored in float16.", "",
         "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
-        'pipe(["a llama, Twemoji style"]).images[0]', "```", "",
+        'pipe(["a rocket on a purple background, Fluent style"]).images[0]', "```", "",
         f"## Parts ({sum(sizes.values()):,} parameters, {bytes_on_disk / 1e6:.1f} MB)", "", "| part | parameters |", "|---|---|",
         *(f"| `{name}` | {size:,} |" for name, size in sizes.items()), "", *_training(folder),
         f"Settings and logs of each stage: `{LOGS}/`. The whole again: `minemu recipe {config.name}`.", "", *_results(folder),

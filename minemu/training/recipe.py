@@ -18,14 +18,17 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_write, read_json, write_json
 from minemu.model import Emu, local_folder, read_config
+from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
+from minemu.training import checkpoint
 from minemu.training.decoder import CodecStage, DecoderStage, SketchStage
 from minemu.training.emu import CONDITIONS, EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.run import LOGS, RunLog, describe
+from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
 STAGES = ("encoder", "bridge", "language", "emu", "codec", "sketch", "decoder")
@@ -108,7 +111,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=8000,
+            steps=17000,
+            restarts=(8000,),
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -121,7 +125,7 @@ RECIPES: dict[str, Recipe] = {
             preview_every=2000,
         ),
         decoder=TrainConfig(
-            steps=400,
+            steps=1000,
             batch_size=64,
             lr=1e-3,
             warmup=100,
@@ -257,7 +261,8 @@ def train_stage(
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
-    base    a finished checkpoint that takes the place of the stages before (see `begin_from`)
+    base    a finished checkpoint that takes the place of the stages before (see `begin_from`); stage `sketch` goes on with
+            its sketch where the schedule begins anew at its last step
     world   another world than the recipe's, such as one with fewer things in it
     """
     if stage not in TRAINABLE:
@@ -266,9 +271,11 @@ def train_stage(
     settings: TrainConfig = getattr(recipe, stage)
     root = Path(run_dir) / preset
     folder = root / stage
+    facts = facts_of(preset, stage, config, recipe, world)
     if base is not None:
         begin_from(base, root, config, stage)
-    facts = facts_of(preset, stage, config, recipe, world)
+        if stage == "sketch":
+            lengthen_sketch(base, folder, facts)
     if is_complete(folder, facts):
         return True
     for needed in needs(stage, config):
@@ -379,6 +386,22 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
         (root / "emu" / CONDITIONS).unlink(missing_ok=True)
     for name in stands_for:
         write_json(root / name / "done.json", {"base": base})
+
+
+def lengthen_sketch(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
+    """Begin where the sketch of a finished checkpoint ended, if `facts` are of a longer run of that.
+
+    Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
+    """
+    source = local_folder(base)
+    record = source / LOGS / "sketch.json"
+    if folder.exists() or not record.exists() or not is_lengthened(read_json(record)["train"], facts["train"]):
+        return
+    its = read_json(record)
+    sketch = VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
+    checkpoint.save(folder / "checkpoints", its["train"]["steps"], sketch, [], {}, {"stage": "sketch"})
+    write_json(folder / "run.json", {**its, "weights_of": {"commit": its["commit"], "steps": its["train"]["steps"]}})
+    shutil.copy(source / LOGS / "sketch.jsonl", folder / "log.jsonl")
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:

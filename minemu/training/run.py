@@ -46,7 +46,7 @@ def versions() -> dict[str, str]:
 def describe(folder: Path, **facts: Any) -> None:
     """Write `run.json`: the resolved configuration and what a reader needs to run the same again.
 
-    Of a run that was resumed by other code, or lengthened, the commits before are kept too.
+    Of a run that was resumed by other code, or lengthened, the commits before are kept too, and whose weights it began with.
     """
     before = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
     now = commit()
@@ -58,6 +58,7 @@ def describe(folder: Path, **facts: Any) -> None:
             "command": " ".join(["minemu", *sys.argv[1:]]),
             "commit": now,
             **({"earlier_commits": earlier} if earlier else {}),
+            **({"weights_of": before["weights_of"]} if "weights_of" in before else {}),
             "versions": versions(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             **facts,

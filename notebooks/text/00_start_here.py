@@ -78,13 +78,16 @@ print(model.config.name, "on pictures of", processor.image_size, "pixels,", proc
 
 # %% alt="Left: a picture that the model drew from words; right: a held-out picture with the caption that the model gave it."
 # NBVAL_IGNORE_OUTPUT
-drawn = pipe(["a llama, Twemoji style"], generator=torch.Generator().manual_seed(0)).images[0]
+words = "a rocket on a purple background, Fluent style"
+drawn = pipe([words], generator=torch.Generator().manual_seed(0)).images[0]
 said = pipe.caption(sample.picture)
 
 assert drawn.size == sample.picture.size and isinstance(said, str)
-show_pictures([drawn, sample.picture], ["drawn from: a llama, Twemoji style", f"captioned: {said}"])
+show_pictures([drawn, sample.picture], [f"drawn from: {words}", f"captioned: {said}"])
 
 # %% [markdown]
+# Say all that you want to see. Of what the words leave open comes the average: `"a llama, Twemoji style"` gets a background of no colour in particular, and shapes that the model knows less well than a rocket stay a blur.
+#
 # ## One picture
 #
 # The upper row reads, the lower row writes. Nothing here is drawn by hand: the tensors are those of a forward pass that just ran, the
@@ -220,7 +223,7 @@ show_curves({"emu-nano learns 16 pairs": losses}, log=True)
 
 # %% alt="A picture drawn from words with the words that the model reads in it, a held-out picture, and that picture rebuilt from its embeddings."
 # NBVAL_IGNORE_OUTPUT
-text = "a llama on a blue background, Twemoji style"
+text = "a big hamburger on a blue background, Flat style"
 picture = pipe([text], generator=torch.Generator().manual_seed(1)).images[0]
 answer = pipe.caption(picture)
 rebuilt = pipe([sample.picture], generator=torch.Generator().manual_seed(1)).images[0]
@@ -229,7 +232,7 @@ assert picture.size == rebuilt.size == sample.picture.size
 show_pictures([picture, sample.picture, rebuilt], [f"said back: {answer}", "a picture", "rebuilt from its embeddings"])
 
 # %% [markdown]
-# Where it cannot make out its own drawing it may say "this is a modi". There is no such thing: some documents of pretraining give made-up names to drawings (notebook 06), and what it does not know looks like one of those.
+# Try it with `"a llama on a blue background, Twemoji style"`. Where the model cannot make out its own drawing it may say "this is a modi". There is no such thing: some documents of pretraining give made-up names to drawings (notebook 06), and what it does not know looks like one of those.
 #
 # ## What could go wrong
 #

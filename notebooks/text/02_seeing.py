@@ -410,7 +410,7 @@ def only(known):
 
 levels = {f"chance: ln {pairs}": math.log(pairs), "knows only the background": only(lambda scene: scene.background)}
 
-# %% alt="The contrastive loss of the small tower over its steps falls below the level of chance, ln 32, towards that of a tower that knows only the background."
+# %% alt="The contrastive loss of the small tower over its steps falls below the level of chance, ln 32, and past that of a tower that knows only the background."
 show_curves({"contrastive loss": {"loss": losses}}, levels=levels)
 
 # %% [markdown]
@@ -591,6 +591,6 @@ for wrong in ({"vision.patch_size": 12}, {"vision.head_width": 50}, {"vision.pat
 # %% [markdown]
 # ## What next
 #
-# * [Notebook 00](00_start_here.ipynb) shows where these features go: stage 2 turns them into N visual embeddings, in an order.
+# * [Notebook 03](03_causal_transformer.ipynb) shows where these features go: stage 2 turns them into N visual embeddings, in an order.
 # * Read `minemu/visual_encoder.py` and `minemu/training/encoder.py`: each fits on a few screens.
 # * Try the other form: `minemu recipe emu-nano --set vision.stem=patch` trains all stages in seconds, with Emu's own patch map.

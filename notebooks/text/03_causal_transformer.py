@@ -538,6 +538,6 @@ for n_image in (5, 9):
 # %% [markdown]
 # ## What next
 #
-# * [Notebook 00](00_start_here.ipynb) shows what the language model does with the N embeddings.
+# * [Notebook 04](04_language_model.ipynb) shows what the language model does with the N embeddings.
 # * Read `minemu/causal_transformer.py`: it fits on a few screens.
 # * Try it: `minemu recipe emu-nano --set bridge.n_image=16` gives a picture more embeddings, `minemu recipe emu2-nano` trains the pooling form.

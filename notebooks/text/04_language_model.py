@@ -269,7 +269,7 @@ check("04.swiglu", swiglu)
 # |---|---|---|
 # | In the paper | classifies the next word | regresses the next visual embedding, $\ell_2$ |
 # | In the released code | cross-entropy, all four structure tokens masked | `Linear(5120, 5120, bias=False)`; its pairs are built, its loss is never computed |
-# | Here | the same | the same map, and its loss is computed (`objective.py`) |
+# | Here | the same; with `objective.say_image` `[IMG]` is a target too | the same map, and its loss is computed (`objective.py`) |
 
 # %%
 out = model(**batch)
@@ -309,7 +309,7 @@ show_turns([turn([sample.picture, sample.caption]), turn([sample.caption, sample
 
 # %% [markdown]
 # The bar at a position speaks of the *next* one. Where there is none, no head is asked, or the one that is asked is altogether wrong. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot predicts the word embedding of `[/IMG]`, as in the released code.
-# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet. Those after it have true embeddings before them and are much easier. Notebook 07 shows that this ease is a trap.
+# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet; that its bar is high all the same only says that all embeddings have much in common. Notebook 07 measures against the mean embedding instead, and shows that having true embeddings before one is a trap.
 #
 # ## Both heads learn at once
 #

@@ -343,9 +343,9 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 # The best looking loss belongs to the worst embeddings. The two panels have to be read together: **a regression loss says nothing
 # unless you know what its targets still tell apart.**
 #
-# Detached targets slow the collapse down, and do not exclude it: the path through the inputs is open, and here too the spread falls
-# at first. What works against it is the text loss, which needs embeddings that tell pictures apart, and starts to pull once captions
-# are learnt.
+# Detached targets slow the collapse down, and do not exclude it: the path through the inputs is open, and here too the spread ends
+# far below where it began. What works against it is the text loss, which needs embeddings that tell pictures apart, and pulls more
+# as captions are learnt.
 # Only frozen targets cannot move at all. That run dips too, because the left panel shows what the language model *reads*, and this
 # still moves. Its targets keep their spread, and pull the embeddings back.
 #

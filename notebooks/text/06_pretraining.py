@@ -231,6 +231,8 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 #
 # ### Your turn: schedule (5 minutes)
 #
+# Write that share as `share(step, warmup, steps, final)`, for a schedule without restarts.
+#
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -451,7 +453,7 @@ show_losses(logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a na
 #
 # The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one has another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and through them the gradient comes.
 #
-# > **Predict.** One more run, with the visual side free and at the full rate. Is its image loss higher or lower? Does it read better or worse?
+# > **Predict.** One more run, with the visual side free and at the full rate. Is its image loss higher or lower? Are its embeddings further apart, or nearer together?
 
 # %% alt="Left, the image loss of a run with the visual side frozen and of one with it free. Right, how much the embeddings of different pictures differ in both, as bars."
 from minemu.figures.training import show_targets
@@ -472,7 +474,7 @@ apart = {"frozen": difference(frozen_model), "free": difference(free_model)}
 show_targets(runs_by_name, apart, window=10)
 
 # %% [markdown]
-# So two image losses can be compared only while their targets are the same. A lower loss with embeddings that differ less is no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free; its encoder starts from EVA-CLIP, and the rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
+# So two image losses can be compared only while their targets are the same, and the right panel says whether they are. A lower loss with embeddings that differ less would be no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free; its encoder starts from EVA-CLIP, and the rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
 #
 # ## The whole recipe
 #

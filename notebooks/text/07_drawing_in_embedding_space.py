@@ -153,7 +153,7 @@ assert torch.allclose(relative_error(mean.expand_as(true), true), torch.ones(len
 show_by_index({"32 held-out scenes": errors}, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# In a trained model teacher forcing falls from the second embedding on: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it stays about where the first embedding was, or drifts away from there.
+# In a trained model teacher forcing stays below free running and falls towards the end: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it stays about where the first embedding was, or drifts away from there.
 #
 # The gap between the two lines is the **exposure bias**: the model is trained on one kind of prefix and used on another. The loss in the log of a training is the lower line. The picture that you get is the upper one.
 #
@@ -241,7 +241,7 @@ names = ["fits the text"] * 4 + ["decoded from the mean of the four", f"drawn fr
 show_pictures([*fitting, *to_pil(pixels)], names)
 
 # %% [markdown]
-# The decoder makes one definite picture of whatever it gets, so a mean of embeddings need not look like a mean of pixels. But what has been averaged away no longer steers it: where it puts a background or an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
+# The shipped decoder draws in one step, so it too predicts a mean: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
 #
 # Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is exactly the explained share, $1 - e_k$, always below 1. How is it here?
 

@@ -266,7 +266,9 @@ torch.testing.assert_close(v, -z0)  # and v asks for all of z0 there
 print("z0 and noise follow from v at levels", int(last[0] // 2), "and", int(last[0]))
 
 # %% [markdown]
-# The package says the same when a configuration asks for what cannot be learnt.
+# ## What could go wrong
+#
+# The package refuses a configuration that asks for what cannot be learnt, as that noise does at the last level, and embeddings of another width.
 
 # %%
 from minemu import VisualDecoder
@@ -472,6 +474,8 @@ show_grid(
 #
 # ### Your turn: guide (3 minutes)
 #
+# Write `guided(without, with_condition, scale)`: from the two predictions the one that is used.
+#
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -546,7 +550,7 @@ def error(t, conditions):
 show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in told_as.items()})
 
 # %% [markdown]
-# With little noise the input shows the picture, and the embeddings hardly matter. With nothing but noise they are all there is. What a drawing *is* gets decided at high noise levels, in the first few steps;
+# With little noise the input shows the picture, and having no embeddings costs little; only those of another picture mislead, as they bring its sketch along. With nothing but noise they are all there is. What a drawing *is* gets decided at high noise levels, in the first few steps;
 # the rest is sharpening. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
 #
 # Two measures follow from this, and the package has both: sampling steps that *trail*, so that the first one stands at the very last level, and loss weights by level (`decoder.min_snr_gamma`).

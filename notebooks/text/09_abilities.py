@@ -459,7 +459,7 @@ bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for r
 show_rates(bars)
 
 # %% [markdown]
-# This separates the three things that few-shot gains depend on:
+# Bars like these separate the three things that few-shot gains can depend on. Our model was taught such questions in pretraining, so it needs no example and has no gain to take apart: look for bars of equal height, far above copying.
 #
 # * **form**: if random examples help, the model has learnt how an answer looks (ours knew that already, so expect little here);
 # * **retrieval**: if RICES helps more, but not more than copying, the gain is the retriever's; and a model below copying does not even use the answer that stands in its prompt;
@@ -601,7 +601,7 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 #
 # > | | who writes `[IMG]`? |
 # > |---|---|
-# > | In the paper | not said |
+# > | In the paper | the model |
 # > | In the released code | the caller: `[IMG]` is never a target, so the model cannot say it. The authors confirm that interleaved output is not supported |
 # > | Here | with `objective.say_image` it is a target like any word, and the model decides |
 
@@ -633,7 +633,7 @@ show_gallery([cards or [Card(pair[1].picture, "the model drew nothing; this is t
 # %% [markdown]
 # ## What it cannot do
 #
-# The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it says the nearest thing that its world has. Photographs, free questions, and numbers beyond three:
+# The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it says the nearest thing that its world has. Photographs, for example:
 
 # %% alt="Four photographs with the captions that the model gives them: sentences of the toy world, whatever the photograph shows."
 from minemu.data.samples import load_photos

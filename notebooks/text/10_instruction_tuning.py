@@ -453,6 +453,8 @@ show_spectrum(weight, scale * b @ a, a.shape[0])
 #
 # ### Your turn: merge (5 minutes)
 #
+# Write `merged(weight, a, b, alpha)`: the weights with the adapter added to them.
+#
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -513,9 +515,9 @@ both = [
 show_change(both) if both else None
 
 # %% [markdown]
-# What loses most is drawing from words. The adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines; pictures that are rebuilt do not pass through the LLM, and keep their score.
+# Read it with the rule: most intervals overlap, so most changes are not shown by so few samples. Pictures that are rebuilt do not pass through the LLM and must keep their score. Drawing from words can lose, as the adapter moves what the LLM imagines and the decoder has learnt from what the base imagines; questions can lose, as the base had them in pretraining and answers without a template.
 #
-# The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products in each of four layers. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
+# The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #
 # ## What could go wrong
 #

@@ -304,7 +304,7 @@ print("a perfect caption, scored alone, gets 0:", float(alone) == 0)
 #
 # ## Answers
 #
-# VQA ([arXiv 1505.00468](https://arxiv.org/abs/1505.00468)) asked ten people each question. An answer is right if three of them gave it, a third right if one did. To treat model and people alike, each person is left out once:
+# VQA ([arXiv 1505.00468](https://arxiv.org/abs/1505.00468)) asked ten people each question. An answer is right if four of them gave it; three agree to 0.9, one to 0.3. To treat model and people alike, each person is left out once:
 #
 # $$\mathrm{acc}(a) = \frac{1}{10} \sum_{j=1}^{10} \min\!\left(\frac{\#\{i \ne j : a_i = a\}}{3},\; 1\right)$$
 #
@@ -523,7 +523,7 @@ series = {
 show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / len(labels)] * 2)
 
 # %% [markdown]
-# Read both pairs. An insider need not even be good at real pictures (the mean of a picture's embeddings was not made for naming), and what it says of drawings is what the decoder was optimised for: it shares its blind spots. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
+# Read both pairs. The insider knows real pictures well, as its embeddings were trained to tell names apart. But of drawings it says what the decoder was optimised for: it finds in them what their embeddings say, whether or not it is to be seen. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
 #
 # > | | judge of drawn pictures |
 # > |---|---|
