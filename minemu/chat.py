@@ -99,6 +99,10 @@ class ChatTemplates:
         texts = [self.as_text(sample) for sample in samples]
         return texts[0] if single else texts
 
+    def read_messages(self, messages: Sequence[dict]) -> list:
+        """A conversation that waits for its answer, as one sample, in the template that the tokenizer has the tokens of."""
+        return conversation(messages, self._chat_template(None), add_generation_prompt=True)
+
     def as_text(self, sample: Sequence) -> str:
         """A sample as the text that the tokenizer would see, with <image> slots for each picture."""
         parts = []
@@ -135,6 +139,12 @@ class ChatTemplates:
         if name not in CHAT_TEMPLATES:
             raise MinemuError(f"unknown chat template '{name}': {suggest(name, CHAT_TEMPLATES)}")
         return CHAT_TEMPLATES[name]
+
+
+def user_message(sample: Sequence) -> dict:
+    """Words and pictures as one message of the user."""
+    kinds = ("text" if isinstance(item, str) else "image" for item in sample)
+    return {"role": "user", "content": [{"type": kind, kind: item} for kind, item in zip(kinds, sample, strict=True)]}
 
 
 def conversation(

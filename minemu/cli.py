@@ -6,6 +6,7 @@ on the error stream that names the problem and the fix. Heavy imports wait until
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -108,23 +109,27 @@ def generate(
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Continue words and pictures with words, or with a picture (--out FILE). One picture alone is rebuilt."""
+    """Continue words and pictures with words (Emu-I answers them), or with a picture (--out FILE). One picture alone is rebuilt."""
     import torch
 
+    from minemu.chat import user_message
     from minemu.files import atomic_write
     from minemu.pipeline import EmuPipeline
+    from minemu.tokenizer import USER
 
+    if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+        raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
     pipe = EmuPipeline.from_pretrained(checkpoint)
+    sample = [Path(piece) if Path(piece).suffix and os.path.isfile(piece) else piece for piece in prompt]
     if out is None:
-        text = pipe.chat(prompt, max_new_tokens=max_new_tokens).text
+        if USER in pipe.processor.special:  # Emu-I: a question in its template
+            sample = [user_message(sample)]
+        text = pipe.chat(sample, max_new_tokens=max_new_tokens).text
         typer.echo(text)
         _write(json, {"prompt": prompt, "text": text})
         return
-    sample = [Path(prompt[0])] if len(prompt) == 1 and Path(prompt[0]).is_file() else prompt
     generator = torch.Generator().manual_seed(seed)
     picture = pipe(sample, num_inference_steps=steps, guidance_scale=guidance, generator=generator).images[0]
-    if out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
-        raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
     with atomic_write(out) as temporary:
         picture.save(temporary, format={".png": "PNG", ".webp": "WEBP"}.get(out.suffix.lower(), "JPEG"))
     typer.echo(f"drew {out}")

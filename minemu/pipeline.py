@@ -16,7 +16,7 @@ from minemu import adapters
 from minemu.errors import MinemuError
 from minemu.loading import main_device
 from minemu.model import Emu, local_folder
-from minemu.processor import EmuProcessor, PictureLike
+from minemu.processor import EmuProcessor, PictureLike, is_picture_path
 from minemu.visual_decoder import VisualDecoder
 
 Sample = Sequence[str | PictureLike]
@@ -158,14 +158,21 @@ class EmuPipeline:
 
     # ---- words ---------------------------------------------------------------------------------------------------------
 
-    def chat(self, sample: Sample, **kwargs) -> EmuText:
-        """Say what comes next after words and pictures; takes transformers' generation keywords."""
+    def chat(self, sample: Sample | Sequence[dict], **kwargs) -> EmuText:
+        """Say what comes next after words and pictures; takes transformers' generation keywords.
+
+        Emu-I answers messages, which are put into its template: pipe.chat([{"role": "user", "content": [...]}]).
+        """
         return self.chat_batch([sample], **kwargs)[0]
 
-    def chat_batch(self, samples: Sequence[Sample], **kwargs) -> list[EmuText]:
-        batch = self.processor([list(sample) for sample in samples]).to(self.model.device)
+    def chat_batch(self, samples: Sequence[Sample | Sequence[dict]], **kwargs) -> list[EmuText]:
+        batch = self.processor([self._as_asked(sample) for sample in samples]).to(self.model.device)
         ids = self.model.generate(**batch, **kwargs)
         return [EmuText(self.processor.decode(row), row) for row in ids]
+
+    def _as_asked(self, sample: Sample | Sequence[dict]) -> list:
+        _refuse_bare(sample)
+        return self.processor.read_messages(sample) if isinstance(sample[0], dict) else list(sample)
 
     def caption(self, picture: PictureLike, **kwargs) -> str:
         return self.chat([picture], **kwargs).text
@@ -210,6 +217,7 @@ class EmuPipeline:
 
     def _document(self, sample: Sample, max_pictures: int, max_new_tokens: int) -> dict[str, Tensor | None]:
         """A sample to go on with, its pictures as embeddings; refused where the model cannot, or has no room for it."""
+        _refuse_bare(sample)
         if not self.model.config.objective.say_image:
             raise MinemuError(
                 "this model was not trained to say [IMG] itself; draw with pipe([...]) and speak with pipe.chat([...]), "
@@ -245,11 +253,15 @@ def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
 
 
 def _as_batch(prompt: Sample | Sequence[Sample]) -> list[list]:
-    if isinstance(prompt, (str, Image.Image, os.PathLike)) or not len(prompt):
-        raise MinemuError('give a list of text and pictures: pipe(["a llama, Twemoji style"])')
+    _refuse_bare(prompt)
     nested = [isinstance(item, (list, tuple)) for item in prompt]
     return [list(item) for item in prompt] if all(nested) else [list(prompt)]
 
 
+def _refuse_bare(prompt: Sample | Sequence[Sample]) -> None:
+    if isinstance(prompt, (str, dict, Image.Image, os.PathLike)) or not len(prompt):
+        raise MinemuError('give a list of text and pictures: pipe(["a llama, Twemoji style"])')
+
+
 def _is_one_picture(sample: Sequence) -> bool:
-    return len(sample) == 1 and not isinstance(sample[0], str)
+    return len(sample) == 1 and (not isinstance(sample[0], str) or is_picture_path(sample[0]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,16 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".
 
 PictureLike = Image.Image | os.PathLike
 Item = str | PictureLike | sequence.Special | sequence.Video
+# What PIL raises for damaged files; a claimed size beyond reason is a warning first, then an error.
+BROKEN_PICTURE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    struct.error,
+    Image.DecompressionBombWarning,
+    Image.DecompressionBombError,
+)
 
 
 def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
@@ -54,11 +65,13 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture)
         return picture.convert("RGB")
+    except MinemuError:  # a ValueError itself
+        raise
     except FileNotFoundError:
         raise MinemuError(f"{name} does not exist; check the path") from None
     except Image.DecompressionBombError:
         raise MinemuError(f"{name} is larger than {MAX_PIXELS:,} pixels; make it smaller first") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except (*BROKEN_PICTURE, UnidentifiedImageError) as error:
         raise MinemuError(f"{name} cannot be read as a picture ({error}); it may be truncated, save it again") from None
 
 
@@ -127,7 +140,7 @@ class EmuProcessor(ChatTemplates):
             elif isinstance(item, sequence.Video):
                 pictures += [self.preprocess(frame) for frame in item.frames]
                 pieces += [sequence.PICTURE] * len(item.frames)
-            elif isinstance(item, (Image.Image, os.PathLike)) or (isinstance(item, str) and _is_picture_path(item)):
+            elif isinstance(item, (Image.Image, os.PathLike)) or (isinstance(item, str) and is_picture_path(item)):
                 pictures.append(self.preprocess(item))
                 pieces.append(sequence.PICTURE)
             elif isinstance(item, str):
@@ -214,5 +227,6 @@ def normalise(pixels: Tensor) -> Tensor:
     return ((pixels.float() / 255 - CLIP_MEAN) / CLIP_STD).permute(0, 3, 1, 2).contiguous()
 
 
-def _is_picture_path(text: str) -> bool:
+def is_picture_path(text: str) -> bool:
+    """Is this text of a sample the name of a picture file?"""
     return text.lower().endswith(PICTURE_SUFFIXES) and not text.isspace() and "\n" not in text and len(text) < 1024

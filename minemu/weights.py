@@ -16,8 +16,11 @@ from minemu.shards import INDEX, Shards
 def save_tensors(
     tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None = None, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors; `dtype` converts the floating-point ones, to half the size with float16."""
-    save_file({name: _plain(tensor, dtype) for name, tensor in tensors.items()}, path, metadata)
+    """Write tensors; `dtype` converts the floating-point ones, to half the size with float16. OSError where there is no room."""
+    try:
+        save_file({name: _plain(tensor, dtype) for name, tensor in tensors.items()}, path, metadata)
+    except SafetensorError as error:  # what the library makes of a full disk
+        raise OSError(str(error)) from error
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -131,6 +131,7 @@ class Pipe:
     """A pipeline that draws red and says what it was asked."""
 
     model = SimpleNamespace(config=SimpleNamespace(name="emu-nano"))
+    processor = SimpleNamespace(special={})
 
     @classmethod
     def from_pretrained(cls, source):
@@ -160,6 +161,18 @@ def test_generate_says_or_draws(pipe, tmp_path, capsys):
         assert cli.run(["generate", "c", "a llama", "--out", str(out), "--seed", seed, "--steps", "7"]) == 0
         drawn.append(Image.open(out).getpixel((0, 0)))
     assert drawn[0] == drawn[1] != drawn[2] and drawn[0][1] == 7
+
+
+def test_generate_asks_emu_i_in_its_template(pipe, tmp_path, capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Pipe, "processor", SimpleNamespace(special={"[USER]": 5}))
+    monkeypatch.setattr(
+        Pipe, "chat", lambda self, sample, max_new_tokens: asked.append(sample) or SimpleNamespace(text="")
+    )
+    (tmp_path / "a.jfif").write_bytes(b"")
+    assert cli.run(["generate", "c", str(tmp_path / "a.jfif"), "what is this? " + "x" * 300]) == 0
+    (message,) = asked[0]
+    assert message["role"] == "user" and [part["type"] for part in message["content"]] == ["image", "text"]
 
 
 def test_generate_refuses_what_it_cannot_write_or_find(pipe, tmp_path, capsys):

@@ -9,6 +9,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from minemu import adapters
+from minemu.chat import user_message
 from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversation
 from minemu.data.mixture import SOURCES, toy_mixture
 from minemu.data.sources import DataFiles, ToyTalks, open_talks
@@ -252,3 +253,17 @@ def test_conversations_on_disk(tmp_path):
     talks = open_talks(recipe.data.conversations, ToyWorld(), len, 4, 0)
     assert talks.document(3).turns[0].answer == "a colour."
     assert isinstance(open_talks(DataFiles().conversations, ToyWorld(), len, 4, 0), ToyTalks)
+
+
+def test_emu_i_answers_messages_in_its_template(root):
+    tuned = EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter")
+    picture = ToyWorld(image_size=32).picture(0)
+    messages = [user_message([picture, "what is this? answer in one word."])]
+    batch = tuned.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True)
+    said = tuned.model.generate(**batch, max_new_tokens=4)
+    assert tuned.chat(messages, max_new_tokens=4).ids.tolist() == said[0].tolist()
+    base = EmuPipeline.from_pretrained(root / "checkpoint")
+    with pytest.raises(MinemuError, match="ask a base model with a plain list of text and pictures"):
+        base.chat(messages)
+    with pytest.raises(MinemuError, match="give a list of text and pictures"):
+        tuned.chat(messages[0])

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from minemu.errors import MinemuError
 from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, read_picture
@@ -72,6 +73,15 @@ def test_alpha_lies_on_white_and_exif_turns_the_picture(tmp_path):
     exif[0x0112] = 6  # turned by 90 degrees
     red((40, 30)).save(tmp_path / "turned.jpg", exif=exif)
     assert read_picture(tmp_path / "turned.jpg").size == (30, 40)
+
+
+def test_a_text_too_long_inside_a_png_is_a_broken_picture(tmp_path):
+    """PIL raises a plain ValueError there, as for a large XMP block."""
+    text = PngInfo()
+    text.add_text("comment", "x" * (2 << 20), zip=True)
+    red().save(tmp_path / "long.png", pnginfo=text)
+    with pytest.raises(MinemuError, match="long.png cannot be read as a picture"):
+        read_picture(tmp_path / "long.png")
 
 
 def test_sixteen_bit_grey_keeps_its_shades():

@@ -46,6 +46,21 @@ def test_the_checkpoint_loads_draws_and_speaks(finished):
     assert pipe([["a cat"], ["a dog", out.images[0], "a cat"]], output_type="pt").images.shape == (2, 3, 32, 32)
 
 
+def test_a_picture_is_one_however_it_is_named(finished, tmp_path):
+    pipe = EmuPipeline.from_pretrained(finished[1])
+    picture = ToyWorld(image_size=32).picture(0)
+    picture.save(tmp_path / "one.png")
+    rebuilt = [
+        pipe([one], generator=torch.Generator().manual_seed(0)).images[0].tobytes()
+        for one in (picture, tmp_path / "one.png", str(tmp_path / "one.png"))
+    ]
+    assert rebuilt[0] == rebuilt[1] == rebuilt[2]
+    for call in (pipe, pipe.chat, pipe.continue_document):
+        for bare in ("what is this?", picture, []):
+            with pytest.raises(MinemuError, match="give a list of text and pictures"):
+                call(bare)
+
+
 def test_the_card_says_what_the_files_say(finished):
     root, folder = finished
     card = (folder / "README.md").read_text()
@@ -172,7 +187,8 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     began = load_file(stage / "checkpoints" / "step-0000006" / "model.safetensors")
     ended = load_file(folder / "visual_decoder" / "model.safetensors")
     assert all(torch.equal(tensor, ended[f"sketch.{name}"].float()) for name, tensor in began.items())
-    assert train_stage("emu-nano", "sketch", tmp_path / "longer", longer, base=folder)  # stopped, then resumed
+    made = run_recipe("emu-nano", tmp_path / "longer", longer, base=folder)  # stopped, then resumed
+    assert "Stage sketch went on from its weights after 6 steps" in (made / "README.md").read_text()
     assert len(losses_of(stage)) == 9 and losses_of(stage)[:6] == losses_of(root / "emu-nano" / "sketch")
     record, before = (
         json.loads(path.read_text()) for path in (stage / "run.json", folder / "training" / "sketch.json")
@@ -186,6 +202,12 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
         losses_of(root / "emu-nano" / "sketch")[0], rel=1e-2
     )  # from its first step
     assert "weights_of" not in json.loads((anew / "run.json").read_text())
+
+
+def test_pooling_has_a_recipe_too(tmp_path):
+    short = {**SHORT, **{f"train.{stage}.steps": 2 for stage in STAGES if stage != "codec"}}
+    pipe = EmuPipeline.from_pretrained(run_recipe("emu2-nano", tmp_path, short))
+    assert pipe.model.config.bridge.kind == "pool" and pipe(["a llama"]).images[0].size == (32, 32)
 
 
 def losses_of(stage):

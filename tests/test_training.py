@@ -108,12 +108,24 @@ def test_accumulation_equals_one_large_batch(tmp_path):
 def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path):
     with pytest.raises(
         MinemuError,
-        match="stage toy: loss or gradient is nan in batch 13; stopped before the update. Last good checkpoint: step-0000004",
+        match="stage toy: loss or gradient is nan in batch 13; stopped before the update. Last good checkpoint: step-0000004. "
+        "The same settings would do it again: train the stage anew with a lower lr",
     ):
         run(tmp_path / "broken", Toy(broken_batch=13))
     run(tmp_path / "good", stop_after=4)
     good, kept = bits(tmp_path / "good"), bits(tmp_path / "broken")
     assert all(torch.equal(good[name], kept[name]) for name in good)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "accumulate", "checkpoint_every", "log_every", "steps"])
+def test_training_settings_that_make_no_sense(name):
+    with pytest.raises(MinemuError, match=f"the training setting {name}=-1 is too small: give [01] or more"):
+        TrainConfig(**{name: -1})
+
+
+def test_what_the_library_cannot_write_is_a_full_disk_to_us(tmp_path):
+    with pytest.raises(OSError, match="missing|No such file"):
+        checkpoint.save_tensors({"x": torch.zeros(2)}, tmp_path / "missing" / "x.safetensors")
 
 
 def test_no_disk_space_keeps_the_checkpoint_before(tmp_path, monkeypatch):

@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from minemu.errors import MinemuError
-from minemu.processor import PICTURE_SUFFIXES, read_picture
+from minemu.processor import BROKEN_PICTURE, PICTURE_SUFFIXES, read_picture
 
 FRAMES = 8  # a clip, as in Emu
-# What PIL raises for damaged files; a claimed size beyond reason is a warning first, then an error.
-BROKEN_PICTURE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombWarning,
-    Image.DecompressionBombError,
-)
 ANIMATED = (".webp", ".gif", ".png")
 
 

@@ -288,5 +288,7 @@ def evaluate(
     It measures also what a checkpoint was not trained for; the command line says so instead.
     """
     found, split, n, shots = check(task, split, n, shots)
+    if seed < 0:
+        raise MinemuError(f"--seed {seed} is negative: give 0 or more")
     judge = judge or (found.judge() if found.judge else None)
     return found.run(Question(pipe, task, split, n, seed, judge, shots))

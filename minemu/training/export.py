@@ -132,6 +132,18 @@ def _training(folder: Path) -> list[str]:
         "## Training", "",
         "| stage | steps | pictures or texts a step | hours | peak memory | commit |", "|---|---|---|---|---|---|",
         *(_training_row(path) for path in sorted((folder / LOGS).glob("*.json"))), "",
+        *(line for path in sorted((folder / LOGS).glob("*.json")) for line in _began_with(read_json(path))),
+    ]  # fmt: skip
+
+
+def _began_with(run: dict) -> list[str]:
+    """Said of a stage that a shipped checkpoint's weights were trained further in: the same recipe, other bits."""
+    if "weights_of" not in run:
+        return []
+    steps, commit = run["weights_of"]["steps"], run["weights_of"]["commit"]
+    return [
+        f"Stage {run['stage']} went on from its weights after {steps} steps (commit `{commit[:12]}`), rounded to half precision, "
+        "with a new optimizer; in one go the recipe gives other bits.", "",
     ]  # fmt: skip
 
 

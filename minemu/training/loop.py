@@ -51,6 +51,22 @@ class TrainConfig:
     preview_every: int = 0  # steps between sample pictures; 0: none
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        least = {
+            "batch_size": 1,
+            "accumulate": 1,
+            "checkpoint_every": 1,
+            "log_every": 1,
+            "steps": 0,
+            "warmup": 0,
+            "preview_every": 0,
+        }
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise MinemuError(
+                    f"the training setting {name}={getattr(self, name)} is too small: give {bound} or more"
+                )
+
 
 class Stage:
     """What the loop needs to know of a stage. Subclasses fill these in."""
@@ -224,7 +240,8 @@ def _refuse_non_finite(value: Tensor, stage: Stage, batch: int, checkpoints: Pat
         kept = checkpoint.latest(checkpoints)
         raise MinemuError(
             f"stage {stage.name}: loss or gradient is {value.item()} in batch {batch}; stopped before the update. "
-            f"Last good checkpoint: {kept.name if kept else 'none yet'}. Lower lr or clip, or use precision=float32, and run again"
+            f"Last good checkpoint: {kept.name if kept else 'none yet'}. "
+            "The same settings would do it again: train the stage anew with a lower lr or clip, or with precision=float32"
         )
 
 

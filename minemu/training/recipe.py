@@ -153,6 +153,9 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+RECIPES["emu2-nano"] = RECIPES["emu-nano"]  # the same with pooling in place of the Causal Transformer
+
+
 NEEDS = {
     "encoder": (),
     "bridge": ("encoder",),
@@ -280,7 +283,10 @@ def train_stage(
         return True
     for needed in needs(stage, config):
         if not (root / needed / "done.json").exists():
-            raise MinemuError(f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}")
+            where = "" if str(run_dir) == "runs" else f" --run-dir {run_dir}"
+            raise MinemuError(
+                f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}{where}"
+            )
     _refuse_other_settings(folder, facts)
     _refuse_stale_stages(stage, root, config)
     processor = make_processor(root, config, recipe, world)
@@ -324,7 +330,7 @@ def run_recipe(
 ) -> Path:
     """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint.
 
-    With `base`, a finished checkpoint, only what comes after its stage `emu`.
+    With `base`, a finished checkpoint, only what comes after its stage `emu`; its sketch goes on where its schedule begins anew.
 
     With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
     """
@@ -335,7 +341,7 @@ def run_recipe(
         begin_from(base, root, config)
     for stage in TRAINABLE if instruct else STAGES:
         if exists(stage, config):
-            train_stage(preset, stage, run_dir, overrides, log_to)
+            train_stage(preset, stage, run_dir, overrides, log_to, base=base if stage == "sketch" else None)
     if instruct:
         export_adapter(root)
     return export(root)

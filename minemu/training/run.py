@@ -82,8 +82,14 @@ class RunLog:
             temporary.write_text("".join(line + "\n" for line in kept))
 
     def write(self, entry: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps({key: _round(value) for key, value in entry.items()}) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps({key: _round(value) for key, value in entry.items()}) + "\n")
+        except OSError as error:
+            raise MinemuError(
+                f"could not write {self.path}: {error.strerror or error}. Free disk space and run again: "
+                "it goes on from the last checkpoint"
+            ) from error
         if self.tracker:
             self.tracker({key: value for key, value in entry.items() if isinstance(value, float)}, entry["step"])
 

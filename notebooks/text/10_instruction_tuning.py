@@ -515,7 +515,7 @@ both = [
 show_change(both) if both else None
 
 # %% [markdown]
-# Read it with the rule: most intervals overlap, so most changes are not shown by so few samples. Pictures that are rebuilt do not pass through the LLM and must keep their score. Drawing from words can lose, as the adapter moves what the LLM imagines and the decoder has learnt from what the base imagines; questions can lose, as the base had them in pretraining and answers without a template.
+# Read it with the rule. Pictures that are rebuilt do not pass through the LLM, and keep their score. Drawing from words does, and loses: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines. Questions have little to gain here, as our base had them in pretraining and answers without a template.
 #
 # The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #

@@ -18,9 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from minemu.data.video import BROKEN_PICTURE
 from minemu.errors import MinemuError
-from minemu.processor import read_picture
+from minemu.processor import BROKEN_PICTURE, read_picture
 from minemu.sequence import SPECIAL_TOKENS
 
 log = logging.getLogger("minemu.data")
