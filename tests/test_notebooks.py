@@ -65,6 +65,7 @@ def test_it_asks_before_it_shows_and_warns(path):
     prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
     assert "**Predict" in prose, "ask for a guess before a result is shown"
     assert "## What could go wrong" in prose
+    assert "> |" not in prose, "a table in a quotation is no table on the pages of `make site`"
     exercises = re.findall(r"^#+ (?:Your turn|Exercise)[ \d]*: .*$", prose, re.M)
     assert len(exercises) >= EXERCISES and all(re.search(r"\(\d+ minutes?\)$", line) for line in exercises), exercises
 

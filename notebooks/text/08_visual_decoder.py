@@ -139,11 +139,11 @@ torch.testing.assert_close(rearrange(z, "b h w k -> b k h w"), codec.encode(pict
 print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 
 # %% [markdown]
-# > | | latent space |
-# > |---|---|
-# > | **In the paper** | the variational autoencoder of Stable Diffusion v1.5 (Emu) or SDXL (Emu2), frozen |
-# > | **In the released code** | the same; `VisualDecoder.from_diffusers` reads it |
-# > | **Here** | a linear code fitted in a second; `--set decoder.codec=vae` trains a small autoencoder instead |
+# | | latent space |
+# |---|---|
+# | **In the paper** | the variational autoencoder of Stable Diffusion v1.5 (Emu) or SDXL (Emu2), frozen |
+# | **In the released code** | the same; `VisualDecoder.from_diffusers` reads it |
+# | **Here** | a linear code fitted in a second; `--set decoder.codec=vae` trains a small autoencoder instead |
 
 # %% [markdown]
 # ## Noise
@@ -210,11 +210,11 @@ show_leak(clean[:, 0].mean((1, 2)), read)
 # %% [markdown]
 # It could. A network trained so learns to take the brightness from its input, and at sampling time the input, true noise, always says "medium". Pictures come out neither light nor dark.
 #
-# > | | remedy |
-# > |---|---|
-# > | **In the paper** | Emu2: a noise offset in training, so that the mean is noisy too; of Emu we know of none |
-# > | **In the released code** | Stable Diffusion's schedule, as it is |
-# > | **Here** | `decoder.zero_terminal_snr=true`: the schedule is stretched until nothing is left |
+# | | remedy |
+# |---|---|
+# | **In the paper** | Emu2: a noise offset in training, so that the mean is noisy too; of Emu we know of none |
+# | **In the released code** | Stable Diffusion's schedule, as it is |
+# | **Here** | `decoder.zero_terminal_snr=true`: the schedule is stretched until nothing is left |
 
 # %% [markdown]
 # ### Your turn: add noise (3 minutes)
@@ -352,11 +352,11 @@ show_grid(torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" 
 # %% [markdown]
 # Next to nothing. Where the condition settles the picture, noise has nothing left to decide. In Emu it has: a caption fits many pictures.
 #
-# > | | trained on |
-# > |---|---|
-# > | **In the paper** | Emu: the embeddings that the frozen language model *generates* from a caption. Emu2: the encoder's own, which needs no language model and makes the decoder an autoencoder |
-# > | **In the released code** | no training code |
-# > | **Here** | both kinds in turn (`decoder.conditions`), so that one decoder draws from words and rebuilds pictures |
+# | | trained on |
+# |---|---|
+# | **In the paper** | Emu: the embeddings that the frozen language model *generates* from a caption. Emu2: the encoder's own, which needs no language model and makes the decoder an autoencoder |
+# | **In the released code** | no training code |
+# | **Here** | both kinds in turn (`decoder.conditions`), so that one decoder draws from words and rebuilds pictures |
 
 # %% [markdown]
 # ## The trained decoder, step by step
@@ -500,11 +500,11 @@ check("08.guide", guided)
 #
 # Guidance needs embeddings that stand for "nothing in particular". In Stable Diffusion they are those of an empty prompt. In Emu there are two candidates, since embeddings come from two places:
 #
-# > | | null condition |
-# > |---|---|
-# > | **In the paper** | one row in ten loses its condition in training, in both |
-# > | **In the released code** | Emu: the embeddings that the model imagines from `""`. Emu2: those to draw, and the embeddings of an all-zero picture to rebuild |
-# > | **Here** | as in Emu2, and the same two stand in for dropped conditions during training |
+# | | null condition |
+# |---|---|
+# | **In the paper** | one row in ten loses its condition in training, in both |
+# | **In the released code** | Emu: the embeddings that the model imagines from `""`. Emu2: those to draw, and the embeddings of an all-zero picture to rebuild |
+# | **Here** | as in Emu2, and the same two stand in for dropped conditions during training |
 
 # %% alt="Two held-out pictures, rebuilt from their embeddings and drawn from their captions, without guidance and with each of the two null conditions."
 nulls = {"all-zero picture": pipe.null_embeds(autoencode=True), '""': pipe.null_embeds(autoencode=False)}
@@ -585,10 +585,10 @@ show_grid(
 )
 
 # %% [markdown]
-# > | | where an embedding belongs |
-# > |---|---|
-# > | **In the papers and the released code** | left to cross-attention |
-# > | **Here** | a sketch of the latents is further input channels, and what the U-Net predicts is added to it; `decoder.condition_grid=0` leaves it out |
+# | | where an embedding belongs |
+# |---|---|
+# | **In the papers and the released code** | left to cross-attention |
+# | **Here** | a sketch of the latents is further input channels, and what the U-Net predicts is added to it; `decoder.condition_grid=0` leaves it out |
 #
 # ## What Emu and Emu2 take
 #

@@ -599,11 +599,11 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 #
 # So far whoever called decided what comes out. `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
 #
-# > | | who writes `[IMG]`? |
-# > |---|---|
-# > | In the paper | the model |
-# > | In the released code | the caller: `[IMG]` is never a target, so the model cannot say it. The authors confirm that interleaved output is not supported |
-# > | Here | with `objective.say_image` it is a target like any word, and the model decides |
+# | | who writes `[IMG]`? |
+# |---|---|
+# | In the paper | the model |
+# | In the released code | the caller: `[IMG]` is never a target, so the model cannot say it. The authors confirm that interleaved output is not supported |
+# | Here | with `objective.say_image` it is a target like any word, and the model decides |
 
 # %% alt="A document that begins with a sentence, its picture and another sentence, and the words and pictures with which the model goes on."
 # NBVAL_IGNORE_OUTPUT

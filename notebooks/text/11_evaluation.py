@@ -369,11 +369,11 @@ show_bars(sorts, series, "right without looking", [1 / asked(s, True, True, 1)[1
 # %% [markdown]
 # Most scenes hold one thing of a kind, so "one" is a good answer to "how many" whatever the picture. Without a blind baseline that would read as counting. What else lies off chance is within the interval of 200 answers, or a kind of thing that is more common than others.
 #
-# > | | blind baseline |
-# > |---|---|
-# > | **In the papers** | none beside the scores that are listed below; VQAv2 itself pairs pictures with opposite answers, to lower it |
-# > | **In the released code** | none |
-# > | **Here** | in every result: the same question about another sample's picture |
+# | | blind baseline |
+# |---|---|
+# | **In the papers** | none beside the scores that are listed below; VQAv2 itself pairs pictures with opposite answers, to lower it |
+# | **In the released code** | none |
+# | **Here** | in every result: the same question about another sample's picture |
 
 # %% [markdown]
 # ## Rankings
@@ -525,11 +525,11 @@ show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / l
 # %% [markdown]
 # Read both pairs. The insider knows real pictures well, as its embeddings were trained to tell names apart. But of drawings it says what the decoder was optimised for: it finds in them what their embeddings say, whether or not it is to be seen. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
 #
-# > | | judge of drawn pictures |
-# > |---|---|
-# > | **In the papers** | FID, and CLIP-I and CLIP-T: similarities by CLIP, a relative of the encoder that the model was built on |
-# > | **In the released code** | none for pictures |
-# > | **Here** | a network that shares nothing with the model, and its rate on real pictures beside every score |
+# | | judge of drawn pictures |
+# |---|---|
+# | **In the papers** | FID, and CLIP-I and CLIP-T: similarities by CLIP, a relative of the encoder that the model was built on |
+# | **In the released code** | none for pictures |
+# | **Here** | a network that shares nothing with the model, and its rate on real pictures beside every score |
 #
 # ## Sets of pictures: the Frechet distance
 #
