@@ -401,9 +401,11 @@ def lengthen_sketch(base: str | Path, folder: Path, facts: dict[str, Any]) -> No
     """
     source = local_folder(base)
     record = source / LOGS / "sketch.json"
-    if folder.exists() or not record.exists() or not is_lengthened(read_json(record)["train"], facts["train"]):
+    if folder.exists() or not record.exists():
         return
     its = read_json(record)
+    if not is_lengthened(its["train"], facts["train"]):
+        return
     sketch = VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
     checkpoint.save(folder / "checkpoints", its["train"]["steps"], sketch, [], {}, {"stage": "sketch"})
     write_json(folder / "run.json", {**its, "weights_of": {"commit": its["commit"], "steps": its["train"]["steps"]}})
