@@ -215,8 +215,8 @@ def test_names_are_given_by_the_examples_alone(shots, pictures):
         drawn = [piece.tobytes() for piece in one.prompt if not isinstance(piece, str)]
         said = [piece for piece in one.prompt if isinstance(piece, str)]
         assert len(set(drawn)) == len(drawn) == 2 * shots + 1
-        assert said[-1] == "this is a" and isinstance(one.prompt[0], np.ndarray)
-        assert Counter(said[:-1]) == Counter({f"this is a {name}.": shots for name in one.candidates if shots})
+        assert said[0] == "new names:" and said[-1] == "this is a" and isinstance(one.prompt[-2], np.ndarray)
+        assert Counter(said[1:-1]) == Counter({f"this is a {name}.": shots for name in one.candidates if shots})
         assert one.answer in one.candidates and set(one.candidates) <= set(TEST_NAMES)
         assert not set(one.labels) & set(ToyWorld().labels)
 
@@ -226,7 +226,7 @@ def test_names_cannot_be_guessed():
     new = ToyWorld("new-concept")
     episodes = [names_episode(new, i, 2) for i in range(200)]
     last = np.mean([one.answer in one.prompt[-3] for one in episodes])
-    first = np.mean([one.answer in one.prompt[1] for one in episodes])
+    first = np.mean([one.answer in one.prompt[2] for one in episodes])
     named_first = np.mean([one.answer == one.candidates[0] for one in episodes])
     assert max(abs(share - 0.5) for share in (last, first, named_first)) < 0.14
 

@@ -3,7 +3,8 @@
 In the paper that comes of web pages by themselves. A few hundred thousand toy pages show no such thing, so here some documents are
 examples in a row. Each is a pure function of the world and its number, and shows nothing that evaluation owns.
 
-    names         new names: [picture] "this is a dax." [picture] "this is a wug." [picture] "this is a dax."
+    names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; in every
+                  second document each thing keeps its style, so that looking back pays before other styles are known again
     questions     one to four pictures, or a clip, each with a question and its answer
     in_context    two pictures, and a third with something of each
 """
@@ -25,7 +26,8 @@ CLIPS = 0.25  # share of the documents with questions
 
 def names(world: ToyWorld, number: int) -> Document:
     """Examples of two new names, and one more drawing, named."""
-    episode = names_episode(world, number, pick(world.generator(number, "shots"), SHOTS))
+    shots = pick(world.generator(number, "shots"), SHOTS)
+    episode = names_episode(world, number, shots, one_style=number % 2 == 0)
     *examples, begun = episode.prompt
     return [*examples, f"{begun} {episode.answer}."]
 

@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
     "emu-tiny": Recipe(
         source="mixture",
         mixture=MixtureConfig(  # full captions say most
-            labels=2, scenes=14, interleaved=4, clips=1, storyboards=1, names=1, questions=2, in_context=1
+            labels=2, scenes=11, interleaved=4, clips=1, storyboards=1, names=3, questions=4, in_context=2
         ),
         encoder=TrainConfig(
             steps=1000,

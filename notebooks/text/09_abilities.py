@@ -488,7 +488,7 @@ show_document(as_sample(episode.prompt))
 def probe(pipe, episode, steps=60):
     """Train a linear layer to tell the episode's names apart by its examples; the name that it gives to the last drawing."""
     *shown, query = [Image.fromarray(piece) for piece in episode.prompt if not isinstance(piece, str)]
-    words = [piece for piece in episode.prompt if isinstance(piece, str)][:-1]
+    words = [piece for piece in episode.prompt if isinstance(piece, str)][1:-1]  # between the title and the question
     truth = torch.tensor([next(k for k, name in enumerate(episode.candidates) if name in text) for text in words])
     vectors = features(pipe, [*shown, query])  # (2K + 1, E)
     torch.manual_seed(0)
