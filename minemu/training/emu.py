@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from minemu.config import EmuConfig
 from minemu.data import captions
@@ -169,6 +170,10 @@ class EmuStage(Stage):
     """
 
     name = "emu"
+    attention = (
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.MATH,
+    )  # rows are long, and half of the pictures need no backward pass
 
     def __init__(
         self,

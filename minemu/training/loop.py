@@ -73,6 +73,9 @@ class Stage:
 
     name: str
     module: nn.Module  # everything that is trained; frozen parts are kept elsewhere
+    attention: tuple[SDPBackend, ...] = (
+        SDPBackend.MATH,
+    )  # on CPUs the fused one's backward pass is slow at toy lengths
 
     def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
         """Peak learning rate of each parameter; 0 freezes it."""
@@ -164,8 +167,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
-    # MATH: at toy lengths the fused attention's backward pass is slower
-    with ThreadPoolExecutor(1) as reader, bar, sdpa_kernel(SDPBackend.MATH):
+    with ThreadPoolExecutor(1) as reader, bar, sdpa_kernel(list(stage.attention)):
         ahead = reader.submit(stage.batch, step * config.accumulate)
         while step < end:
             started = time.perf_counter()

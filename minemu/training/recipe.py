@@ -98,8 +98,8 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         emu=TrainConfig(
-            steps=5600,
-            restarts=(2600,),
+            steps=8800,
+            restarts=(2600, 5600),
             batch_size=64,
             lr=3e-3,
             lr_vision=0.0,
@@ -264,8 +264,8 @@ def train_stage(
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
-    base    a finished checkpoint that takes the place of the stages before (see `begin_from`); stage `sketch` goes on with
-            its sketch where the schedule begins anew at its last step
+    base    a finished checkpoint that takes the place of the stages before (see `begin_from`); stages `emu` and `sketch` go on
+            with its weights where the schedule begins anew at its last step
     world   another world than the recipe's, such as one with fewer things in it
     """
     if stage not in TRAINABLE:
@@ -276,9 +276,10 @@ def train_stage(
     folder = root / stage
     facts = facts_of(preset, stage, config, recipe, world)
     if base is not None:
-        begin_from(base, root, config, stage)
-        if stage == "sketch":
-            lengthen_sketch(base, folder, facts)
+        longer = lengthens(base, facts)
+        begin_from(base, root, config, stage, longer)
+        if longer:
+            lengthen(base, folder, facts)
     if is_complete(folder, facts):
         return True
     for needed in needs(stage, config):
@@ -347,20 +348,22 @@ def run_recipe(
     return export(root)
 
 
-VISUAL_FILES = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors"}
+LEFT_BY = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors", "language": "llm.safetensors"}
+LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 
 
-def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1]) -> None:
+def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1], longer: bool = False) -> None:
     """Put a finished checkpoint in the place of stages before `stage`, with the logs of their training.
 
-    Of those up to `emu`; for `language` and `emu` themselves it brings the visual side: `encoder` and `bridge`.
+    Of those up to `emu`; for `language` and `emu` themselves it brings the visual side: `encoder` and `bridge`. An `emu` that
+    goes on with its weights (`longer`) has its `language` too.
     """
     if stage in ("encoder", "bridge"):
         raise MinemuError(f"stage {stage} begins with nothing that a finished checkpoint has: leave out --base")
     base = os.path.normpath(base)
-    visual = stage in ("language", "emu")
-    trained_here = STAGES.index("language" if visual else "codec")
-    stands_for = [name for name in STAGES[:trained_here] if exists(name, config)]
+    in_part = stage in ("language", "emu")
+    trained_here = ("emu" if longer else "language") if in_part else "codec"
+    stands_for = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config)]
     folder, done = local_folder(base), root / stands_for[-1] / "done.json"
     if done.exists():
         if read_json(done).get("base") == base:
@@ -369,7 +372,7 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
             f"{root} has a stage {stands_for[-1]} of its own already: leave out --base, or use another --run-dir"
         )
     own, its = config.to_dict(), read_config(folder).to_dict()
-    sections = SECTIONS["bridge" if visual else "emu"]
+    sections = SECTIONS["bridge" if trained_here == "language" else "emu"]
     differing = [section for section in sections if _flat(own[section]) != _flat(its[section])]
     if differing:
         raise MinemuError(
@@ -382,11 +385,11 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
             if (folder / LOGS / log).exists():
                 (root / name).mkdir(parents=True, exist_ok=True)
                 shutil.copy(folder / LOGS / log, root / name / record)
-    if visual:
-        tensors = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
+    if in_part:
+        visual = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
         for name in stands_for:
-            with atomic_write(root / name / VISUAL_FILES[name]) as temporary:
-                save_tensors(tensors, temporary)
+            with atomic_write(root / name / LEFT_BY[name]) as temporary:
+                save_tensors(model.llm.state_dict() if name == "language" else visual, temporary)
     else:
         model.save_pretrained(root / "emu")
         (root / "emu" / CONDITIONS).unlink(missing_ok=True)
@@ -394,22 +397,32 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
         write_json(root / name / "done.json", {"base": base})
 
 
-def lengthen_sketch(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
-    """Begin where the sketch of a finished checkpoint ended, if `facts` are of a longer run of that.
+def lengthens(base: str | Path, facts: dict[str, Any]) -> bool:
+    """Whether `facts` are of a longer run of the stage than the finished checkpoint `base` had."""
+    record = local_folder(base) / LOGS / f"{facts['stage']}.json"
+    if facts["stage"] not in LENGTHENED or not record.exists():
+        return False
+    return is_lengthened(read_json(record)["train"], facts["train"])
+
+
+def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
+    """Let a stage begin, in `folder`, where that of a finished checkpoint ended.
 
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
+    The mixture may be another one from here on.
     """
-    source = local_folder(base)
-    record = source / LOGS / "sketch.json"
-    if folder.exists() or not record.exists():
+    if folder.exists():
         return
-    its = read_json(record)
-    if not is_lengthened(its["train"], facts["train"]):
-        return
-    sketch = VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
-    checkpoint.save(folder / "checkpoints", its["train"]["steps"], sketch, [], {}, {"stage": "sketch"})
-    write_json(folder / "run.json", {**its, "weights_of": {"commit": its["commit"], "steps": its["train"]["steps"]}})
-    shutil.copy(source / LOGS / "sketch.jsonl", folder / "log.jsonl")
+    source, stage = local_folder(base), facts["stage"]
+    its = read_json(source / LOGS / f"{stage}.json")
+    weights_of = {"commit": its["commit"], "steps": its["train"]["steps"]}
+    weights_of |= {key: its[key] for key in ("data", "weights_of") if its.get(key) != facts.get(key)}
+    module = (
+        Emu.from_pretrained(source) if stage == "emu" else VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
+    )
+    checkpoint.save(folder / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
+    write_json(folder / "run.json", {**its, **facts, "train": its["train"], "weights_of": weights_of})
+    shutil.copy(source / LOGS / f"{stage}.jsonl", folder / "log.jsonl")
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:
