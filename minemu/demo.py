@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from minemu.data.captions import parse, same
+from minemu.data.documents import title
 from minemu.data.samples import data_dir
 from minemu.data.world import Scene, ToyWorld
 from minemu.files import atomic_dir
@@ -164,23 +165,24 @@ class Demo:
         pictures = [self._real(text) for text in DOCUMENT]
         paths = [self._save(picture, f"document-{i}") for i, picture in enumerate(pictures, start=1)]
         items = [item for pair in zip(DOCUMENT, pictures, strict=True) for item in pair]
-        [drawn] = self._draw([items[:-1]])
+        begins = title(len(DOCUMENT))
+        [drawn] = self._draw([[begins, *items[:-1]]])
         turned = [item for pair in zip(pictures, DOCUMENT, strict=True) for item in pair]
-        [said] = self._say([turned[:-1]])
+        [said] = self._say([[begins, *turned[:-1]]])
         words, shown = [{"text": text} for text in DOCUMENT], [{"picture": path} for path in paths]
         right = same(
             self._scene(DOCUMENT[-1]), parse(said.rstrip("."), self.unseen.labels)
         )  # in documents a sentence ends
         return [
             {
-                "items": [words[0], shown[0], words[1], shown[1], words[2]],
+                "items": [{"text": begins}, words[0], shown[0], words[1], shown[1], words[2]],
                 "continues_with": "picture",
                 "answer": self._save(drawn, "document-drawn"),
                 "truth": paths[2],
                 "right": None,  # no judge of pictures here: see `minemu evaluate`
             },
             {
-                "items": [shown[0], words[0], shown[1], words[1], shown[2]],
+                "items": [{"text": begins}, shown[0], words[0], shown[1], words[1], shown[2]],
                 "continues_with": "text",
                 "answer": said,
                 "truth": DOCUMENT[-1],

@@ -126,6 +126,17 @@ def test_generating_does_not_depend_on_the_side_of_the_padding(processor, batch)
     )
 
 
+def test_a_prompt_that_leaves_no_room_is_refused():
+    model = make("emu-nano")  # a context of 256, pictures of 4
+    full = torch.full((1, 256), 9)
+    with pytest.raises(MinemuError, match=r"a prompt of 256 places leaves no room .* \(1\): this model reads 256"):
+        model.generate(full)
+    with pytest.raises(MinemuError, match=r"a prompt of 252 places leaves no room .* \(5\)"):
+        model.generate_image_embeds(full[:, :252])
+    assert model.generate(full[:, 1:], max_new_tokens=1).shape == (1, 1)
+    assert model.generate_image_embeds(full[:, :251]).shape == (1, 4, 48)
+
+
 def test_causal_embeddings_do_not_see_later_ones():
     torch.manual_seed(0)
     transformer = CausalTransformer(

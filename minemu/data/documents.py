@@ -98,10 +98,17 @@ def _how_many(rng: np.random.Generator) -> int:
     return int(rng.integers(2, MAX_PICTURES + 1))
 
 
+def title(pictures: int, of: str = "") -> str:
+    """What a document of several pictures begins with, so that its end can be known: "three pictures of fruits:"."""
+    return f"{COUNTS[pictures - 1]} picture{'s' * (pictures > 1)}{of}:"
+
+
 def _in_turn(world: ToyWorld, named: list[tuple[Scene, str]], picture_first: bool, of: str = "") -> Document:
-    """After a title that says how many there are, so that the end can be known, each picture with its text."""
-    title = f"{COUNTS[len(named) - 1]} picture{'s' * (len(named) > 1)}{of}:"
-    return [title, *(piece for scene, text in named for piece in beside(pixels(world, scene), text, picture_first))]
+    """After a title each picture with its text."""
+    return [
+        title(len(named), of),
+        *(piece for scene, text in named for piece in beside(pixels(world, scene), text, picture_first)),
+    ]
 
 
 def _singles(

@@ -19,7 +19,8 @@ from minemu.data.scene import BACKGROUNDS, SIZES, STYLES, Group, Scene
 from minemu.data.world import SPLITS, ToyWorld, new_seed, pick
 from minemu.errors import MinemuError, suggest
 
-ONSETS, ENDS = "b bl d dr f g gr k l m n p pl r s t tr v w z".split(), ("ff", "zz", "lg", "v", "rp", "bb")
+ONSETS = ("b", "bl", "d", "dr", "f", "g", "gr", "k", "l", "m", "n", "p", "pl", "r", "s", "t", "tr", "v", "w", "z")
+ENDS = ("ff", "zz", "lg", "v", "rp", "bb")
 NAMES = tuple(onset + vowel + end for onset in ONSETS for vowel in "aeiou" for end in ENDS)  # too many to know by heart
 NEW_NAMES = "new names:"  # said first, else any picture might be followed by one
 TEST_NAMES = ("sprock", "neem", "tulver", "jop", "quix", "fendle", "vash", "olmek")  # in no document of training

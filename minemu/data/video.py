@@ -54,6 +54,17 @@ def read_frames(
         raise MinemuError(f"the clip {path} is broken; fetch it again or leave it out") from None
 
 
+def is_clip(path: str | os.PathLike) -> bool:
+    """Whether a picture file moves: it has more than one frame. What cannot be read is left to whoever reads it."""
+    if Path(path).suffix.lower() not in ANIMATED:
+        return False
+    try:
+        with Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except BROKEN_PICTURE:
+        return False
+
+
 def _animated(path: Path, count: int, rng: np.random.Generator | None) -> list[Image.Image]:
     with Image.open(path) as clip:
         frames = []

@@ -41,6 +41,13 @@ def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float
     return out
 
 
+def is_exported(root: Path) -> bool:
+    """Whether the checkpoint is there and no stage has ended since: then it stays, with results that may have been put in it."""
+    out = root / "checkpoint"
+    done = [path for path in root.glob("*/done.json") if path.parent.name != "instruct"]
+    return out.exists() and all(path.stat().st_mtime <= out.stat().st_mtime for path in done)
+
+
 def export_adapter(root: Path, out: Path | None = None) -> Path:
     """Write Emu-I, the adapter of stage `instruct` alone, to `out` (default: root/checkpoint-instruct), card and log included."""
     out, stage = Path(out or root / "checkpoint-instruct"), root / "instruct"
@@ -141,9 +148,10 @@ def _began_with(run: dict) -> list[str]:
     if "weights_of" not in run:
         return []
     steps, commit = run["weights_of"]["steps"], run["weights_of"]["commit"]
+    other = ", which were of another mixture" if "data" in run["weights_of"] else ""
     return [
-        f"Stage {run['stage']} went on from its weights after {steps} steps (commit `{commit[:12]}`), rounded to half precision, "
-        "with a new optimizer; in one go the recipe gives other bits.", "",
+        f"Stage {run['stage']} went on from its weights after {steps} steps{other} (commit `{commit[:12]}`), rounded to half "
+        "precision, with a new optimizer; in one go the recipe gives other bits.", "",
     ]  # fmt: skip
 
 

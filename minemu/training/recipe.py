@@ -237,6 +237,9 @@ def wordings(world: ToyWorld) -> list[str]:
     return corpus(world, each=500)
 
 
+OF_MIXTURE, OF_TALKS = ("mixture.", "data."), "data.conversations."  # settings of the recipe
+
+
 def recipe_of(preset: str) -> Recipe:
     if preset not in RECIPES:
         EmuConfig.preset(preset)  # an unknown preset is told apart from one too large to train here
@@ -249,7 +252,11 @@ def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
     config, recipe = EmuConfig.preset(preset), recipe_of(preset)
     of_recipe = {key.removeprefix("train."): value for key, value in overrides.items() if key.startswith("train.")}
     of_model = {key: value for key, value in overrides.items() if not key.startswith("train.")}
-    return config.override(of_model), override(recipe, of_recipe)
+    resolved = override(recipe, of_recipe)
+    unread = [key for key in of_recipe if key.startswith(OF_MIXTURE) and not key.startswith(OF_TALKS)]
+    if unread and resolved.source != "mixture":
+        raise MinemuError(f"train.{unread[0]} is read only with a mixture: add --set train.source=mixture")
+    return config.override(of_model), resolved
 
 
 def train_stage(
@@ -335,7 +342,7 @@ def run_recipe(
 
     With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
     """
-    from minemu.training.export import export, export_adapter
+    from minemu.training.export import export, export_adapter, is_exported
 
     root, config = Path(run_dir) / preset, resolve(preset, overrides or {})[0]
     if base is not None:
@@ -345,7 +352,7 @@ def run_recipe(
             train_stage(preset, stage, run_dir, overrides, log_to, base=base if stage == "sketch" else None)
     if instruct:
         export_adapter(root)
-    return export(root)
+    return root / "checkpoint" if is_exported(root) else export(root)
 
 
 LEFT_BY = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors", "language": "llm.safetensors"}
@@ -416,7 +423,7 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     source, stage = local_folder(base), facts["stage"]
     its = read_json(source / LOGS / f"{stage}.json")
     weights_of = {"commit": its["commit"], "steps": its["train"]["steps"]}
-    weights_of |= {key: its[key] for key in ("data", "weights_of") if its.get(key) != facts.get(key)}
+    weights_of |= {key: its.get(key) for key in ("data", "weights_of") if its.get(key) != facts.get(key)}
     module = (
         Emu.from_pretrained(source) if stage == "emu" else VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
     )

@@ -597,7 +597,7 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 # %% [markdown]
 # ## Words and pictures coming out
 #
-# So far whoever called decided what comes out. `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
+# So far whoever called decided what comes out. (A title such as "two pictures:" tells the model how many there shall be, as it does in training: else no document would give away where it ends.) `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
 #
 # | | who writes `[IMG]`? |
 # |---|---|
@@ -610,7 +610,7 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 from minemu import MinemuError
 
 pair = wanted[12:]
-begun = [pair[0].caption + ".", pair[0].picture, pair[1].caption + "."]
+begun = ["two pictures:", pair[0].caption + ".", pair[0].picture, pair[1].caption + "."]
 try:
     went_on = pipe.continue_document(begun, max_pictures=3, generator=torch.Generator().manual_seed(0))
 except MinemuError as error:

@@ -150,8 +150,14 @@ scatter = np.maximum(a.std(1, ddof=1), b.std(1, ddof=1))
 for times in (1, 2, 3):
     print(f"{times} x: one in {1 / (gap > times * scatter).mean():.0f}")
 
+comparisons = 0
+for question, asked in results["questions"].items():
+    others = len(ablations.compared(results, question)) - 1  # all but the baseline
+    comparisons += others * len(asked["measures"])
+print(comparisons, "comparisons in this notebook")
+
 # %% [markdown]
-# One in 84. This notebook makes 46 comparisons, so expect about half a false one. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be ten.
+# Multiply: with three times the deviation, this notebook should make about half a false finding. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be one comparison in five.
 #
 # The price is on the other side: of differences that are truly four standard deviations large, three seeds find two in three. *No difference* in what follows means *none that three seeds can show*.
 #
@@ -197,7 +203,7 @@ check("14.differs", differs)
 #
 # > **How sure is this?** The paper's numbers are second-hand, from readers' notes.
 #
-# In each figure a point is a seed and the first line is the baseline. **Filled** points differ from it by the rule above, hollow ones do not.
+# In each figure a point is a seed and the first line is the baseline. **Filled** points differ from it by the rule above, hollow ones do not. Below it stand means and standard deviations, with a star where the rule sees a difference.
 #
 # ### Storyboard video: the paper's own ablation
 #
@@ -205,21 +211,31 @@ check("14.differs", differs)
 
 # %% alt="With and without storyboards, three seeds each: loss of captions of clips, share of right directions, loss that four examples save"
 show_ablation(results, "video")
+print("\n".join(ablations.lines(results, "video")))
 
 # %% [markdown]
-# Nothing here depends on storyboards. Clip captions are learnt, 0.66 ± 0.04 with them and 0.61 ± 0.06 without, against 1.1 to 1.6 after another clip. But neither model can tell a direction (both at chance), and to neither do four examples do any good: they make the next sentence a little *less* likely. So of the paper's claim, clips show no difference, and the gain from examples **cannot be tested at this size**: there is none to be changed. A storyboard also takes the place of another document, and 300 steps are few.
+# Nothing here depends on storyboards. Clip captions are learnt, with them and without: they cost far less than after another clip (below). But neither model can tell a direction (both at chance), and to neither do four examples do any good: they make the next sentence a little *less* likely. So of the paper's claim, clips show no difference, and the gain from examples **cannot be tested at this size**: there is none to be changed. A storyboard also takes the place of another document, and 300 steps are few.
 #
-# The file holds one number in which they do differ: sentences such as "the background is green." cost 3.7 a token with storyboards and 10.4 without. That is no mystery, for storyboards are made of such sentences.
+# The file holds one number in which they do differ: what sentences such as "the background is green." cost a token.
+
+# %%
+for name, says in ablations.compared(results, "video").items():
+    for measure in ("clip_loss", "clip_blind", "sentence_loss"):
+        print(f"{says:17} {measure:14}", *np.round(ablations.values(results, name, measure), 2))
+
+# %% [markdown]
+# The last is no mystery, for storyboards are made of such sentences.
 #
 # ### The weight of the regression loss
 
 # %% alt="Weights 1, 0, 0.1 and 10 of the regression loss, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 show_ablation(results, "weight")
+print("\n".join(ablations.lines(results, "weight")))
 
 # %% [markdown]
 # Writing needs the weight. At 0.1 nothing has been learnt that free running could use, and the right picture is found as rarely as at 0. Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So regressing embeddings neither helps nor harms reading here, up to 1.
 #
-# At 10 all three seeds lie beyond all of the baseline in every panel: better pictures (63 % nearest, not 42 %), worse captions (0.70, not 0.59). The points are hollow since they scatter; by our rule this is a suspicion, which more seeds could turn into a finding. And a weight means something only together with the size of the embeddings, since the error is squared: here their standard deviation is 0.7.
+# At 10 all three seeds lie beyond all of the baseline in every panel: better pictures, worse captions. The points are hollow since they scatter; by our rule this is a suspicion, which more seeds could turn into a finding. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
 #
 # ### What is regressed
 #
@@ -227,21 +243,23 @@ show_ablation(results, "weight")
 
 # %% alt="Five ways to treat the target, three seeds each: loss of captions, variance explained, own picture nearest, how far embeddings are apart"
 show_ablation(results, "target")
+print("\n".join(ablations.lines(results, "target")))
 
 # %% [markdown]
-# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, from 0.80 of their size apart to 0.05. With them goes reading: a caption costs about as much after its own picture as after a wrong one. (Where nothing varies, the share of variance explained means nothing: read no more than that from the triangles.)
+# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, until next to nothing keeps them apart. With them goes reading: a caption costs about as much after its own picture as after a wrong one. (Where nothing varies, the share of variance explained means nothing: read no more than that from the triangles.)
 #
 # *Detached* is not safe by itself. If the visual side learns at the LLM's rate, all pictures become one, although the targets are detached: through the inputs the regression still reaches the embeddings that are read. The paper's rate for its ViT is of the size of the LLM's, but both are fine-tuned there, at 3e-5 to 1e-4; here the LLM has to learn from scratch at 1e-2.
 #
-# *A frozen copy* as target reads well, but what the LLM reads moves away from what it is told to write, and free running reads what was written. Its three seeds range from a little better than the baseline to near chance: no difference by the rule, and a warning. *Fixing* the visual side shows no difference either and is the cheapest (12 seconds, not 16). That is what the recipe of `emu-tiny` does.
+# *A frozen copy* as target reads well, but what the LLM reads moves away from what it is told to write, and free running reads what was written. Its three seeds range from a little better than the baseline to near chance: no difference by the rule, and a warning. *Fixing* the visual side shows no difference either and is the cheapest, as the visual side needs no backward pass. That is what the recipe of `emu-tiny` does.
 #
 # ### How many embeddings
 
 # %% alt="4, 16 and 64 embeddings a picture, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 show_ablation(results, "count")
+print("\n".join(ablations.lines(results, "count")))
 
 # %% [markdown]
-# Reading and writing pull in opposite directions. With N = 4 captions are worse (0.64, not 0.59); with N = 64 they are better in every seed, but just short of the rule. Writing goes the other way: the share explained falls from 0.55 over 0.39 to below zero, and at 64 the right picture is hardly ever found. Sixty-four embeddings are sixty-four guesses, each read by the next.
+# Reading and writing pull in opposite directions. With N = 4 captions are worse; with N = 64 they are better in every seed, but just short of the rule. Writing goes the other way: the share explained falls with every step, at 64 to below zero, and there the right picture is hardly ever found. Sixty-four embeddings are sixty-four guesses, each read by the next.
 #
 # N = 4 explains more than N = 16, but is its own picture found more often? No difference. Explaining four embeddings of a picture is an easier task than explaining sixteen; the third panel compares what can be compared.
 #
@@ -249,19 +267,29 @@ show_ablation(results, "count")
 
 # %% alt="Causal Transformer, the same from a random start, and pooling, three seeds each: loss of captions, variance explained, own picture nearest among 64"
 show_ablation(results, "bridge")
+print("\n".join(ablations.lines(results, "bridge")))
 
 # %% [markdown]
-# The Causal Transformer reads better than pooling and writes far better. But look at its second line: from a random start, as in Emu, it has hardly begun to read after 300 steps. Pooling, whose way into the LLM begins at random too, reads well by then. So what wins here is not the architecture alone but its bridge stage, 200 steps on captions and pixels, for which pooling has no counterpart. With equal starts pooling is ahead in reading (0.66 against 0.91), and at writing both are near chance.
+# The Causal Transformer reads better than pooling and writes far better. But look at its second line: from a random start, as in Emu, it has hardly begun to read after 300 steps. Pooling, whose way into the LLM begins at random too, reads well by then. So what wins here is not the architecture alone but its bridge stage, 200 steps on captions and pixels, for which pooling has no counterpart. With equal starts pooling is ahead in reading, and at writing both are near chance.
 #
-# There is another catch: the pooled features are smaller (deviation 0.46, not 0.70), so at weight 1 their squared error counts about 2.4 times less. This question is **not decided** by what was run.
+# There is another catch: the pooled features are smaller, so at weight 1 their squared error counts less.
+
+# %%
+size = {name: np.mean(ablations.values(results, name, "deviation")) for name in ("base", "pool")}
+print("deviation:", {name: round(float(value), 2) for name, value in size.items()})
+print(f"squared, pooling counts {(size['base'] / size['pool']) ** 2:.1f} times less")
+
+# %% [markdown]
+# So this question is **not decided** by what was run.
 #
 # ### Squared error or cosine
 
 # %% alt="Squared error and cosine distance, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 show_ablation(results, "loss")
+print("\n".join(ablations.lines(results, "loss")))
 
 # %% [markdown]
-# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: 56 % in one seed, more than the baseline ever reaches, and 13 and 16 % in the others. In free running a wrong length is read by the next step, and whether that does harm seems to be luck. No difference in captions; none in pictures that three seeds could show.
+# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: there one seed does better than the baseline ever does, and the two others far worse. In free running a wrong length is read by the next step, and whether that does harm seems to be luck. No difference in captions; none in pictures that three seeds could show.
 #
 # ### Reading one's own embeddings
 #
@@ -269,9 +297,10 @@ show_ablation(results, "loss")
 
 # %% alt="Half of the pictures hidden against all shown, three seeds each: variance explained with true embeddings and with the model's own, own picture nearest; below, the share explained at each index"
 show_ablation(results, "exposure")
+print("\n".join(ablations.lines(results, "exposure")))
 
 # %% [markdown]
-# This is the largest effect of all. A model that reads true embeddings in training has the better loss, 0.83 of the variance explained against 0.76, and cannot draw: freely running it is worse than the mean picture, and finds its own picture in 3 % of cases against 42 %. The lower right panel has the reason: with each embedding that it reads of its own it goes further astray, and even the first one, which depends on words alone, is poor (0.04 against 0.27), since in training words were hardly needed.
+# This is the largest effect of all. A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: freely running it is worse than the mean picture, and its own picture is hardly ever the nearest. The lower right panel has the reason: with each embedding that it reads of its own it goes further astray, and even the first one, which depends on words alone, is poor, since in training words were hardly needed.
 #
 # ## A fourth seed, live
 #
