@@ -5,9 +5,12 @@ The Emu paper's numbers are given as later papers and threads quote them; the Em
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 EMU2 = "Emu2 (arXiv 2312.13286)"
+EXAMPLES = 4  # of the few-shot scores
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,16 @@ PUBLISHED = (
 )
 
 
-def published_table() -> str:
-    """All of them in Markdown, with the task that stands for each here."""
+def published_table(results: Sequence[dict[str, Any]] = ()) -> str:
+    """All of them in Markdown, with the task that stands for each here; with its score, where `results` of an evaluation have one."""
+    scores: dict[str, str] = {}
+    for one in results:
+        if one["split"] == "seen" and one["details"].get("shots", EXAMPLES) == EXAMPLES:
+            beside = f"chance {one['chance']:.1%}, blind {one['blind']:.1%}"
+            scores[one["task"]] = f": {one['score']:.1%} ({beside})"
     lines = ["| model | what | measure | published | printed in | here |", "|---|---|---|---|---|---|"]
     rows = (
-        f"| {one.model} | {one.about} | {one.measure} | {one.value} | {one.source} | `{one.task}` |"
+        f"| {one.model} | {one.about} | {one.measure} | {one.value} | {one.source} | `{one.task}`{scores.get(one.task, '')} |"
         for one in PUBLISHED
     )
     return "\n".join([*lines, *rows])
