@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from minemu import sequence
+from minemu import bench, sequence
 from minemu.causal_transformer import CausalTransformer
 from minemu.config import BridgeConfig, EmuConfig, VisionConfig
 from minemu.errors import MinemuError
@@ -91,6 +91,12 @@ def test_packed_rows_equal_padded_ones(preset, batch):
     out, padded = model(**packed, images=batch["images"]), model(**batch)
     torch.testing.assert_close(out.text_loss, padded.text_loss, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(out.image_loss, padded.image_loss, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("way", "allowed"), [("packed", 1e-4), ("bf16", 1e-1)])
+def test_a_timed_step_is_the_same_step(way, allowed):
+    row = bench.train_step(way, documents=6)
+    assert row["error"] < allowed and row["runs"] == 3 and row["min"] <= row["ratio"] <= row["max"]
 
 
 @pytest.mark.parametrize("preset", PRESETS)

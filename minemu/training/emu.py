@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
 
 from minemu.config import EmuConfig
 from minemu.data import captions
@@ -23,7 +22,7 @@ from minemu.model import Emu, build_llama
 from minemu.objective import text_loss
 from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, pad_rows, targets
-from minemu.training.loop import Stage, TrainConfig
+from minemu.training.loop import FUSED, Stage, TrainConfig
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
 GIVEN = "this is the "  # begins the text before a picture that is there to be read
@@ -170,10 +169,7 @@ class EmuStage(Stage):
     """
 
     name = "emu"
-    attention = (
-        SDPBackend.FLASH_ATTENTION,
-        SDPBackend.MATH,
-    )  # rows are long, and half of the pictures need no backward pass
+    attention = FUSED
 
     def __init__(
         self,

@@ -68,6 +68,10 @@ class TrainConfig:
                 )
 
 
+PLAIN = (SDPBackend.MATH,)  # on CPUs the backward pass of the fused attention is slow at toy lengths
+FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)  # for long rows, and where much has no backward pass
+
+
 class Stage:
     """What the loop needs to know of a stage. Subclasses fill these in."""
 
