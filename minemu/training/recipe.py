@@ -111,8 +111,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=17000,
-            restarts=(8000,),
+            steps=26000,
+            restarts=(8000, 17000),
             batch_size=128,
             lr=5e-3,
             warmup=100,
