@@ -81,6 +81,8 @@ device, config = model.device, model.config
 # | $g(I)$, (1 + P, V) | features of picture $I$ | `features` |
 # | $e_1 \dots e_N$, (N, C) | learned queries, the same for all pictures | `bridge.queries` |
 # | $z_1 \dots z_N$, (N, D) | visual embeddings | `embeds` |
+#
+# V is `vision.width`, C is `bridge.width`, N is `bridge.n_image` and D is `llm.width` of the configuration.
 
 # %%
 sample = world.sample(2)
@@ -102,7 +104,7 @@ for name, tensor in (("features", features), ("queries", bridge.queries), ("embe
 #
 # $$z_n = f\big(e_1, \dots, e_n;\; g(I)\big)$$
 #
-# So $z_2$ is what is to be added once $z_1$ is said, and so on. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
+# So $z_2$ *can* add to what $z_1$ says; nothing forces it to. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
 #
 # > **In the paper:** "Causal Transformer", N queries, trained from nothing together with the rest.
 # > **In the released code:** a T5 decoder with the sizes of t5-base, queries drawn at a deviation of 0.02.
@@ -130,7 +132,7 @@ for name in ("emu-14b", PRESET):
 #
 # $$\mathrm{attention}(x, s) = \mathrm{softmax}\big(x W_q\, (s W_k)^\top + B\big)\, s W_v\, W_o$$
 #
-# There is no $1/\sqrt{K}$. T5 starts $W_q$ smaller instead. And there are no linear biases.
+# $W_q, W_k, W_v, W_o$ are `q`, `k`, `v`, `o` of `T5Attention`; $s$ is `source`, which is $x$ itself in self-attention and the features in cross-attention; $B$ is `bias`, and there is none in cross-attention. There is no $1/\sqrt{K}$. T5 starts $W_q$ smaller instead. And there are no linear biases.
 #
 # Here is the whole forward pass by hand. It keeps the weights of cross-attention, for we want to see them.
 
@@ -320,8 +322,8 @@ torch.testing.assert_close(short(features), embeds[:, : n // 2], atol=1e-4, rtol
 print("the first", n // 2, "of", n, "embeddings are the same without the rest")
 
 # %% [markdown]
-# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could already hold a summary of $z_N$, computed from it. Part of the prediction would then be copying.
-# When the model *draws*, it says $z_1$ first, and nothing later exists that it could have been computed from. With the mask, training and drawing ask the same question.
+# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could be computed *from* $z_N$. The mask forbids that. It does not forbid that both hold the same, as both read the whole picture; notebook 07 measures how much one tells of the next.
+# What the mask gives is that whatever is said first is settled before what follows, in training as in drawing. That drawing reads guesses in place of true embeddings is another gap, and notebook 07 is about it.
 #
 # ## Queries learn where to look
 #
@@ -384,7 +386,7 @@ titles = ["held-out picture", "untrained", f"after {steps} steps"]
 show_pictures([sample.picture, painted(untrained), painted(small)], titles)
 
 # %% [markdown]
-# Nothing told query n where cell n lies. Averaged over heads in the last layer, this is where the first queries look, before and after. Each map is scaled to its own largest weight.
+# Nothing told query n where cell n lies. Averaged over heads in the last layer, this is where the queries of the middle cells look, before and after. Each map is scaled to its own largest weight.
 
 
 # %%
@@ -394,15 +396,16 @@ def where(bridge, source, layer=-1):
     return rearrange(weights, "n (h w) -> n h w", h=vision.grid)
 
 
-# %% alt="Where the first queries of the small Transformer look in a picture, before training and after: spread over the picture at first, then on few patches."
-some = min(n, 8)
-rows = torch.stack([where(each, tokens(images))[:some] for each in (untrained, small)])
+# %% alt="Where queries of the small Transformer look in a picture, those of the middle rows of cells, before training and after: spread over the picture at first, then on few patches."
+inner = [row * side + column for row in range(side) for column in range(side) if 0 < row < side - 1]
+some = inner[: min(n, 8)] or list(range(n))
+rows = torch.stack([where(each, tokens(images))[some] for each in (untrained, small)])
 show_maps(
-    sample.pixels[None].repeat(2, 0), rows, ["before", "after"], [f"$z_{{{number + 1}}}$" for number in range(some)]
+    sample.pixels[None].repeat(2, 0), rows, ["before", "after"], [f"$z_{{{number + 1}}}$" for number in some]
 )
 
 # %% [markdown]
-# At first each looks nearly everywhere. Then the queries part: one whose cell shows a piece of the drawing has to look at it, while one whose cell is plain background may read its colour anywhere, and a corner is a safe place. Each map averages several heads, so a query can look at more than one place.
+# At first each looks nearly everywhere. Compare the rows: do queries whose cell holds a piece of the drawing look there? Those whose cell is plain background can read its colour anywhere, and often share one patch. Each map averages several heads, so a query can look at more than one place.
 #
 # ## The trained one
 #

@@ -223,7 +223,7 @@ for one in asked:
     print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck   {one.text}")
 
 # %% [markdown]
-# All eight sorts occur in pretraining's lessons and in the conversations that the adapter was tuned on, each as often as any other. The rate below is over all of them.
+# All eight sorts occur in pretraining's lessons, each as often as any other, and in the conversations that the adapter was tuned on, where colour, style and yes or no come more often. The rate below is over all of them.
 #
 # ### Your turn: the blind twin (5 minutes)
 #
@@ -376,7 +376,7 @@ check("09.prompt", few_shot_prompt)
 # %% [markdown]
 # ### RICES: which examples?
 #
-# Examples that resemble the question help more than random ones. RICES takes those whose pictures are most similar to the picture that is asked about. With unit vectors $u_q, u_p \in \mathbb{R}^E$ (`queries`, `pool`), the mean embedding of each picture,
+# RICES rests on the idea that examples which resemble the question help more than random ones; a figure below tests it. It takes those whose pictures are most similar to the picture that is asked about. With unit vectors $u_q, u_p \in \mathbb{R}^E$ (`queries`, `pool`), the mean embedding of each picture,
 #
 # $$s_{qp} = u_q^\top u_p \qquad \text{and the } K \text{ largest } s_{qp} \text{ are the examples, the largest last.}$$
 #
@@ -459,11 +459,47 @@ bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for r
 show_rates(bars)
 
 # %% [markdown]
-# Bars like these separate the three things that few-shot gains can depend on. Our model was taught such questions in pretraining, so it needs no example and has no gain to take apart: look for bars of equal height, far above copying.
+# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask it for something that no lesson has, the same answer in another dress: `name: llama!`. How unlikely does it find that, per token, after examples of different kinds?
 #
-# * **form**: if random examples help, the model has learnt how an answer looks (ours knew that already, so expect little here);
-# * **retrieval**: if RICES helps more, but not more than copying, the gain is the retriever's; and a model below copying does not even use the answer that stands in its prompt;
-# * **learning from the prompt**: only what goes beyond copying is the model's own. Next comes a task where copying the nearest answer is not enough to explain a gain.
+# **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
+
+
+# %% alt="Loss per token of the true answer in a new wording: without examples, after two texts, after two random examples, after two by RICES, and after those with their answers swapped."
+from minemu.evaluation.likelihood import log_likelihoods
+from minemu.figures.scores import show_bars
+
+
+def dressed(answer):
+    return f"name: {answer}!"
+
+
+def loss_after(chosen, swapped=False, pictures=True):
+    """Mean loss per token of the true answer in the new wording, after the examples `chosen` for each question."""
+    losses = []
+    for row, one in zip(chosen, queries[:24], strict=False):
+        answers = [pool[k].answer for k in row][:: -1 if swapped else 1]
+        shots = [[*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)]
+        prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
+        losses.append(-log_likelihoods(pipe, prompt, [dressed(one.answer)], mean=True).item())
+    return sum(losses) / len(losses)
+
+
+lot, near = ways["two at random"], ways["two by RICES"]
+losses = {
+    "no\nexample": loss_after(ways["no example"]),
+    "two texts": loss_after(lot, pictures=False),
+    "two at\nrandom": loss_after(lot),
+    "two by\nRICES": loss_after(near),
+    "RICES,\nswapped": loss_after(near, swapped=True),
+}
+show_bars(list(losses), {"loss per token": list(losses.values())}, "loss per token")
+
+# %% [markdown]
+# Bars like these separate the three things that few-shot gains can depend on:
+#
+# * **form**: what texts alone gain is the wording. Random examples with their pictures teach that too, and whatever they gain beyond the texts is the place of the text: after a picture;
+# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer. In the bars above it is worth no more than copying;
+# * **learning from the prompt**: if swapping the answers changes nothing, the model has not read which answer belongs to which picture. Next comes a task that can be done in no other way.
 #
 # ### New names for new things
 #
@@ -525,7 +561,7 @@ for number in shots:
 show_shots(shots, curves, chance=1 / 2)
 
 # %% [markdown]
-# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a few million parameters and some fourteen thousand such lessons need not be enough.
+# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
 #
 # ## Blending
 #

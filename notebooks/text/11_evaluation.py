@@ -372,7 +372,7 @@ show_bars(sorts, series, "right without looking", chances)
 #
 # The most common answer is a weak opponent. A stronger one *reads the question*, and is trained: a linear layer over counts of its words, on two thousand balanced questions with their answers. Wherever wording and answer go together, it finds out.
 #
-# > **Predict.** On the questions that it learns from it gets better than chance. Does it on others?
+# > **Predict.** On which sorts can it get better than chance on the questions that it learns from? And on others?
 
 # %%
 learnt = [one for s in sorts for one in make(s, True, held_out=False, n=400)]
@@ -396,7 +396,7 @@ with torch.enable_grad():
         optimizer.step()
 print("learnt from", len(learnt), "questions of", len(words), "words")
 
-# %% alt="How often a model that reads the question alone is right, by sort: clearly above chance on the questions that it learnt from, at chance on others."
+# %% alt="How often a model that reads the question alone is right, by sort: above chance, where the wording varies, on the questions that it learnt from; on others near chance."
 def right(asked):
     said = reader(bag(asked)).argmax(1).tolist()
     return rate([answers[k] == one.answer for k, one in zip(said, asked, strict=True)])
@@ -409,7 +409,7 @@ series = {
 show_bars(sorts, series, "right by the question alone", chances)
 
 # %% [markdown]
-# It has learnt by heart what was asked of which thing, and that is all there was to learn: on held-out questions it is at chance. So these questions need a picture. The test is cheap, and of a data set that one has not made oneself it is the first thing to run.
+# For colour, style and group the question is the same sentence every time: nothing is there to be learnt by heart, and both bars stay near chance. For count and yes or no it names a thing or a colour, and there the model has learnt what was asked of which. On held-out questions that is worth nothing, so these questions need a picture. The test is cheap, and of a data set that one has not made oneself it is the first thing to run.
 #
 # | | blind baseline |
 # |---|---|
@@ -565,7 +565,7 @@ series = {
 show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / len(labels)] * 2)
 
 # %% [markdown]
-# Read both pairs. The insider knows real pictures well, as its embeddings were trained to tell names apart. But of drawings it says what the decoder was optimised for: it finds in them what their embeddings say, whether or not it is to be seen. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
+# Read both pairs, and read them loosely: these are sixteen pictures, and the judge chooses among forty concepts, which is easier than among all. The insider knows real pictures well, as its embeddings were trained to tell names apart. But of drawings it says what the decoder was optimised for: where it names more of them than the judge does, it may find in them what their embeddings say, seen or not. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
 #
 # | | judge of drawn pictures |
 # |---|---|
