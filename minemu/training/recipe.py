@@ -111,7 +111,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=26000,
+            steps=25000,
             restarts=(8000, 17000),
             batch_size=128,
             lr=5e-3,
