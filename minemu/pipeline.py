@@ -166,6 +166,8 @@ class EmuPipeline:
         return self.chat_batch([sample], **kwargs)[0]
 
     def chat_batch(self, samples: Sequence[Sample | Sequence[dict]], **kwargs) -> list[EmuText]:
+        if self.model.config.objective.say_image:  # words are asked for, even where it would rather draw
+            kwargs.setdefault("begin_suppress_tokens", [self.model.ids.image_start])
         batch = self.processor([self._as_asked(sample) for sample in samples]).to(self.model.device)
         ids = self.model.generate(**batch, **kwargs)
         return [EmuText(self.processor.decode(row), row) for row in ids]

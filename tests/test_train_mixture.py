@@ -212,6 +212,14 @@ def test_words_and_pictures_come_in_the_order_in_which_they_are_said(pipe, monke
     torch.testing.assert_close(embeds[1:2], drawn)
 
 
+def test_who_asks_for_words_gets_words(pipe, monkeypatch):
+    ids, picture, plain = pipe.model.ids, Image.new("RGB", (32, 32), "red"), pipe.model.llm.lm_head.forward
+    would_rather_draw = torch.nn.functional.one_hot(torch.tensor(ids.image_start), pipe.model.config.llm.vocab_size)
+    monkeypatch.setattr(pipe.model.llm.lm_head, "forward", lambda hidden: plain(hidden) + 100 * would_rather_draw)
+    assert pipe.model.generate(**pipe.processor([[picture]]), max_new_tokens=2).tolist() == [[ids.image_start]]
+    assert pipe.chat([picture], max_new_tokens=1).ids[0] != ids.image_start
+
+
 def test_pictures_and_words_are_limited(pipe, monkeypatch):
     ids = pipe.model.ids
     monkeypatch.setattr(pipe.model, "generate", Script(pipe, *[[5, ids.image_start]] * 9))
