@@ -17,6 +17,7 @@ from minemu.data.documents import Document
 from minemu.data.mixture import Mixture
 from minemu.data.scene import Scene
 from minemu.data.world import Sample, ToyWorld
+from minemu.errors import MinemuError
 from minemu.files import atomic_write
 from minemu.model import Emu, build_llama
 from minemu.objective import text_loss
@@ -207,8 +208,10 @@ class EmuStage(Stage):
         }
         lrs = {}
         for name, parameter in self.module.named_parameters():
-            rate = rates.get(name.split(".")[0])
+            rate = rates.get(name.split(".")[0]) if name.startswith(config.only) else 0.0
             lrs[parameter] = config.lr if rate is None else rate
+        if not any(lrs.values()):
+            raise MinemuError(f"only={config.only} leaves nothing that learns; name a module, such as only=llm.lm_head")
         return lrs
 
     def documents(self, index: int) -> list[Document]:

@@ -36,6 +36,7 @@ class TrainConfig:
     lr: float = 1e-3
     lr_vision: float | None = None  # None: lr; 0: frozen. The paper: ViT 4e-5, Causal Transformer 1e-4, LLaMA 3e-5
     lr_bridge: float | None = None
+    only: str = ""  # of stage `emu`: the one module that learns, such as llm.lm_head; empty: all
     warmup: int = 100
     final_lr: float = 0.05  # share of lr at the last step, reached along a cosine
     beta1: float = 0.9

@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
     "emu-tiny": Recipe(
         source="mixture",
         mixture=MixtureConfig(  # full captions say most
-            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=3, questions=4, in_context=2
+            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=3, questions=4, in_context=2, texts=1
         ),
         encoder=TrainConfig(
             steps=1000,
@@ -98,8 +98,8 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         emu=TrainConfig(
-            steps=9500,
-            restarts=(2600, 5600, 8800),
+            steps=10000,
+            restarts=(2600, 5600, 8800, 9500),
             batch_size=64,
             lr=3e-3,
             lr_vision=0.0,
@@ -416,7 +416,7 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     """Let a stage begin, in `folder`, where that of a finished checkpoint ended.
 
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
-    The mixture may be another one from here on.
+    Other settings and another mixture may hold from here on.
     """
     if folder.exists():
         return
@@ -424,11 +424,12 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     its = read_json(source / LOGS / f"{stage}.json")
     weights_of = {"commit": its["commit"], "steps": its["train"]["steps"]}
     weights_of |= {key: its.get(key) for key in ("data", "weights_of") if its.get(key) != facts.get(key)}
+    length = {key: its["train"][key] for key in ("steps", "restarts")}
     module = (
         Emu.from_pretrained(source) if stage == "emu" else VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
     )
     checkpoint.save(folder / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
-    write_json(folder / "run.json", {**its, **facts, "train": its["train"], "weights_of": weights_of})
+    write_json(folder / "run.json", {**its, **facts, "train": {**facts["train"], **length}, "weights_of": weights_of})
     shutil.copy(source / LOGS / f"{stage}.jsonl", folder / "log.jsonl")
 
 
