@@ -103,7 +103,8 @@ def generate(
     prompt: Annotated[
         list[str],
         typer.Argument(
-            help="Words, picture files and clips (animated GIF, WebP, PNG), in order. For Emu-I, 'assistant: ...' is what it said before."
+            help="Words, picture files and clips (animated GIF, WebP, PNG, or a folder of frames: frames/), in order. "
+            "For Emu-I, 'assistant: ...' is what it said before."
         ),
     ],
     out: Annotated[
@@ -146,12 +147,19 @@ def generate(
 
 def _piece(piece: str) -> Any:
     """What a word of the command line stands for: a picture or a clip if there is a file of that name, else words."""
-    from minemu.data.video import is_clip, read_frames
+    from minemu.data.video import VIDEO_SUFFIXES, is_clip, read_frames
+    from minemu.processor import PICTURE_SUFFIXES
     from minemu.sequence import Video
 
+    if os.path.isdir(piece) and piece.endswith(("/", os.sep)):  # a folder of frames; without the slash it may be a word
+        return Video(read_frames(piece))
+    named = Path(piece).suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and " " not in piece
     if not (Path(piece).suffix and os.path.isfile(piece)):
+        if named:
+            raise MinemuError(f"there is no file {piece}; check the path")
         return piece
-    return Video(read_frames(piece)) if is_clip(piece) else Path(piece)
+    moves = is_clip(piece) or Path(piece).suffix.lower() in VIDEO_SUFFIXES
+    return Video(read_frames(piece)) if moves else Path(piece)
 
 
 def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:

@@ -198,6 +198,15 @@ def test_generate_reads_clips_and_goes_on_with_a_dialogue(pipe, tmp_path, monkey
     assert [part["type"] for part in second["content"]] == ["image", "text"]
 
 
+def test_generate_does_not_take_a_missing_file_for_words(pipe, tmp_path, capsys):
+    for name in ("missing.png", "missing.mp4"):
+        assert f"there is no file {name}; check the path" in refused(capsys, "generate", "c", name, "what is this?")
+    assert cli.run(["generate", "c", "not in cat.png but here"]) == 0
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    assert "ffmpeg -i clip.mp4" in refused(capsys, "generate", "c", str(tmp_path / "clip.mp4"))
+    assert "the folder holds no picture" in refused(capsys, "generate", "c", f"{tmp_path}/")
+
+
 def test_generate_continues_a_document(pipe, tmp_path, capsys, monkeypatch):
     red = Image.new("RGB", (8, 8), "red")
     monkeypatch.setattr(

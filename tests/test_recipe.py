@@ -6,6 +6,7 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -158,6 +159,26 @@ def test_emu_of_a_finished_checkpoint_goes_on_with_other_documents(finished, tmp
     record = json.loads((stage / "run.json").read_text())
     assert record["weights_of"]["steps"] == 6 and record["weights_of"]["data"] is None  # captions, no mixture
     assert record["data"]["mixture"] and record["world"]["source"] == "mixture"
+
+
+def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, monkeypatch):
+    longer = {**SHORT, "train.emu.steps": 9, "train.emu.restarts": "6"}
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "save", Mock(side_effect=OSError("disk full")))
+        with pytest.raises(MinemuError, match="could not write .*emu: disk full"):
+            train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
+    assert train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
+    assert json.loads((tmp_path / "emu-nano" / "emu" / "run.json").read_text())["weights_of"]["steps"] == 6
+
+
+def test_one_module_may_learn_alone(finished, tmp_path):
+    longer = {**SHORT, "train.emu.steps": 9, "train.emu.restarts": "6", "train.emu.only": "llm.lm_head"}
+    assert train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
+    before, after = (Emu.from_pretrained(path) for path in (finished[1], tmp_path / "emu-nano" / "emu"))
+    moved = {name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])}
+    assert moved == {"llm.lm_head.weight"}
+    with pytest.raises(MinemuError, match="only=lm_head leaves nothing that learns; name a module, such as only=llm"):
+        train_stage("emu-nano", "emu", tmp_path / "none", {**longer, "train.emu.only": "lm_head"}, base=finished[1])
 
 
 def test_a_finished_recipe_run_again_keeps_its_results(finished, tmp_path):

@@ -123,6 +123,21 @@ def test_training_settings_that_make_no_sense(name):
         TrainConfig(**{name: -1})
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lr": 0.0}, "lr=0.0 teaches nothing: give more than 0"),
+        ({"clip": -1.0}, "clip=-1.0 teaches nothing"),
+        ({"beta1": 1.5}, "beta1=1.5 is a share: give 0 to 1"),
+        ({"ema_decay": 2.0}, "ema_decay=2.0 is a share"),
+        ({"restarts": (5, 3)}, r"restarts=\(5, 3\) should rise"),
+    ],
+)
+def test_rates_and_shares_that_make_no_sense(settings, says):
+    with pytest.raises(MinemuError, match=f"the training setting {says}"):
+        TrainConfig(**settings)
+
+
 def test_what_the_library_cannot_write_is_a_full_disk_to_us(tmp_path):
     with pytest.raises(OSError, match="missing|No such file"):
         checkpoint.save_tensors({"x": torch.zeros(2)}, tmp_path / "missing" / "x.safetensors")

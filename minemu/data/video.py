@@ -13,6 +13,7 @@ from minemu.processor import BROKEN_PICTURE, PICTURE_SUFFIXES, read_picture
 
 FRAMES = 8  # a clip, as in Emu
 ANIMATED = (".webp", ".gif", ".png")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # not read here; `read_frames` says what to do
 
 
 def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | None = None) -> list[int]:

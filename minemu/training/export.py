@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -41,11 +42,14 @@ def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float
     return out
 
 
-def is_exported(root: Path) -> bool:
-    """Whether the checkpoint is there and no stage has ended since: then it stays, with results that may have been put in it."""
-    out = root / "checkpoint"
-    done = [path for path in root.glob("*/done.json") if path.parent.name != "instruct"]
-    return out.exists() and all(path.stat().st_mtime <= out.stat().st_mtime for path in done)
+def is_exported(root: Path, stages: Iterable[str], out: Path) -> bool:
+    """Whether `out` was written and none of these stages has ended since: then it stays, with results that were put into it.
+
+    The training records tell when: results that are written later do not touch them.
+    """
+    done = [path for path in (root / stage / "done.json" for stage in stages) if path.exists()]
+    records = out / LOGS
+    return records.exists() and all(path.stat().st_mtime <= records.stat().st_mtime for path in done)
 
 
 def export_adapter(root: Path, out: Path | None = None) -> Path:
@@ -149,9 +153,10 @@ def _began_with(run: dict) -> list[str]:
         return []
     steps, commit = run["weights_of"]["steps"], run["weights_of"]["commit"]
     other = ", which were of another mixture" if "data" in run["weights_of"] else ""
+    only = f"; from there on `{run['train']['only']}` learnt alone" if run["train"].get("only") else ""
     return [
         f"Stage {run['stage']} went on from its weights after {steps} steps{other} (commit `{commit[:12]}`), rounded to half "
-        "precision, with a new optimizer; in one go the recipe gives other bits.", "",
+        f"precision, with a new optimizer{only}; in one go the recipe gives other bits.", "",
     ]  # fmt: skip
 
 

@@ -67,6 +67,18 @@ class TrainConfig:
                 raise MinemuError(
                     f"the training setting {name}={getattr(self, name)} is too small: give {bound} or more"
                 )
+        for name in ("lr", "eps", "clip"):
+            if getattr(self, name) <= 0:
+                raise MinemuError(
+                    f"the training setting {name}={getattr(self, name)} teaches nothing: give more than 0"
+                )
+        for name in ("beta1", "beta2", "final_lr", "ema_decay"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
+                raise MinemuError(f"the training setting {name}={getattr(self, name)} is a share: give 0 to 1")
+        if list(self.restarts) != sorted(set(self.restarts)):
+            raise MinemuError(
+                f"the training setting restarts={self.restarts} should rise: give each step once, in order"
+            )
 
 
 PLAIN = (SDPBackend.MATH,)  # on CPUs the backward pass of the fused attention is slow at toy lengths

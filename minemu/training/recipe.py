@@ -16,7 +16,7 @@ from minemu.data.mixture import MixtureConfig
 from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.model import Emu, local_folder, read_config
 from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
@@ -350,9 +350,9 @@ def run_recipe(
     for stage in TRAINABLE if instruct else STAGES:
         if exists(stage, config):
             train_stage(preset, stage, run_dir, overrides, log_to, base=base if stage == "sketch" else None)
-    if instruct:
+    if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
         export_adapter(root)
-    return root / "checkpoint" if is_exported(root) else export(root)
+    return root / "checkpoint" if is_exported(root, STAGES, root / "checkpoint") else export(root)
 
 
 LEFT_BY = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors", "language": "llm.safetensors"}
@@ -428,9 +428,12 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     module = (
         Emu.from_pretrained(source) if stage == "emu" else VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
     )
-    checkpoint.save(folder / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
-    write_json(folder / "run.json", {**its, **facts, "train": {**facts["train"], **length}, "weights_of": weights_of})
-    shutil.copy(source / LOGS / f"{stage}.jsonl", folder / "log.jsonl")
+    with atomic_dir(folder) as temporary:  # a half one would be begun anew
+        checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
+        write_json(
+            temporary / "run.json", {**its, **facts, "train": {**facts["train"], **length}, "weights_of": weights_of}
+        )
+        shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:

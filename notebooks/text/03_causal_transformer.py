@@ -495,8 +495,8 @@ check("03.pool", pool)
 
 # %% alt="Upper row: where the first queries of the trained Causal Transformer look. Lower row: the patches that the first pooling cells average, a square each."
 fixed = rearrange(weights.to(device), "n (h w) -> n h w", h=vision.grid)
-rows = torch.stack([where(bridge, features)[:some], fixed[:some]])
-show_maps(sample.pixels[None].repeat(2, 0), rows, ["Emu", "Emu2"], [f"$z_{{{number + 1}}}$" for number in range(some)])
+rows = torch.stack([where(bridge, features)[some], fixed[some]])
+show_maps(sample.pixels[None].repeat(2, 0), rows, ["Emu", "Emu2"], [f"$z_{{{number + 1}}}$" for number in some])
 
 # %% [markdown]
 # What changes around it:

@@ -80,6 +80,7 @@ print(f"pretraining {PRESET}: {recipe.emu.steps} steps of {recipe.emu.batch_size
 # %%
 from dataclasses import asdict
 
+from minemu.data.lessons import LESSONS
 from minemu.data.mixture import MixtureConfig, toy_mixture
 
 published = {"labels": 128, "scenes": 128, "interleaved": 64, "clips": 16, "storyboards": 16}
@@ -89,13 +90,13 @@ assert weights == sixteenth  # the default has the paper's shares
 
 mixture = toy_mixture(shown, recipe.mixture)
 print(f"weights of {PRESET}:", mixture.weights)
-lessons = sum(mixture.weights.get(name, 0) for name in ("names", "questions", "in_context"))
+lessons = sum(mixture.weights.get(name, 0) for name in LESSONS)
 print("lessons:", lessons, "parts of", sum(mixture.weights.values()))
 
 # %% [markdown]
 # A document is a list of pictures and texts. One of each source:
 
-# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: drawings with made-up names, pictures with questions and answers, and two pictures followed by a third with something of each."
+# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: drawings with made-up names, pictures with questions and answers, two pictures followed by a third with something of each, and a text without pictures."
 from minemu.figures.mixture import show_documents
 
 number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
@@ -106,7 +107,7 @@ show_documents({name: source.document(number.get(name, 2)) for name, source in m
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
 # > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
 #
-# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
+# The last four are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from
@@ -553,7 +554,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions` and `in_context`, give the paper's shares back.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions`, `in_context` and `texts`, give the paper's shares back.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 
