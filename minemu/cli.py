@@ -238,15 +238,17 @@ def evaluate(
         tasks.check_trained(task, checkpoint)
     from minemu.pipeline import EmuPipeline
 
-    pipe = EmuPipeline.from_pretrained(checkpoint)
+    pipe, weights = EmuPipeline.from_pretrained(checkpoint), report.weights_of(checkpoint)
     results = []
     for name, on, examples in wanted:
         results.append(tasks.evaluate(pipe, name, on, limit, seed, shots=examples))
         typer.echo(report.line(results[-1]))
         if all_tasks:
-            _write(json, report.collect(results, pipe.model.config.name))  # also what is known so far survives a stop
+            _write(
+                json, report.collect(results, pipe.model.config.name, weights)
+            )  # also what is known so far survives a stop
     if not all_tasks:
-        _write(json, {**results[0].to_dict(), **report.provenance(), "preset": pipe.model.config.name})
+        _write(json, {**results[0].to_dict(), **report.provenance(), **weights, "preset": pipe.model.config.name})
 
 
 def _list_tasks(checkpoint: str | None, json: Path | None) -> None:

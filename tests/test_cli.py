@@ -247,6 +247,7 @@ def measured(pipe, monkeypatch):
 
     monkeypatch.setattr(tasks, "evaluate", evaluate)
     monkeypatch.setattr(tasks, "trained_on", lambda checkpoint: {"names"})
+    monkeypatch.setattr(report, "weights_of", lambda checkpoint: {"weights": "abc"})
 
 
 def test_evaluate_writes_the_contract(measured, tmp_path, capsys):

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minemu import adapters
 from minemu.errors import MinemuError
 from minemu.evaluation.tasks import Result
-from minemu.files import atomic_write, read_json
+from minemu.files import atomic_write, digest, read_json
+from minemu.model import local_folder
 from minemu.training.run import commit, versions
 
 
@@ -100,9 +102,21 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def collect(results: Sequence[Result], preset: str) -> dict[str, Any]:
-    """All results of one checkpoint as one JSON object."""
-    return {**provenance(), "preset": preset, "results": [result.to_dict() for result in results]}
+def weights_of(checkpoint: str | os.PathLike) -> dict[str, str]:
+    """Digests of the weights that are measured: a checkpoint's, or an adapter's and its base's."""
+    folder = local_folder(checkpoint)
+    found = {"weights": digest(folder)}
+    return {**found, "base_weights": digest(adapters.base_folder(folder))} if adapters.is_adapter(folder) else found
+
+
+def collect(results: Sequence[Result], preset: str, weights: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All results of one checkpoint as one JSON object; `weights` as `weights_of` gives them."""
+    return {
+        **provenance(),
+        **(weights or {}),
+        "preset": preset,
+        "results": [result.to_dict() for result in results],
+    }
 
 
 def line(result: Result) -> str:
