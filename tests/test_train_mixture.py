@@ -168,6 +168,25 @@ def test_real_data_by_configuration(root, tmp_path):
         emu_stage(root, **{**real, "train.data.labels.format": "webdatset"})
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"train.data.labels.path": "x.tar"}, "train.data.labels.path is set without a format: add --set train.data.l"),
+        (
+            {"train.data.clips.format": "webvid", "train.mixture.clips": 0},
+            "train.data.clips would not be read, as train.mixture.clips is 0: give it a weight",
+        ),
+        (
+            {"train.data.scenes.format": "chats"},
+            "train.data.scenes.format=chats: 'chats' is the format of conversations",
+        ),
+    ],
+)
+def test_data_settings_that_would_be_ignored(root, settings, says):
+    with pytest.raises(MinemuError, match=says):
+        emu_stage(root, **settings)
+
+
 # ---- words and pictures that come out ----------------------------------------------------------------------------------
 
 
