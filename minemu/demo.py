@@ -26,6 +26,7 @@ from minemu.files import atomic_dir
 from minemu.gallery import check_folder, write_gallery
 from minemu.model import local_folder
 from minemu.pipeline import EmuPipeline
+from minemu.prompts import DESCRIBE
 from minemu.training.run import commit, versions
 
 UPSCALE = 3  # saved pictures are this much larger, pixel by pixel
@@ -135,7 +136,7 @@ class Demo:
             ("new-drawing", self.new, i) for i in range(NEW_DRAWINGS)
         ]
         samples = [world.sample(i) for _, world, i in shown]
-        answers = self._say([[sample.picture] for sample in samples])
+        answers = self._say([[sample.picture] for sample in samples], **DESCRIBE)
         return [
             {
                 "picture": self._save(sample.picture, f"caption-{i:02}"),
@@ -225,9 +226,9 @@ class Demo:
     def _draw(self, samples: list[list]) -> list[Image.Image]:
         return self._in_batches(samples, lambda batch: self.pipe(batch, generator=self.generator).images)
 
-    def _say(self, samples: list[list]) -> list[str]:
+    def _say(self, samples: list[list], **decoding: Any) -> list[str]:
         """One line each, whatever the model says."""
-        texts = self._in_batches(samples, lambda batch: [answer.text for answer in self.pipe.chat_batch(batch)])
+        texts = self._in_batches(samples, lambda batch: [one.text for one in self.pipe.chat_batch(batch, **decoding)])
         return [" ".join(text.split()) for text in texts]
 
     def _in_batches(self, samples: list[list], answer: Callable[[list[list]], list]) -> list:

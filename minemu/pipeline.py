@@ -17,6 +17,7 @@ from minemu.errors import MinemuError
 from minemu.loading import main_device
 from minemu.model import Emu, local_folder
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
+from minemu.prompts import DESCRIBE
 from minemu.visual_decoder import VisualDecoder
 
 Sample = Sequence[str | PictureLike]
@@ -177,7 +178,8 @@ class EmuPipeline:
         return self.processor.read_messages(sample) if isinstance(sample[0], dict) else list(sample)
 
     def caption(self, picture: PictureLike, **kwargs) -> str:
-        return self.chat([picture], **kwargs).text
+        """What is in a picture, decoded as published: beams weigh whole texts, where one word at a time is carried off by the first."""
+        return self.chat([picture], **{**DESCRIBE, **kwargs}).text
 
     # ---- words and pictures --------------------------------------------------------------------------------------------
 

@@ -99,10 +99,11 @@ for name, task in TASKS.items():
 # %% alt="Six pictures that training never showed, below each the model's caption with a tick or a cross, and the true caption where they differ."
 from minemu.data import captions
 from minemu.figures.abilities import Card, show_gallery
+from minemu.prompts import DESCRIBE
 
 torch.set_grad_enabled(False)  # until something is trained below
 samples = [world.sample(i) for i in range(25)]
-said = [one.text for one in pipe.chat_batch([[sample.picture] for sample in samples])]
+said = [one.text for one in pipe.chat_batch([[sample.picture] for sample in samples], **DESCRIBE)]
 read = [captions.parse(text, world.labels) for text in said]  # words back to a scene, as far as they name one
 named = [captions.same(sample.scene, scene) for sample, scene in zip(samples, read, strict=True)]
 cards = [
@@ -114,7 +115,7 @@ show_gallery([cards[:6]])
 # %% [markdown]
 # A caption counts as right only if *all* of it is: things, number, size, place, background and style. That is decided by reading the caption back into a scene and comparing it with the one that was painted.
 #
-# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many.
+# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many. Both decode as published (`DESCRIBE`): five beams weigh whole texts against each other. After a picture a caption may follow, but a question or a label too, and the likeliest first word need not begin the likeliest text.
 #
 # ### The blind baseline
 #

@@ -180,9 +180,10 @@ check("11.enough", enough)
 
 # %%
 from minemu.data import captions
+from minemu.prompts import DESCRIBE
 
 shown = samples[:16]
-said = [answer.text for answer in pipe.chat_batch([[sample.picture] for sample in shown], max_new_tokens=64)]
+said = [answer.text for answer in pipe.chat_batch([[sample.picture] for sample in shown], max_new_tokens=64, **DESCRIBE)]
 read = [captions.parse(text, singles.labels) for text in said]
 right = [captions.same(sample.scene, scene) for sample, scene in zip(shown, read, strict=True)]
 blind = [captions.same(sample.scene, scene) for sample, scene in zip(samples[1:], read, strict=True)]
