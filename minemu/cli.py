@@ -126,6 +126,8 @@ def generate(
 
     if out is not None and document is not None:
         raise MinemuError("--out draws one picture and --document continues with words and pictures; choose one")
+    if document is not None and document.exists() and not (document.is_dir() and not any(document.iterdir())):
+        raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
     if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
         raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
     pipe = EmuPipeline.from_pretrained(checkpoint)
@@ -146,7 +148,7 @@ def generate(
 
 
 def _piece(piece: str) -> Any:
-    """What a word of the command line stands for: a picture or a clip if there is a file of that name, else words."""
+    """What a word of the command line stands for: a picture, a clip, or words. What is named like a file has to be one."""
     from minemu.data.video import VIDEO_SUFFIXES, is_clip, read_frames
     from minemu.processor import PICTURE_SUFFIXES
     from minemu.sequence import Video
@@ -164,10 +166,12 @@ def _piece(piece: str) -> Any:
 
 def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:
     from minemu.chat import as_messages
+    from minemu.prompts import DESCRIBE
     from minemu.tokenizer import USER
 
     asked = as_messages(sample) if USER in pipe.processor.special else sample  # Emu-I: a question in its template
-    return pipe.chat(asked, max_new_tokens=max_new_tokens).text
+    described = DESCRIBE if len(sample) == 1 and isinstance(sample[0], Path) else {}  # as `EmuPipeline.caption` does
+    return pipe.chat(asked, max_new_tokens=max_new_tokens, **described).text
 
 
 def _show_document(pieces: list[Any], folder: Path) -> list[str]:

@@ -98,7 +98,7 @@ class EmuGeneration:
 
         [IMG] is appended where a prompt does not end with it, as the model is not taught to say it.
         """
-        to_come = self.config.bridge.n_image + 1
+        to_come = self.config.bridge.n_image + int(not (input_ids[:, -1] == self.ids.image_start).all())
         input_ids, attention_mask, inputs = self._prompt(
             input_ids, attention_mask, images, image_embeds, frames, to_come
         )

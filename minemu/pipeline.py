@@ -268,4 +268,5 @@ def _refuse_bare(prompt: Sample | Sequence[Sample]) -> None:
 
 
 def _is_one_picture(sample: Sequence) -> bool:
-    return len(sample) == 1 and (not isinstance(sample[0], str) or is_picture_path(sample[0]))
+    one = sample[0] if len(sample) == 1 else ""
+    return is_picture_path(one) if isinstance(one, str) else isinstance(one, (Image.Image, os.PathLike))

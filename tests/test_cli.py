@@ -217,6 +217,8 @@ def test_generate_continues_a_document(pipe, tmp_path, capsys, monkeypatch):
     shown = ["a pear", str(folder / "1.png"), "a plum", str(folder / "2.png")]
     assert capsys.readouterr().out.splitlines() == shown and (folder / "2.png").exists()
     assert json.loads((tmp_path / "x.json").read_text())["document"] == shown
+    again = refused(capsys, "generate", "c", "fruits:", "--document", str(folder))
+    assert f"--document {folder} is there already and not empty; name a new folder" in again
     both = refused(capsys, "generate", "c", "x", "--document", str(folder), "--out", "x.png")
     assert "--out draws one picture and --document continues with words and pictures; choose one" in both
 

@@ -267,7 +267,10 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     record, before = (
         json.loads(path.read_text()) for path in (stage / "run.json", folder / "training" / "sketch.json")
     )
-    assert record["weights_of"] == {"commit": before["commit"], "steps": 6} and record["train"]["steps"] == 9
+    assert record["weights_of"] == {"commit": before["commit"], "steps": 6, "train": before["train"]}
+    assert record["train"]["steps"] == 9
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.condition_noise'"):
+        train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, "decoder.condition_noise": 0.3}, base=folder)
 
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "anew" / "emu-nano" / "codec")
     assert train_stage("emu-nano", "sketch", tmp_path / "anew", {**longer, "train.sketch.restarts": "5"}, base=folder)

@@ -124,7 +124,9 @@ def line(result: Result) -> str:
     low, high = result.details["interval"]
     on = f"{result.split}, {result.details['shots']} shots" if "shots" in result.details else result.split
     text = f"{result.task} ({on}): {result.score:.1%}  [{low:.1%}, {high:.1%}]  n {result.n}, seed {result.seed}"
-    text += f"; chance {_percent(result.chance)}, blind {_percent(result.blind)}, upper bound {_percent(result.upper_bound)}"
+    text += (
+        f"; chance {percent(result.chance)}, blind {percent(result.blind)}, upper bound {percent(result.upper_bound)}"
+    )
     beside = [f"{said} {result.details[name]:.1%}" for name, said in BESIDE.items() if name in result.details]
     return "; ".join([text, *beside])
 
@@ -166,15 +168,15 @@ def _numbers(result: dict[str, Any], detail: str) -> list[str]:
         score, (low, high) = details[detail], details[f"{detail}_interval"]
         chance, blind = details.get(f"{detail}_chance", chance), details.get(f"{detail}_blind", blind)
     return [
-        f"**{_percent(score)}**",
+        f"**{percent(score)}**",
         f"{low:.1%} – {high:.1%}",
-        _percent(chance),
-        _percent(blind),
-        _percent(result["upper_bound"]),
+        percent(chance),
+        percent(blind),
+        percent(result["upper_bound"]),
     ]
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{value:.1%}" if value == 0 or value >= 0.001 else "< 0.1%"
 
 

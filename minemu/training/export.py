@@ -149,14 +149,16 @@ def _training(folder: Path) -> list[str]:
 
 def _began_with(run: dict) -> list[str]:
     """Said of a stage that a shipped checkpoint's weights were trained further in: the same recipe, other bits."""
-    if "weights_of" not in run:
+    links, link = [], run
+    while link := link.get("weights_of"):
+        mixture = ", of another mixture" if "data" in link else ""
+        links.insert(0, f"{link['steps']} steps{mixture} (commit `{link['commit'][:12]}`)")
+    if not links:
         return []
-    steps, commit = run["weights_of"]["steps"], run["weights_of"]["commit"]
-    other = ", which were of another mixture" if "data" in run["weights_of"] else ""
-    only = f"; from there on `{run['train']['only']}` learnt alone" if run["train"].get("only") else ""
+    only = f" From the last on `{run['train']['only']}` learnt alone." if run["train"].get("only") else ""
     return [
-        f"Stage {run['stage']} went on from its weights after {steps} steps{other} (commit `{commit[:12]}`), rounded to half "
-        f"precision, with a new optimizer{only}; in one go the recipe gives other bits.", "",
+        f"Stage {run['stage']} went on from its weights after {', '.join(links)}: rounded to half precision each time, with a new "
+        f"optimizer.{only} Trained in one go the recipe gives another model.", "",
     ]  # fmt: skip
 
 

@@ -69,12 +69,15 @@ class TrainConfig:
                 )
         for name in ("lr", "eps", "clip"):
             if getattr(self, name) <= 0:
+                raise MinemuError(f"the training setting {name}={getattr(self, name)} is too small: give more than 0")
+        for name in ("lr_vision", "lr_bridge", "weight_decay", "final_lr"):
+            if (getattr(self, name) or 0) < 0:
+                raise MinemuError(f"the training setting {name}={getattr(self, name)} is negative: give 0 or more")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise MinemuError(
-                    f"the training setting {name}={getattr(self, name)} teaches nothing: give more than 0"
+                    f"the training setting {name}={getattr(self, name)} is no share: give 0 or more, below 1"
                 )
-        for name in ("beta1", "beta2", "final_lr", "ema_decay"):
-            if not 0 <= (getattr(self, name) or 0) <= 1:
-                raise MinemuError(f"the training setting {name}={getattr(self, name)} is a share: give 0 to 1")
         if list(self.restarts) != sorted(set(self.restarts)):
             raise MinemuError(
                 f"the training setting restarts={self.restarts} should rise: give each step once, in order"
@@ -90,9 +93,7 @@ class Stage:
 
     name: str
     module: nn.Module  # everything that is trained; frozen parts are kept elsewhere
-    attention: tuple[SDPBackend, ...] = (
-        SDPBackend.MATH,
-    )  # on CPUs the fused one's backward pass is slow at toy lengths
+    attention: tuple[SDPBackend, ...] = PLAIN
 
     def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
         """Peak learning rate of each parameter; 0 freezes it."""

@@ -422,17 +422,21 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
         return
     source, stage = local_folder(base), facts["stage"]
     its = read_json(source / LOGS / f"{stage}.json")
-    weights_of = {"commit": its["commit"], "steps": its["train"]["steps"]}
-    weights_of |= {key: its.get(key) for key in ("data", "weights_of") if its.get(key) != facts.get(key)}
+    weights_of = {"commit": its["commit"], "steps": its["train"]["steps"], "train": its["train"]}
+    if its.get("data") != facts.get("data"):
+        weights_of["data"] = its.get("data")
+    if "weights_of" in its:
+        weights_of["weights_of"] = its["weights_of"]
     length = {key: its["train"][key] for key in ("steps", "restarts")}
     module = (
         Emu.from_pretrained(source) if stage == "emu" else VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
     )
     with atomic_dir(folder) as temporary:  # a half one would be begun anew
         checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
-        write_json(
-            temporary / "run.json", {**its, **facts, "train": {**facts["train"], **length}, "weights_of": weights_of}
-        )
+        run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
+        if "data" in facts:
+            run |= {"data": facts["data"], "world": {**its["world"], "source": facts["world"]["source"]}}
+        write_json(temporary / "run.json", run)
         shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
 
 

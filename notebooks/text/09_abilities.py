@@ -460,7 +460,7 @@ bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for r
 show_rates(bars)
 
 # %% [markdown]
-# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask it for something that no lesson has, the same answer in another dress: `name: llama!`. How unlikely does it find that, per token, after examples of different kinds?
+# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `name: llama!`, which no lesson is written in. How unlikely does it find that, per token, after examples of different kinds?
 #
 # **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
 
@@ -477,7 +477,7 @@ def dressed(answer):
 def loss_after(chosen, swapped=False, pictures=True):
     """Mean loss per token of the true answer in the new wording, after the examples `chosen` for each question."""
     losses = []
-    for row, one in zip(chosen, queries[:24], strict=False):
+    for row, one in [(chosen[q], queries[q]) for q in differing]:
         answers = [pool[k].answer for k in row][:: -1 if swapped else 1]
         shots = [[*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)]
         prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
@@ -486,6 +486,8 @@ def loss_after(chosen, swapped=False, pictures=True):
 
 
 lot, near = ways["two at random"], ways["two by RICES"]
+differing = [q for q, row in enumerate(near) if pool[row[0]].answer != pool[row[1]].answer][:24]  # else there is nothing to swap
+print(len(differing), "questions whose two nearest examples have different answers")
 losses = {
     "no\nexample": loss_after(ways["no example"]),
     "two texts": loss_after(lot, pictures=False),
@@ -498,9 +500,9 @@ show_bars(list(losses), {"loss per token": list(losses.values())}, "loss per tok
 # %% [markdown]
 # Bars like these separate the three things that few-shot gains can depend on:
 #
-# * **form**: what texts alone gain is the wording. Random examples with their pictures teach that too, and whatever they gain beyond the texts is the place of the text: after a picture;
-# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer. In the bars above it is worth no more than copying;
-# * **learning from the prompt**: if swapping the answers changes nothing, the model has not read which answer belongs to which picture. Next comes a task that can be done in no other way.
+# * **form**: what texts alone gain is the wording. Random examples with their pictures teach that too, and with it that such a text follows a picture and names it;
+# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying;
+# * **learning from the prompt**: if swapping the answers changes next to nothing, the model hardly reads which answer belongs to which picture. Next comes a task that can be done in no other way.
 #
 # ### New names for new things
 #

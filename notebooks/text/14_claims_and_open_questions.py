@@ -64,7 +64,7 @@ print(results["command"])
 print("variants:", len(results["variants"]), "  seeds:", results["seeds"])
 
 # %% [markdown]
-# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (Two settings have changed since: pixels weigh more now in stages `encoder` and `bridge`.)
+# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (The code has gone on since: pixels weigh more in stages `encoder` and `bridge`, documents have titles, and the words of the tokenizer are others.)
 #
 # ## A world small enough
 #
@@ -303,7 +303,7 @@ print("\n".join(ablations.lines(results, "exposure")))
 #
 # ## A new pair, live
 #
-# Does a new seed agree? The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; a minute or so. Its start weighs pixels more than theirs did: read the new baseline against the new variant, and neither as a fourth seed of the old ones.
+# Does a new seed agree? The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; a minute or so. It is made by the code of today, the points above by that of then: read the new baseline against the new variant, and neither as a fourth seed of the old ones.
 #
 # **Predict before you run:** which of the two will lie ahead? Would you bet on the order in all three panels?
 
