@@ -165,15 +165,14 @@ class Demo:
         """Words and pictures in turn, continued once with a picture and once with words."""
         pictures = [self._real(text) for text in DOCUMENT]
         paths = [self._save(picture, f"document-{i}") for i, picture in enumerate(pictures, start=1)]
-        items = [item for pair in zip(DOCUMENT, pictures, strict=True) for item in pair]
+        sentences = [f"{text}." for text in DOCUMENT]  # in documents a sentence ends; without that it would be a list
+        items = [item for pair in zip(sentences, pictures, strict=True) for item in pair]
         begins = title(len(DOCUMENT))
         [drawn] = self._draw([[begins, *items[:-1]]])
-        turned = [item for pair in zip(pictures, DOCUMENT, strict=True) for item in pair]
+        turned = [item for pair in zip(pictures, sentences, strict=True) for item in pair]
         [said] = self._say([[begins, *turned[:-1]]])
-        words, shown = [{"text": text} for text in DOCUMENT], [{"picture": path} for path in paths]
-        right = same(
-            self._scene(DOCUMENT[-1]), parse(said.rstrip("."), self.unseen.labels)
-        )  # in documents a sentence ends
+        words, shown = [{"text": text} for text in sentences], [{"picture": path} for path in paths]
+        right = same(self._scene(DOCUMENT[-1]), parse(said.rstrip("."), self.unseen.labels))
         return [
             {
                 "items": [{"text": begins}, words[0], shown[0], words[1], shown[1], words[2]],

@@ -206,12 +206,13 @@ show_rows({"a row each": padded["input_ids"], "packed": packed["input_ids"]}, id
 # %%
 from minemu.processor import normalise
 
-pictures = [torch.stack(images) for _, images, _ in parts]
+pictures = [images for _, images, _ in parts]  # lists: a document may have none
 order = packed.pop("order")  # which document stands where: pictures follow in reading order
 
 
 def losses(batch, shown_in_order):
-    inputs = {"images": normalise(torch.cat(shown_in_order)), **batch}
+    images = torch.stack([image for images in shown_in_order for image in images])
+    inputs = {"images": normalise(images), **batch}
     with torch.no_grad():
         return pipe.model(**{name: tensor.to(pipe.model.device) for name, tensor in inputs.items()})
 

@@ -460,7 +460,7 @@ bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for r
 show_rates(bars)
 
 # %% [markdown]
-# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `name: llama!`, which no lesson is written in. How unlikely does it find that, per token, after examples of different kinds?
+# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Not every wording gains: try `name: llama!`, which has signs that the model never says.) How unlikely does it find that, per token, after examples of different kinds?
 #
 # **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
 
@@ -471,7 +471,7 @@ from minemu.figures.scores import show_bars
 
 
 def dressed(answer):
-    return f"name: {answer}!"
+    return f"answer {answer}."
 
 
 def loss_after(chosen, swapped=False, pictures=True):
