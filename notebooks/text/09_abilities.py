@@ -479,14 +479,16 @@ def loss_after(chosen, swapped=False, pictures=True):
     losses = []
     for row, one in [(chosen[q], queries[q]) for q in differing]:
         answers = [pool[k].answer for k in row][:: -1 if swapped else 1]
-        shots = [[*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)]
+        shots = [
+            [*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)
+        ]
         prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
         losses.append(-log_likelihoods(pipe, prompt, [dressed(one.answer)], mean=True).item())
     return sum(losses) / len(losses)
 
 
 lot, near = ways["two at random"], ways["two by RICES"]
-differing = [q for q, row in enumerate(near) if pool[row[0]].answer != pool[row[1]].answer][:24]  # else there is nothing to swap
+differing = [q for q, row in enumerate(near) if len({pool[k].answer for k in row}) > 1][:24]  # else nothing to swap
 print(len(differing), "questions whose two nearest examples have different answers")
 losses = {
     "no\nexample": loss_after(ways["no example"]),
@@ -546,7 +548,6 @@ def probe(pipe, episode, steps=60):
 # > **Predict.** The model reads the same examples in its prompt. The table at the top says that it was taught to, with other things and other names. Will it come near the probe?
 
 # %% alt="Share of right names against the number of examples of each name: the language model with the examples in its prompt, the probe trained on them, and chance."
-from minemu.evaluation.likelihood import log_likelihoods
 from minemu.figures.abilities import show_shots
 
 
