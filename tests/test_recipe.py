@@ -269,6 +269,7 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     )
     assert record["weights_of"] == {"commit": before["commit"], "steps": 6, "train": before["train"]}
     assert record["train"]["steps"] == 9
+    shutil.copytree(root / "emu-nano" / "codec", tmp_path / "x" / "emu-nano" / "codec")
     with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.condition_noise'"):
         train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, "decoder.condition_noise": 0.3}, base=folder)
 

@@ -465,9 +465,8 @@ show_rates(bars)
 # **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
 
 
-# %% alt="Loss per token of the true answer in a new wording: without examples, after two texts, after two random examples, after two by RICES, and after those with their answers swapped."
+# %%
 from minemu.evaluation.likelihood import log_likelihoods
-from minemu.figures.scores import show_bars
 
 
 def dressed(answer):
@@ -486,6 +485,9 @@ def loss_after(chosen, swapped=False, pictures=True):
         losses.append(-log_likelihoods(pipe, prompt, [dressed(one.answer)], mean=True).item())
     return sum(losses) / len(losses)
 
+
+# %% alt="Loss per token of the true answer in a new wording: without examples, after two texts, after two random examples, after two by RICES, and after those with their answers swapped."
+from minemu.figures.scores import show_bars
 
 lot, near = ways["two at random"], ways["two by RICES"]
 differing = [q for q, row in enumerate(near) if len({pool[k].answer for k in row}) > 1][:24]  # else nothing to swap

@@ -133,6 +133,7 @@ rates = [i / 200 for i in range(1, 200)]
 kinds = {"Wilson": wilson, "textbook": textbook}
 show_coverage(rates, {name: [coverage(interval, p) for p in rates] for name, interval in kinds.items()})
 
+
 # %% [markdown]
 # ### Your turn: how many samples? (5 minutes)
 #
@@ -156,7 +157,6 @@ show_coverage(rates, {name: [coverage(interval, p) for p in rates] for name, int
 # answer = enough
 # ```
 # </details>
-
 
 # %%
 def enough(width):
@@ -183,7 +183,9 @@ from minemu.data import captions
 from minemu.prompts import DESCRIBE
 
 shown = samples[:16]
-said = [answer.text for answer in pipe.chat_batch([[sample.picture] for sample in shown], max_new_tokens=64, **DESCRIBE)]
+said = [
+    answer.text for answer in pipe.chat_batch([[sample.picture] for sample in shown], max_new_tokens=64, **DESCRIBE)
+]
 read = [captions.parse(text, singles.labels) for text in said]
 right = [captions.same(sample.scene, scene) for sample, scene in zip(shown, read, strict=True)]
 blind = [captions.same(sample.scene, scene) for sample, scene in zip(samples[1:], read, strict=True)]
@@ -300,6 +302,7 @@ show_bars(list(values), {"CIDEr": [sum(v) / len(v) for v in values.values()]}, "
 alone = Cider().compute_score({0: ["a llama on a blue background"]}, {0: ["a llama on a blue background"]})[0]
 print("a perfect caption, scored alone, gets 0:", float(alone) == 0)
 
+
 # %% [markdown]
 # So a CIDEr on a subset cannot be compared with one on the whole set, nor over data sets. It depends on the prompt as well: one reader measured much less than is published for Emu-I, until the prompt was the published one (baaivision/Emu, thread 33).
 #
@@ -327,7 +330,6 @@ print("a perfect caption, scored alone, gets 0:", float(alone) == 0)
 # answer = vqa_accuracy
 # ```
 # </details>
-
 
 # %%
 def vqa_accuracy(said, people):
@@ -397,6 +399,7 @@ with torch.enable_grad():
         optimizer.step()
 print("learnt from", len(learnt), "questions of", len(words), "words")
 
+
 # %% alt="How often a model that reads the question alone is right, by sort: above chance, where the wording varies, on the questions that it learnt from; on others near chance."
 def right(asked):
     said = reader(bag(asked)).argmax(1).tolist()
@@ -408,6 +411,7 @@ series = {
     "held-out questions": [right(make(s, True, held_out=True)) for s in sorts],
 }
 show_bars(sorts, series, "right by the question alone", chances)
+
 
 # %% [markdown]
 # For colour, style and group the question is the same sentence every time: nothing is there to be learnt by heart, and both bars stay near chance. For count and yes or no it names a thing or a colour, and there the model has learnt what was asked of which. On held-out questions that is worth nothing, so these questions need a picture. The test is cheap, and of a data set that one has not made oneself it is the first thing to run.
@@ -424,7 +428,6 @@ show_bars(sorts, series, "right by the question alone", chances)
 # VisDial ([arXiv 1611.08669](https://arxiv.org/abs/1611.08669)) gives a hundred candidate answers, of which several are relevant to a degree. The model ranks them by likelihood. With relevance $y_p$ at place p and k relevant candidates:
 #
 # $$\mathrm{NDCG} = \frac{\sum_{p=1}^{k} y_p / \log_2(p + 1)}{\text{the same for the best order}}$$
-
 
 # %% tags=["same-as:minemu.evaluation.metrics.ndcg", "same-as:minemu.evaluation.metrics._gain"]
 def _gain(ranked, relevance):
@@ -644,6 +647,7 @@ rows = [[real[i], *(pool[k] for k in by_lot[i]), *(pool[k] for k in by_rices[i])
 columns = ["asked\nabout", *["at\nrandom"] * 4, *["RICES\n4th", "\n3rd", "\n2nd", "most\nsimilar"]]
 show_grid(torch.stack([torch.stack(as_tensors(row)) for row in rows]), columns, side=72)
 
+
 # %% [markdown]
 # RICES helps twice: the examples are about similar things, and often hold the answer itself. So a gain over random examples is not by itself learning from context, and a score after K examples should say how they were chosen, and what the same examples give *without* pictures.
 #
@@ -661,7 +665,6 @@ show_grid(torch.stack([torch.stack(as_tensors(row)) for row in rows]), columns, 
 # answer = choose
 # ```
 # </details>
-
 
 # %%
 def choose(query, pool, shots):

@@ -104,6 +104,7 @@ shown += ("explained_forced", "explained_free", "nearest", "nearest_chance")
 for name in shown:
     print(f"{name:17}", "  ".join(f"{run[name]:6.3f}" for run in runs))
 
+
 # %% [markdown]
 # ### Exercise: nearest, in any space (5 minutes)
 #
@@ -125,7 +126,6 @@ for name in shown:
 #     return ((a @ b.T).argmax(1) == torch.arange(len(a))).float().mean().item()
 # ```
 # </details>
-
 
 # %%
 def nearest(imagined, true):
@@ -155,6 +155,7 @@ for question, asked in results["questions"].items():
     comparisons += others * len(asked["measures"])
 print(comparisons, "comparisons in this notebook")
 
+
 # %% [markdown]
 # Multiply: with three times the deviation, this notebook should make less than one false finding. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be many: see the first line.
 #
@@ -178,7 +179,6 @@ print(comparisons, "comparisons in this notebook")
 #     return abs(mean(a) - mean(b)) > 3 * max(stdev(a), stdev(b))
 # ```
 # </details>
-
 
 # %%
 def differs(a, b):
@@ -316,7 +316,10 @@ fresh = {name: ablations.run_variant(variants[name], runs, SEED) for name in ("b
 print("trained:", *sorted(path.parts[-4] for path in runs.glob("*/*/*/emu/done.json")))
 
 # %% alt="The question of the live pair once more, with the new pair alone: one point for the baseline and one for the variant in each panel"
-alone = {**results, "variants": {name: {**results["variants"][name], "runs": {str(SEED): numbers}} for name, numbers in fresh.items()}}
+alone = {
+    **results,
+    "variants": {name: {**results["variants"][name], "runs": {str(SEED): numbers}} for name, numbers in fresh.items()},
+}
 show_ablation(alone, variants[LIVE].question)
 
 # %%
