@@ -24,6 +24,7 @@ from minemu.sequence import Special, Video
 from minemu.tokenizer import ASSISTANT, GROUNDING, USER, VIDEO
 
 EOS = "</s>"
+ANSWERED = "assistant:"
 
 
 @dataclass(frozen=True)
@@ -142,9 +143,29 @@ class ChatTemplates:
 
 
 def user_message(sample: Sequence) -> dict:
-    """Words and pictures as one message of the user."""
-    kinds = ("text" if isinstance(item, str) else "image" for item in sample)
-    return {"role": "user", "content": [{"type": kind, kind: item} for kind, item in zip(kinds, sample, strict=True)]}
+    """Words, pictures and videos as one message of the user."""
+    parts: list[dict] = []
+    for item in sample:
+        if isinstance(item, Video):
+            parts.append({"type": "video", "video": item.frames})
+        else:
+            kind = "text" if isinstance(item, str) else "image"
+            parts.append({"type": kind, kind: item})
+    return {"role": "user", "content": parts}
+
+
+def as_messages(sample: Sequence) -> list[dict]:
+    """Words, pictures and videos as a conversation: a text that begins with "assistant:" is an answer that was given before."""
+    messages: list[dict] = []
+    asked: list = []
+    for item in sample:
+        if isinstance(item, str) and item.startswith(ANSWERED):
+            messages += [user_message(asked)] if asked else []
+            messages.append({"role": "assistant", "content": item.removeprefix(ANSWERED).strip()})
+            asked = []
+        else:
+            asked.append(item)
+    return [*messages, user_message(asked)] if asked else messages
 
 
 def conversation(

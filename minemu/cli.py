@@ -17,6 +17,7 @@ from minemu.errors import MinemuError, suggest
 
 CHECKPOINT, ADAPTER = Path("data_samples/emu-tiny"), Path("data_samples/emu-tiny-instruct")
 BAD_INPUT, INTERRUPTED = 2, 130
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -99,9 +100,18 @@ def recipe(
 @app.command()
 def generate(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
-    prompt: Annotated[list[str], typer.Argument(help="Words and picture files, in order.")],
+    prompt: Annotated[
+        list[str],
+        typer.Argument(
+            help="Words, picture files and clips (animated GIF, WebP, PNG, or a folder of frames: frames/), in order. "
+            "For Emu-I, 'assistant: ...' is what it said before."
+        ),
+    ],
     out: Annotated[
         Path | None, typer.Option(help="Draw the next picture into this file; without it, continue in words.")
+    ] = None,
+    document: Annotated[
+        Path | None, typer.Option(help="Continue with words and pictures as they come, the pictures into this folder.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps (default: the checkpoint's).")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
@@ -109,31 +119,82 @@ def generate(
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Continue words and pictures with words (Emu-I answers them), or with a picture (--out FILE). One picture alone is rebuilt."""
+    """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document). One picture alone is rebuilt."""
     import torch
 
-    from minemu.chat import user_message
-    from minemu.files import atomic_write
     from minemu.pipeline import EmuPipeline
-    from minemu.tokenizer import USER
 
-    if out is not None and out.suffix.lower() not in (".png", ".jpg", ".jpeg", ".webp"):
+    if out is not None and document is not None:
+        raise MinemuError("--out draws one picture and --document continues with words and pictures; choose one")
+    if document is not None and document.exists() and not (document.is_dir() and not any(document.iterdir())):
+        raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
+    if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
         raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
     pipe = EmuPipeline.from_pretrained(checkpoint)
-    sample = [Path(piece) if Path(piece).suffix and os.path.isfile(piece) else piece for piece in prompt]
-    if out is None:
-        if USER in pipe.processor.special:  # Emu-I: a question in its template
-            sample = [user_message(sample)]
-        text = pipe.chat(sample, max_new_tokens=max_new_tokens).text
-        typer.echo(text)
-        _write(json, {"prompt": prompt, "text": text})
-        return
+    sample = [_piece(piece) for piece in prompt]
     generator = torch.Generator().manual_seed(seed)
+    if document is not None:
+        pieces = pipe.continue_document(sample, max_new_tokens=max_new_tokens, generator=generator)
+        shown = _show_document(pieces, document)
+        return _write(json, {"prompt": prompt, "document": shown, "seed": seed})
+    if out is None:
+        text = _answer(pipe, sample, max_new_tokens)
+        typer.echo(text)
+        return _write(json, {"prompt": prompt, "text": text})
     picture = pipe(sample, num_inference_steps=steps, guidance_scale=guidance, generator=generator).images[0]
-    with atomic_write(out) as temporary:
-        picture.save(temporary, format={".png": "PNG", ".webp": "WEBP"}.get(out.suffix.lower(), "JPEG"))
+    _save_picture(picture, out)
     typer.echo(f"drew {out}")
     _write(json, {"prompt": prompt, "picture": str(out), "seed": seed})
+
+
+def _piece(piece: str) -> Any:
+    """What a word of the command line stands for: a picture, a clip, or words. What is named like a file has to be one."""
+    from minemu.data.video import VIDEO_SUFFIXES, is_clip, read_frames
+    from minemu.processor import PICTURE_SUFFIXES
+    from minemu.sequence import Video
+
+    if os.path.isdir(piece) and piece.endswith(("/", os.sep)):  # a folder of frames; without the slash it may be a word
+        return Video(read_frames(piece))
+    named = Path(piece).suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and " " not in piece
+    if not (Path(piece).suffix and os.path.isfile(piece)):
+        if named:
+            raise MinemuError(f"there is no file {piece}; check the path")
+        return piece
+    moves = is_clip(piece) or Path(piece).suffix.lower() in VIDEO_SUFFIXES
+    return Video(read_frames(piece)) if moves else Path(piece)
+
+
+def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:
+    from minemu.chat import as_messages
+    from minemu.prompts import DESCRIBE
+    from minemu.tokenizer import USER
+
+    asked = as_messages(sample) if USER in pipe.processor.special else sample  # Emu-I: a question in its template
+    described = DESCRIBE if len(sample) == 1 and isinstance(sample[0], Path) else {}  # as `EmuPipeline.caption` does
+    return pipe.chat(asked, max_new_tokens=max_new_tokens, **described).text
+
+
+def _show_document(pieces: list[Any], folder: Path) -> list[str]:
+    """Print a document and save its pictures as 1.png, 2.png, ...; texts and names of files in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown: list[str] = []
+    drawn = 0
+    for piece in pieces:
+        if not isinstance(piece, str):
+            drawn += 1
+            path = folder / f"{drawn}.png"
+            _save_picture(piece, path)
+            piece = str(path)
+        typer.echo(piece)
+        shown.append(piece)
+    return shown
+
+
+def _save_picture(picture: Any, path: Path) -> None:
+    from minemu.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format=PICTURE_FORMATS[path.suffix.lower()])
 
 
 @app.command()
@@ -181,15 +242,17 @@ def evaluate(
         tasks.check_trained(task, checkpoint)
     from minemu.pipeline import EmuPipeline
 
-    pipe = EmuPipeline.from_pretrained(checkpoint)
+    pipe, weights = EmuPipeline.from_pretrained(checkpoint), report.weights_of(checkpoint)
     results = []
     for name, on, examples in wanted:
         results.append(tasks.evaluate(pipe, name, on, limit, seed, shots=examples))
         typer.echo(report.line(results[-1]))
         if all_tasks:
-            _write(json, report.collect(results, pipe.model.config.name))  # also what is known so far survives a stop
+            _write(
+                json, report.collect(results, pipe.model.config.name, weights)
+            )  # also what is known so far survives a stop
     if not all_tasks:
-        _write(json, {**results[0].to_dict(), **report.provenance(), "preset": pipe.model.config.name})
+        _write(json, {**results[0].to_dict(), **report.provenance(), **weights, "preset": pipe.model.config.name})
 
 
 def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
@@ -224,6 +287,7 @@ def report(
             help="Folder with what `minemu parity --json` wrote, parity-emu1.json and -emu2.json, for <!-- parity:begin --> ... end."
         ),
     ] = None,
+    json: Json = None,
 ) -> None:
     """Write the tables of results into a README; a model card beside the results is written anew."""
     from minemu.evaluation import report as reporting
@@ -235,13 +299,15 @@ def report(
         reporting.fill(page, "bench", reporting.bench_table(reporting.read_bench(times)))
     if parity is not None:
         reporting.fill(page, "parity", reporting.parity_table(reporting.read_parity(parity)))
-    typer.echo(f"wrote the results into {page}")
+    written = [page]
     for folder in {results.parent, *([instruct.parent] if instruct else [])}:
         if (folder / "training").is_dir():
             from minemu.training.export import refresh_card
 
             refresh_card(folder)
-            typer.echo(f"wrote {folder / 'README.md'}")
+            written.append(folder / "README.md")
+    typer.echo("\n".join(f"wrote the results into {path}" for path in written))
+    _write(json, {"written": [str(path) for path in written]})
 
 
 @app.command()
@@ -253,8 +319,8 @@ def ablate(
     seeds: Annotated[int, typer.Option(help="Trainings of each variant, from seed 0 on.")] = 3,
     settings: Set = None,
     show: Annotated[bool, typer.Option("--list", help="Name the questions and their variants.")] = False,
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write all numbers as one JSON object.")
+    json: Annotated[
+        Path | None, typer.Option("--json", "--out", metavar="FILE", help="Write all numbers as one JSON object.")
     ] = None,
 ) -> None:
     """Change one idea at a time, train each variant from several seeds, and measure; what is finished is not run again."""
@@ -270,7 +336,7 @@ def ablate(
         return
     changes = _overrides(settings)
     found = ablations.ablate(
-        names, run_dir, seeds, changes, lambda known: _write(out, ablations.collect(known, names, changes))
+        names, run_dir, seeds, changes, lambda known: _write(json, ablations.collect(known, names, changes))
     )
     results = ablations.collect(found, names, changes)
     for name in names:

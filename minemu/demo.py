@@ -19,12 +19,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from minemu.data.captions import parse, same
+from minemu.data.documents import title
 from minemu.data.samples import data_dir
 from minemu.data.world import Scene, ToyWorld
 from minemu.files import atomic_dir
 from minemu.gallery import check_folder, write_gallery
 from minemu.model import local_folder
 from minemu.pipeline import EmuPipeline
+from minemu.prompts import DESCRIBE
 from minemu.training.run import commit, versions
 
 UPSCALE = 3  # saved pictures are this much larger, pixel by pixel
@@ -134,7 +136,7 @@ class Demo:
             ("new-drawing", self.new, i) for i in range(NEW_DRAWINGS)
         ]
         samples = [world.sample(i) for _, world, i in shown]
-        answers = self._say([[sample.picture] for sample in samples])
+        answers = self._say([[sample.picture] for sample in samples], **DESCRIBE)
         return [
             {
                 "picture": self._save(sample.picture, f"caption-{i:02}"),
@@ -163,24 +165,24 @@ class Demo:
         """Words and pictures in turn, continued once with a picture and once with words."""
         pictures = [self._real(text) for text in DOCUMENT]
         paths = [self._save(picture, f"document-{i}") for i, picture in enumerate(pictures, start=1)]
-        items = [item for pair in zip(DOCUMENT, pictures, strict=True) for item in pair]
-        [drawn] = self._draw([items[:-1]])
-        turned = [item for pair in zip(pictures, DOCUMENT, strict=True) for item in pair]
-        [said] = self._say([turned[:-1]])
-        words, shown = [{"text": text} for text in DOCUMENT], [{"picture": path} for path in paths]
-        right = same(
-            self._scene(DOCUMENT[-1]), parse(said.rstrip("."), self.unseen.labels)
-        )  # in documents a sentence ends
+        sentences = [f"{text}." for text in DOCUMENT]  # in documents a sentence ends; without that it would be a list
+        items = [item for pair in zip(sentences, pictures, strict=True) for item in pair]
+        begins = title(len(DOCUMENT))
+        [drawn] = self._draw([[begins, *items[:-1]]])
+        turned = [item for pair in zip(pictures, sentences, strict=True) for item in pair]
+        [said] = self._say([[begins, *turned[:-1]]])
+        words, shown = [{"text": text} for text in sentences], [{"picture": path} for path in paths]
+        right = same(self._scene(DOCUMENT[-1]), parse(said.rstrip("."), self.unseen.labels))
         return [
             {
-                "items": [words[0], shown[0], words[1], shown[1], words[2]],
+                "items": [{"text": begins}, words[0], shown[0], words[1], shown[1], words[2]],
                 "continues_with": "picture",
                 "answer": self._save(drawn, "document-drawn"),
                 "truth": paths[2],
                 "right": None,  # no judge of pictures here: see `minemu evaluate`
             },
             {
-                "items": [shown[0], words[0], shown[1], words[1], shown[2]],
+                "items": [{"text": begins}, shown[0], words[0], shown[1], words[1], shown[2]],
                 "continues_with": "text",
                 "answer": said,
                 "truth": DOCUMENT[-1],
@@ -223,9 +225,9 @@ class Demo:
     def _draw(self, samples: list[list]) -> list[Image.Image]:
         return self._in_batches(samples, lambda batch: self.pipe(batch, generator=self.generator).images)
 
-    def _say(self, samples: list[list]) -> list[str]:
+    def _say(self, samples: list[list], **decoding: Any) -> list[str]:
         """One line each, whatever the model says."""
-        texts = self._in_batches(samples, lambda batch: [answer.text for answer in self.pipe.chat_batch(batch)])
+        texts = self._in_batches(samples, lambda batch: [one.text for one in self.pipe.chat_batch(batch, **decoding)])
         return [" ".join(text.split()) for text in texts]
 
     def _in_batches(self, samples: list[list], answer: Callable[[list[list]], list]) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -66,3 +67,14 @@ def read_json(path: str | os.PathLike) -> Any:
         raise MinemuError(f"{path} is missing: the folder is no minemu checkpoint, or was only half copied") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MinemuError(f"{path} is not valid JSON ({error}): the file is damaged, fetch or write it again") from None
+
+
+def digest(folder: str | os.PathLike) -> str:
+    """SHA-256 of all weights below a folder, their names and what they hold."""
+    total = hashlib.sha256()
+    for path in sorted(Path(folder).rglob("*.safetensors")):
+        total.update(path.relative_to(folder).as_posix().encode())
+        with path.open("rb") as file:
+            for block in iter(lambda: file.read(2**20), b""):
+                total.update(block)
+    return total.hexdigest()

@@ -104,10 +104,11 @@ def _novelty(split: str) -> str:
 
 
 def _document(one: dict[str, Any]) -> list[Tile]:
-    """Pairs of picture and words, whichever came first; in the last pair one of the two is the model's."""
+    """Pairs of picture and words, whichever came first, after a title; in the last pair one of the two is the model's."""
     made = one["continues_with"]
-    items = [*one["items"], {made: one["answer"]}]
+    title, *items = [*one["items"], {made: one["answer"]}]
     pairs = [first | second for first, second in zip(items[::2], items[1::2], strict=True)]
+    pairs[0]["text"] = f"{title['text']} {pairs[0]['text']}"
     tiles = [Tile(pair["picture"], pair["text"]) for pair in pairs]
     note = f"truth: {one['truth']}" if one["right"] is False else ""
     tiles[-1] = replace(tiles[-1], made=made, note=note, right=one["right"])

@@ -49,8 +49,14 @@ class EmuGeneration:
         images: Tensor | None,
         image_embeds: Tensor | None,
         frames: Tensor | None,
+        to_come: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Left-padded ids and mask (B, L) and their embeddings (B, L, D)."""
+        """Left-padded ids and mask (B, L) and their embeddings (B, L, D); refused where `to_come` more have no room."""
+        length, context = input_ids.shape[1], self.config.llm.context
+        if length + to_come > context:
+            raise MinemuError(
+                f"a prompt of {length} places leaves no room for what comes next ({to_come}): this model reads {context}; give less"
+            )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         if image_embeds is None and images is not None:
@@ -73,7 +79,7 @@ class EmuGeneration:
 
         A model that says [IMG] itself (`objective.say_image`) ends there, as words have no more to say.
         """
-        _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames)
+        _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come=1)
         kwargs.setdefault("max_new_tokens", 32)
         if self.config.objective.say_image:
             kwargs.setdefault("eos_token_id", [self.ids.eos, self.ids.image_start])
@@ -92,7 +98,10 @@ class EmuGeneration:
 
         [IMG] is appended where a prompt does not end with it, as the model is not taught to say it.
         """
-        input_ids, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames)
+        to_come = self.config.bridge.n_image + int(not (input_ids[:, -1] == self.ids.image_start).all())
+        input_ids, attention_mask, inputs = self._prompt(
+            input_ids, attention_mask, images, image_embeds, frames, to_come
+        )
         begun = input_ids[:, -1] == self.ids.image_start
         if begun.any() and not begun.all():
             raise MinemuError("some prompts of the batch end with [IMG] and some do not; end all of them alike")

@@ -18,9 +18,10 @@ from minemu.sequence import IGNORE, Targets
 
 def text_loss(logits: Tensor, targets: Targets) -> Tensor:
     """Mean cross-entropy of the classified tokens; logits (B, L, W)."""
-    if (targets.text == IGNORE).all():
+    said = targets.text != IGNORE
+    if not said.any():
         return logits.sum() * 0.0
-    return F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), targets.text.flatten(), ignore_index=IGNORE)
+    return F.cross_entropy(logits[:, :-1][said].float(), targets.text[said])
 
 
 def image_loss(predictions: Tensor, embeddings: Tensor, targets: Targets, objective: ObjectiveConfig) -> Tensor:

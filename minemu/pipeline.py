@@ -17,6 +17,7 @@ from minemu.errors import MinemuError
 from minemu.loading import main_device
 from minemu.model import Emu, local_folder
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
+from minemu.prompts import DESCRIBE
 from minemu.visual_decoder import VisualDecoder
 
 Sample = Sequence[str | PictureLike]
@@ -166,6 +167,8 @@ class EmuPipeline:
         return self.chat_batch([sample], **kwargs)[0]
 
     def chat_batch(self, samples: Sequence[Sample | Sequence[dict]], **kwargs) -> list[EmuText]:
+        if self.model.config.objective.say_image:  # words are asked for, even where it would rather draw
+            kwargs.setdefault("begin_suppress_tokens", [self.model.ids.image_start])
         batch = self.processor([self._as_asked(sample) for sample in samples]).to(self.model.device)
         ids = self.model.generate(**batch, **kwargs)
         return [EmuText(self.processor.decode(row), row) for row in ids]
@@ -175,7 +178,8 @@ class EmuPipeline:
         return self.processor.read_messages(sample) if isinstance(sample[0], dict) else list(sample)
 
     def caption(self, picture: PictureLike, **kwargs) -> str:
-        return self.chat([picture], **kwargs).text
+        """What is in a picture, decoded as published: beams weigh whole texts, where one word at a time is carried off by the first."""
+        return self.chat([picture], **{**DESCRIBE, **kwargs}).text
 
     # ---- words and pictures --------------------------------------------------------------------------------------------
 
@@ -264,4 +268,5 @@ def _refuse_bare(prompt: Sample | Sequence[Sample]) -> None:
 
 
 def _is_one_picture(sample: Sequence) -> bool:
-    return len(sample) == 1 and (not isinstance(sample[0], str) or is_picture_path(sample[0]))
+    one = sample[0] if len(sample) == 1 else ""
+    return is_picture_path(one) if isinstance(one, str) else isinstance(one, (Image.Image, os.PathLike))

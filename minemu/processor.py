@@ -228,5 +228,6 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def is_picture_path(text: str) -> bool:
-    """Is this text of a sample the name of a picture file?"""
-    return text.lower().endswith(PICTURE_SUFFIXES) and not text.isspace() and "\n" not in text and len(text) < 1024
+    """Is this text of a sample the name of a picture file? One with spaces in it only if there is such a file: it may be a sentence."""
+    named = text.lower().endswith(PICTURE_SUFFIXES) and "\n" not in text and len(text) < 1024
+    return named and (" " not in text or os.path.isfile(text))

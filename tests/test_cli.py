@@ -175,6 +175,54 @@ def test_generate_asks_emu_i_in_its_template(pipe, tmp_path, capsys, monkeypatch
     assert message["role"] == "user" and [part["type"] for part in message["content"]] == ["image", "text"]
 
 
+def test_generate_reads_clips_and_goes_on_with_a_dialogue(pipe, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Pipe, "processor", SimpleNamespace(special={"[USER]": 5}))
+    monkeypatch.setattr(
+        Pipe, "chat", lambda self, sample, max_new_tokens: asked.append(sample) or SimpleNamespace(text="")
+    )
+    frames = [Image.new("RGB", (8, 8), (20 * k, 0, 0)) for k in range(12)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(tmp_path / "still.png")
+    pieces = [
+        str(tmp_path / "clip.gif"),
+        "what moves?",
+        "assistant: a llama.",
+        str(tmp_path / "still.png"),
+        "and here?",
+    ]
+    assert cli.run(["generate", "c", *pieces]) == 0
+    first, answer, second = asked[0]
+    assert [part["type"] for part in first["content"]] == ["video", "text"] and len(first["content"][0]["video"]) == 8
+    assert answer == {"role": "assistant", "content": "a llama."}
+    assert [part["type"] for part in second["content"]] == ["image", "text"]
+
+
+def test_generate_does_not_take_a_missing_file_for_words(pipe, tmp_path, capsys):
+    for name in ("missing.png", "missing.mp4"):
+        assert f"there is no file {name}; check the path" in refused(capsys, "generate", "c", name, "what is this?")
+    assert cli.run(["generate", "c", "not in cat.png but here"]) == 0
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    assert "ffmpeg -i clip.mp4" in refused(capsys, "generate", "c", str(tmp_path / "clip.mp4"))
+    assert "the folder holds no picture" in refused(capsys, "generate", "c", f"{tmp_path}/")
+
+
+def test_generate_continues_a_document(pipe, tmp_path, capsys, monkeypatch):
+    red = Image.new("RGB", (8, 8), "red")
+    monkeypatch.setattr(
+        Pipe, "continue_document", lambda self, sample, **kwargs: ["a pear", red, "a plum", red], raising=False
+    )
+    folder = tmp_path / "new" / "out"
+    assert cli.run(["generate", "c", "fruits:", "--document", str(folder), "--json", str(tmp_path / "x.json")]) == 0
+    shown = ["a pear", str(folder / "1.png"), "a plum", str(folder / "2.png")]
+    assert capsys.readouterr().out.splitlines() == shown and (folder / "2.png").exists()
+    assert json.loads((tmp_path / "x.json").read_text())["document"] == shown
+    again = refused(capsys, "generate", "c", "fruits:", "--document", str(folder))
+    assert f"--document {folder} is there already and not empty; name a new folder" in again
+    both = refused(capsys, "generate", "c", "x", "--document", str(folder), "--out", "x.png")
+    assert "--out draws one picture and --document continues with words and pictures; choose one" in both
+
+
 def test_generate_refuses_what_it_cannot_write_or_find(pipe, tmp_path, capsys):
     assert "should end in .png" in refused(capsys, "generate", "c", "a llama", "--out", str(tmp_path / "x.exe"))
     assert "there is no checkpoint folder" in refused(capsys, "generate", "nowhere", "a llama")
@@ -201,6 +249,7 @@ def measured(pipe, monkeypatch):
 
     monkeypatch.setattr(tasks, "evaluate", evaluate)
     monkeypatch.setattr(tasks, "trained_on", lambda checkpoint: {"names"})
+    monkeypatch.setattr(report, "weights_of", lambda checkpoint: {"weights": "abc"})
 
 
 def test_evaluate_writes_the_contract(measured, tmp_path, capsys):
@@ -247,7 +296,8 @@ def test_evaluate_all_and_report(measured, tmp_path):
     for result in collected["results"]:
         result["details"] |= {"top5": 0.5, "top5_interval": [0, 1], "top5_chance": 0.02, "top5_blind": 0.02}
     out.write_text(json.dumps(collected))
-    assert cli.run(["report", str(out), str(page)]) == 0
+    assert cli.run(["report", str(out), str(page), "--json", str(tmp_path / "x.json")]) == 0
+    assert json.loads((tmp_path / "x.json").read_text()) == {"written": [str(page)]}
     assert report.table(collected) in page.read_text()
     assert (
         "new concepts, 4 examples of each" in page.read_text() and "new concepts, 1 example of each" in page.read_text()

@@ -138,7 +138,7 @@ def test_right_answers_are_seen_to_be_right(checkpoint, tmp_path, monkeypatch):
     show = Demo(EmuPipeline.from_pretrained(checkpoint), tmp_path, seed=3)
     truths = [world.sample(i).caption for world, n in ((show.unseen, 8), (show.new, 4)) for i in range(n)]
     truths[2] = truths[2].replace("background", "sky")
-    monkeypatch.setattr(show, "_say", lambda samples: truths)
+    monkeypatch.setattr(show, "_say", lambda samples, **_: truths)
     assert [one["right"] for one in show.captions()] == [i != 2 for i in range(12)]
 
 

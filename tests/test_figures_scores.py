@@ -90,3 +90,14 @@ def test_published_scores_name_a_source_and_a_task():
     for one in PUBLISHED:
         assert one.source and float(one.value) > 0 and one.task in TASKS
     assert published_table().count("\n") == len(PUBLISHED) + 1
+    seen = {
+        "task": "few-shot-vqa",
+        "split": "seen",
+        "score": 0.9,
+        "chance": 0.2,
+        "blind": 0.25,
+        "upper_bound": 1.0,
+        "details": {"shots": 4},
+    }
+    others = [{**seen, "split": "new-drawing", "score": 0.5}, {**seen, "score": 0.6, "details": {"shots": 8}}]
+    assert "`few-shot-vqa`: 90.0% (chance 20.0%, blind 25.0%, upper bound 100.0%) |" in published_table([seen, *others])

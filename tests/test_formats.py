@@ -19,7 +19,7 @@ from minemu.data.formats import FORMATS, DataConfig, open_source
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
-from minemu.data.formats.reading import Shuffled
+from minemu.data.formats.reading import Shuffled, checked_text
 from minemu.data.formats.records import Records
 from minemu.data.formats.storyboards import Storyboards
 from minemu.data.formats.webvid import WebVid
@@ -300,12 +300,22 @@ def test_parquet(parquet):
     pq.write_table(pa.table({"caption": ["a"], "jpg": pa.array([None], pa.binary())}), parquet / "c.parquet")
     with pytest.raises(MinemuError, match="row 0 of row group 0 of .*c.parquet: the picture is missing"):
         Parquet([parquet / "c.parquet"]).read(0, LOT)
+    pq.write_table(pa.table({"caption": ["a"], "jpg": ["http://x/y.jpg"]}), parquet / "d.parquet")
+    with pytest.raises(MinemuError, match="d.parquet: the picture is no encoded file but a str; put the files' bytes"):
+        Parquet([parquet / "d.parquet"]).read(0, LOT)
+
     pq.write_table(pa.table({"caption": ["a"], "pixels": ["b"]}), parquet / "c.parquet")
     with pytest.raises(MinemuError, match="has no column jpg or png or webp or image; its columns: caption, pixels"):
         Parquet([parquet / "c.parquet"])
     (parquet / "c.parquet").write_bytes(b"PAR1")
     with pytest.raises(MinemuError, match="c.parquet is no parquet file"):
         Parquet([parquet / "c.parquet"])
+
+
+@pytest.mark.parametrize("token", ["<unk>", "[USER]", "[ASSISTANT]", "</s>"])
+def test_a_text_with_a_special_token_is_a_bad_sample(token):
+    with pytest.raises(MinemuError, match="a.tar: the text contains the special token"):
+        checked_text(f"see {token} here", "a.tar")
 
 
 def test_mmc4_takes_what_emu_took(pages):

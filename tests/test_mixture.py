@@ -62,6 +62,13 @@ def test_every_block_holds_each_source_in_its_share_and_in_order(weights, seed, 
     assert mixture.document(first_block * size) == [str(places[0][1])]
 
 
+def test_texts_are_of_conversations_and_have_no_pictures(training):
+    said = [LESSONS["texts"](training, i) for i in range(40)]
+    assert all(len(document) == 1 and isinstance(document[0], str) for document in said)
+    words = " ".join(document[0] for document in said)
+    assert "1. " in words and "answer in one word." in words and "that is not true." in words
+
+
 def test_the_papers_weights(training):
     assert toy_mixture(training).weights == {"labels": 8, "scenes": 8, "interleaved": 4, "clips": 1, "storyboards": 1}
     halves = Mixture({"a": Numbers(), "b": Numbers()}, {"a": 128, "b": 128, "c": 0})
@@ -190,7 +197,8 @@ def test_a_list_shows_things_of_its_kind(training):
         heading, *rest = documents._list_of_kind(training, training.generator(i))
         labels = [text.split(" ", 1)[-1] if text.startswith(("a ", "an ")) else text for text in texts(rest)]
         assert len(set(labels)) == len(labels) == len(pictures(rest))
-        assert {plural(kinds.kind(label)) + ":" for label in labels} == {heading}
+        many = documents.title(len(labels)).removesuffix(":")
+        assert {f"{many} of {plural(kinds.kind(label))}:" for label in labels} == {heading}
 
 
 # ---- clips -----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from minemu import sequence
+from minemu import bench, sequence
 from minemu.causal_transformer import CausalTransformer
 from minemu.config import BridgeConfig, EmuConfig, VisionConfig
 from minemu.errors import MinemuError
@@ -93,6 +93,12 @@ def test_packed_rows_equal_padded_ones(preset, batch):
     torch.testing.assert_close(out.image_loss, padded.image_loss, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("way", "allowed"), [("packed", 1e-4), ("bf16", 1e-1)])
+def test_a_timed_step_is_the_same_step(way, allowed):
+    row = bench.train_step(way, documents=6)
+    assert row["error"] < allowed and row["runs"] == 3 and row["min"] <= row["ratio"] <= row["max"]
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_cached_embeddings_equal_recomputing_the_prefix(preset, batch):
     model = make(preset)
@@ -124,6 +130,17 @@ def test_generating_does_not_depend_on_the_side_of_the_padding(processor, batch)
     torch.testing.assert_close(
         model.generate_image_embeds(**batch), model.generate_image_embeds(ids, mask, batch["images"])
     )
+
+
+def test_a_prompt_that_leaves_no_room_is_refused():
+    model = make("emu-nano")  # a context of 256, pictures of 4
+    full = torch.full((1, 256), 9)
+    with pytest.raises(MinemuError, match=r"a prompt of 256 places leaves no room .* \(1\): this model reads 256"):
+        model.generate(full)
+    with pytest.raises(MinemuError, match=r"a prompt of 252 places leaves no room .* \(5\)"):
+        model.generate_image_embeds(full[:, :252])
+    assert model.generate(full[:, 1:], max_new_tokens=1).shape == (1, 1)
+    assert model.generate_image_embeds(full[:, :251]).shape == (1, 4, 48)
 
 
 def test_causal_embeddings_do_not_see_later_ones():

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from minemu.errors import MinemuError
-from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, read_picture
+from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, is_picture_path, read_picture
 from minemu.tokenizer import train_tokenizer
 
 CORPUS = ["a big llama on a green background, Twemoji style", "two llamas above a kick scooter", "three pandas."]
@@ -147,3 +147,9 @@ def test_save_and_load(processor, tmp_path):
         EmuProcessor.from_pretrained(tmp_path)
     with pytest.raises(MinemuError, match="processor.json is missing"):
         EmuProcessor.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_sentence_that_ends_like_a_file_is_a_sentence(tmp_path):
+    assert is_picture_path("cat.png") and not is_picture_path(": open cat.png") and not is_picture_path("cat")
+    (tmp_path / "my cat.png").write_bytes(b"")
+    assert is_picture_path(str(tmp_path / "my cat.png"))

@@ -144,6 +144,12 @@ def test_model_card_shows_what_its_files_say(folder, card):
     assert not written.exists() or written.read_text() == card(folder)
 
 
+@pytest.mark.parametrize("folder", [CHECKPOINT, ADAPTER])
+def test_results_are_of_the_weights_beside_them(folder):
+    measured = report.read_results(folder / "results.json")
+    assert {name: measured.get(name) for name in report.weights_of(folder)} == report.weights_of(folder)
+
+
 def test_samples_stay_small():
     sizes = {path: path.stat().st_size for path in (ROOT / "data_samples").rglob("*") if path.is_file()}
     checkpoint = sum(size for path, size in sizes.items() if {"emu-tiny", "emu-tiny-instruct"} & {*path.parts})

@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import augment
 from minemu.training.export import export
+from minemu.training.loop import make_optimizers
 from minemu.training.recipe import STAGES, is_lengthened, make_processor, resolve, run_recipe, train_stage
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
@@ -144,6 +147,77 @@ def test_what_lengthens_a_run(before, now, is_longer):
     assert is_lengthened(before, now) is is_longer
 
 
+def test_emu_of_a_finished_checkpoint_goes_on_with_other_documents(finished, tmp_path):
+    root, folder = finished
+    longer = {**SHORT, "train.emu.steps": 9, "train.emu.restarts": "6", "train.source": "mixture"}
+    stage = tmp_path / "emu-nano" / "emu"
+    assert not train_stage("emu-nano", "emu", tmp_path, longer, stop_after=7, base=folder)
+    began, ended = Emu.from_pretrained(folder), load_file(stage / "checkpoints" / "step-0000006" / "model.safetensors")
+    assert all(torch.equal(tensor, ended[name]) for name, tensor in began.state_dict().items())
+    assert train_stage("emu-nano", "emu", tmp_path, longer, base=folder)
+    assert len(losses_of(stage)) == 9 and losses_of(stage)[:6] == losses_of(root / "emu-nano" / "emu")
+    record = json.loads((stage / "run.json").read_text())
+    assert record["weights_of"]["steps"] == 6 and record["weights_of"]["data"] is None  # captions, no mixture
+    assert record["data"]["mixture"] and record["world"]["source"] == "mixture"
+
+
+def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, monkeypatch):
+    longer = {**SHORT, "train.emu.steps": 9, "train.emu.restarts": "6"}
+    with monkeypatch.context() as broken:
+        broken.setattr(checkpoint, "save", Mock(side_effect=OSError("disk full")))
+        with pytest.raises(MinemuError, match="could not write .*emu: disk full"):
+            train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
+    assert train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
+    assert json.loads((tmp_path / "emu-nano" / "emu" / "run.json").read_text())["weights_of"]["steps"] == 6
+
+
+def test_one_module_may_learn_alone(finished, tmp_path):
+    longer = {**SHORT, "train.emu.steps": 9, "train.emu.restarts": "6", "train.emu.only": "llm.lm_head"}
+    assert train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
+    before, after = (Emu.from_pretrained(path) for path in (finished[1], tmp_path / "emu-nano" / "emu"))
+    moved = {name for name, tensor in after.state_dict().items() if not torch.equal(tensor, before.state_dict()[name])}
+    assert moved == {"llm.lm_head.weight"}
+    with pytest.raises(MinemuError, match="only=lm_head leaves nothing that learns; name a module, such as only=llm"):
+        train_stage("emu-nano", "emu", tmp_path / "none", {**longer, "train.emu.only": "lm_head"}, base=finished[1])
+
+
+def test_a_finished_recipe_run_again_keeps_its_results(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    results = tmp_path / "emu-nano" / "checkpoint" / "results.json"
+    results.write_text("{}")
+    run_recipe("emu-nano", tmp_path, SHORT)
+    assert results.exists()
+    done = tmp_path / "emu-nano" / "decoder" / "done.json"
+    os.utime(done, (time.time() + 9, time.time() + 9))  # trained anew since
+    run_recipe("emu-nano", tmp_path, SHORT)
+    assert not results.exists()
+
+
+@pytest.mark.parametrize("key", ["train.data.labels.path", "train.mixture.clips"])
+def test_settings_of_a_mixture_need_one(key):
+    with pytest.raises(MinemuError, match=f"{key} is read only with a mixture: add --set train.source=mixture"):
+        resolve("emu-nano", {key: "3"})
+    resolve("emu-nano", {key: "3", "train.source": "mixture"})
+    resolve("emu-nano", {"train.data.conversations.path": "x"})  # of Emu-I
+
+
+def test_a_frozen_target_stays_where_it_was(finished):
+    root, _ = finished
+    config, recipe = resolve("emu-nano", {"objective.targets": "frozen"})
+    world = ToyWorld("seen", image_size=32)
+    stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
+    before = {name: tensor.clone() for name, tensor in stage.teacher.state_dict().items()}
+    optimizers = make_optimizers(stage, recipe.emu)
+    stage.loss(stage.batch(0))["loss"].backward()
+    for optimizer in optimizers:
+        optimizer.step()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in stage.teacher.state_dict().items())
+    moved = stage.module.state_dict()
+    assert not torch.equal(moved["causal_transformer.queries"], before["causal_transformer.queries"])
+    images = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(stage.teacher.encode_images(images), stage.module.encode_images(images))
+
+
 def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     config, _ = resolve("emu-nano", {})
@@ -193,7 +267,11 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     record, before = (
         json.loads(path.read_text()) for path in (stage / "run.json", folder / "training" / "sketch.json")
     )
-    assert record["weights_of"] == {"commit": before["commit"], "steps": 6} and record["train"]["steps"] == 9
+    assert record["weights_of"] == {"commit": before["commit"], "steps": 6, "train": before["train"]}
+    assert record["train"]["steps"] == 9
+    shutil.copytree(root / "emu-nano" / "codec", tmp_path / "x" / "emu-nano" / "codec")
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.condition_noise'"):
+        train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, "decoder.condition_noise": 0.3}, base=folder)
 
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "anew" / "emu-nano" / "codec")
     assert train_stage("emu-nano", "sketch", tmp_path / "anew", {**longer, "train.sketch.restarts": "5"}, base=folder)

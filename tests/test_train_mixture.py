@@ -168,6 +168,25 @@ def test_real_data_by_configuration(root, tmp_path):
         emu_stage(root, **{**real, "train.data.labels.format": "webdatset"})
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"train.data.labels.path": "x.tar"}, "train.data.labels.path is set without a format: add --set train.data.l"),
+        (
+            {"train.data.clips.format": "webvid", "train.mixture.clips": 0},
+            "train.data.clips would not be read, as train.mixture.clips is 0: give it a weight",
+        ),
+        (
+            {"train.data.scenes.format": "chats"},
+            "train.data.scenes.format=chats: 'chats' is the format of conversations",
+        ),
+    ],
+)
+def test_data_settings_that_would_be_ignored(root, settings, says):
+    with pytest.raises(MinemuError, match=says):
+        emu_stage(root, **settings)
+
+
 # ---- words and pictures that come out ----------------------------------------------------------------------------------
 
 
@@ -210,6 +229,14 @@ def test_words_and_pictures_come_in_the_order_in_which_they_are_said(pipe, monke
     torch.testing.assert_close(embeds[:1], pipe.encode([given]))
     drawn = pipe.imagine([["fruits:", given, "a llama"]])  # the same as when it is asked for
     torch.testing.assert_close(embeds[1:2], drawn)
+
+
+def test_who_asks_for_words_gets_words(pipe, monkeypatch):
+    ids, picture, plain = pipe.model.ids, Image.new("RGB", (32, 32), "red"), pipe.model.llm.lm_head.forward
+    would_rather_draw = torch.nn.functional.one_hot(torch.tensor(ids.image_start), pipe.model.config.llm.vocab_size)
+    monkeypatch.setattr(pipe.model.llm.lm_head, "forward", lambda hidden: plain(hidden) + 100 * would_rather_draw)
+    assert pipe.model.generate(**pipe.processor([[picture]]), max_new_tokens=2).tolist() == [[ids.image_start]]
+    assert pipe.chat([picture], max_new_tokens=1).ids[0] != ids.image_start
 
 
 def test_pictures_and_words_are_limited(pipe, monkeypatch):

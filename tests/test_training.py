@@ -123,6 +123,22 @@ def test_training_settings_that_make_no_sense(name):
         TrainConfig(**{name: -1})
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"lr": 0.0}, "lr=0.0 is too small: give more than 0"),
+        ({"clip": -1.0}, "clip=-1.0 is too small"),
+        ({"beta1": 1.0}, "beta1=1.0 is no share: give 0 or more, below 1"),
+        ({"ema_decay": 1.0}, "ema_decay=1.0 is no share"),
+        ({"lr_vision": -1.0}, "lr_vision=-1.0 is negative"),
+        ({"restarts": (5, 3)}, r"restarts=\(5, 3\) should rise"),
+    ],
+)
+def test_rates_and_shares_that_make_no_sense(settings, says):
+    with pytest.raises(MinemuError, match=f"the training setting {says}"):
+        TrainConfig(**settings)
+
+
 def test_what_the_library_cannot_write_is_a_full_disk_to_us(tmp_path):
     with pytest.raises(OSError, match="missing|No such file"):
         checkpoint.save_tensors({"x": torch.zeros(2)}, tmp_path / "missing" / "x.safetensors")

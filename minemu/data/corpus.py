@@ -33,5 +33,5 @@ def _texts(world: ToyWorld, i: int) -> Iterator[str]:
         piece for piece, _ in talk.segments()[1:] if isinstance(piece, str) and piece not in conversations.ROLES
     )
     yield from (turn.answer for turn in dialogues.dialogue(world, i).history)
-    yield f"this is a {episodes.NAMES[i % len(episodes.NAMES)]}."
+    yield from (episodes.NEW_NAMES, f"this is a {episodes.NAMES[i % len(episodes.NAMES)]}.")
     yield from ("this is the first image:", "this is the second image:", *episodes.WISHES.values())

@@ -15,6 +15,7 @@ Picture = np.ndarray | Image.Image  # uint8 (S, S, 3), or PIL
 Document = list[str | Picture]
 
 MAX_PICTURES = 5  # of a document, as in Emu
+COUNTS = ("one", "two", "three", "four", "five")
 
 
 def beside(picture: Picture, text: str, picture_first: bool) -> Document:
@@ -51,7 +52,7 @@ def interleaved(world: ToyWorld, rng: np.random.Generator) -> Document:
 
 
 def _sentences(world: ToyWorld, rng: np.random.Generator) -> Document:
-    """Two to five scenes, each with its sentence: "a llama on a green background, Noto style." [picture] ..."""
+    """Two to five scenes, each with its sentence: "two pictures:" "a llama on a green background, Noto style." [picture] ..."""
     picture_first = rng.random() < 0.5
     scenes = [world.draw(rng) for _ in range(_how_many(rng))]
     texts = [captions.caption(scene) if picture_first else captions.prompt(scene, rng) for scene in scenes]
@@ -59,7 +60,7 @@ def _sentences(world: ToyWorld, rng: np.random.Generator) -> Document:
 
 
 def _list_of_kind(world: ToyWorld, rng: np.random.Generator) -> Document:
-    """Things of one kind: "fruits:" [picture] "a banana" [picture] "a pear" ..."""
+    """Things of one kind: "two pictures of fruits:" [picture] "a banana" [picture] "a pear"."""
     kind = pick(rng, kinds.asked(world))
     style = pick(rng, [style for label, style in world.keys if kinds.kind(label) == kind])
     keys = [key for key in world.keys if key[1] == style and kinds.kind(key[0]) == kind]
@@ -67,17 +68,17 @@ def _list_of_kind(world: ToyWorld, rng: np.random.Generator) -> Document:
     if not scenes:
         return _list_of_kind(world, rng)
     named = [(scene, captions.noun_phrase(scene.groups[0])) for scene in scenes]
-    return [f"{captions.plural(kind)}:", *_in_turn(world, named, rng.random() < 0.5)]
+    return _in_turn(world, named, rng.random() < 0.5, f" of {captions.plural(kind)}")
 
 
 def _in_styles(world: ToyWorld, rng: np.random.Generator) -> Document:
-    """One concept in all its styles: "a llama:" [picture] "Noto style" [picture] "Twemoji style" ..."""
+    """One concept in all its styles: "three pictures of a llama:" [picture] "Noto style" [picture] "Twemoji style" ..."""
     label, _ = pick(rng, world.keys)
     scenes = _singles(world, rng, [key for key in world.keys if key[0] == label])
     if not scenes:
         return _in_styles(world, rng)
     named = [(scene, f"{STYLE_NAMES[scene.style]} style") for scene in scenes]
-    return [f"{captions.noun_phrase(Group(label))}:", *_in_turn(world, named, rng.random() < 0.5)]
+    return _in_turn(world, named, rng.random() < 0.5, f" of {captions.noun_phrase(Group(label))}")
 
 
 def _gloss(world: ToyWorld, rng: np.random.Generator) -> Document:
@@ -97,8 +98,17 @@ def _how_many(rng: np.random.Generator) -> int:
     return int(rng.integers(2, MAX_PICTURES + 1))
 
 
-def _in_turn(world: ToyWorld, named: list[tuple[Scene, str]], picture_first: bool) -> Document:
-    return [piece for scene, text in named for piece in beside(pixels(world, scene), text, picture_first)]
+def title(pictures: int, of: str = "") -> str:
+    """What a document of several pictures begins with, so that its end can be known: "three pictures of fruits:"."""
+    return f"{COUNTS[pictures - 1]} picture{'s' * (pictures > 1)}{of}:"
+
+
+def _in_turn(world: ToyWorld, named: list[tuple[Scene, str]], picture_first: bool, of: str = "") -> Document:
+    """After a title each picture with its text."""
+    return [
+        title(len(named), of),
+        *(piece for scene, text in named for piece in beside(pixels(world, scene), text, picture_first)),
+    ]
 
 
 def _singles(

@@ -1,6 +1,6 @@
 """Prompts to learn from within one sequence: made-up names, blending, in-context drawing. All of it has a true answer.
 
-names        [picture] "this is a dax." [picture] "this is a wug." [picture] "this is a"          -> "dax"
+names        "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a"  -> "daff"
 blend        [a bear] [a snowflake]                                                       -> the polar bear
 in context   "this is the first image:" [..] "this is the second image:" [..]
              "the drawing of the first image on the background of the second image:"      -> that picture
@@ -19,7 +19,10 @@ from minemu.data.scene import BACKGROUNDS, SIZES, STYLES, Group, Scene
 from minemu.data.world import SPLITS, ToyWorld, new_seed, pick
 from minemu.errors import MinemuError, suggest
 
-NAMES = ("dax", "wug", "blick", "toma", "fep", "zav", "modi", "koba", "riff", "lum", "gazzer", "pim")
+ONSETS = ("b", "bl", "d", "dr", "f", "g", "gr", "k", "l", "m", "n", "p", "pl", "r", "s", "t", "tr", "v", "w", "z")
+ENDS = ("ff", "zz", "lg", "v", "rp", "bb")
+NAMES = tuple(onset + vowel + end for onset in ONSETS for vowel in "aeiou" for end in ENDS)  # too many to know by heart
+NEW_NAMES = "new names:"  # said first, else any picture might be followed by one
 TEST_NAMES = ("sprock", "neem", "tulver", "jop", "quix", "fendle", "vash", "olmek")  # in no document of training
 
 
@@ -36,11 +39,11 @@ class NamesEpisode:
     labels: tuple[str, ...]  # what the candidates really are
 
 
-def names_episode(world: ToyWorld, i: int, shots: int, ways: int = 2) -> NamesEpisode:
+def names_episode(world: ToyWorld, i: int, shots: int, ways: int = 2, one_style: bool = False) -> NamesEpisode:
     """Episode `i`: `shots` examples of each of `ways` new names, shuffled, then a drawing of one of them to name.
 
-    No two pictures of an episode are alike: a concept comes in its styles, at any size, on any background. To test with:
-    `ToyWorld("new-concept")`, which has names of its own.
+    No two pictures of an episode are alike: a concept comes in its styles (in one of them with `one_style`), at any size,
+    on any background. To test with: `ToyWorld("new-concept")`, which has names of its own.
     """
     known = NAMES if world.split == "seen" else TEST_NAMES
     labels = sorted({label for label, _ in world.keys})
@@ -50,15 +53,18 @@ def names_episode(world: ToyWorld, i: int, shots: int, ways: int = 2) -> NamesEp
     rng = world.generator(i, "names")
     things = rng.permutation(labels)[:ways].tolist()
     names = rng.permutation(known)[:ways].tolist()
+    drawn = {thing: [style for label, style in world.keys if label == thing] for thing in things}
+    if one_style:
+        drawn = {thing: [pick(rng, styles)] for thing, styles in drawn.items()}
     used: set[tuple] = set()
     examples = [
-        (_unlike(world, rng, thing, used), name)
+        (_unlike(world, rng, thing, drawn[thing], used), name)
         for thing, name in zip(things, names, strict=True)
         for _ in range(shots)
     ]
     answer = int(rng.integers(ways))
-    query = _unlike(world, rng, things[answer], used)
-    prompt: Document = []
+    query = _unlike(world, rng, things[answer], drawn[things[answer]], used)
+    prompt: Document = [NEW_NAMES]
     for k in rng.permutation(len(examples)):
         scene, name = examples[k]
         prompt += [pixels(world, scene), f"this is a {name}."]
@@ -66,9 +72,8 @@ def names_episode(world: ToyWorld, i: int, shots: int, ways: int = 2) -> NamesEp
     return NamesEpisode(tuple(prompt), names[answer], tuple(names), tuple(things))
 
 
-def _unlike(world: ToyWorld, rng: np.random.Generator, label: str, used: set[tuple]) -> Scene:
+def _unlike(world: ToyWorld, rng: np.random.Generator, label: str, styles: list[str], used: set[tuple]) -> Scene:
     """A picture of a concept that shows something else than all those used before; it is added to them."""
-    styles = [style for other, style in world.keys if other == label]
     looks = [(size, background, style) for style in styles for size in SIZES for background in BACKGROUNDS]
     scenes = [Scene((Group(label),), None, *look, new_seed(rng)) for look in looks]
     free = [scene for scene in scenes if world.owns(scene) and scene.shows() not in used]

@@ -3,9 +3,12 @@
 In the paper that comes of web pages by themselves. A few hundred thousand toy pages show no such thing, so here some documents are
 examples in a row. Each is a pure function of the world and its number, and shows nothing that evaluation owns.
 
-    names         new names: [picture] "this is a dax." [picture] "this is a wug." [picture] "this is a dax."
+    names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; in every
+                  second document each thing keeps its style, so that looking back pays before other styles are known again
     questions     one to four pictures, or a clip, each with a question and its answer
     in_context    two pictures, and a third with something of each
+    texts         a conversation without its pictures: LLaMA had read all words before it met Emu; ours would unlearn those that
+                  no other document says, and an adapter cannot bring them back, as it leaves the LM head alone
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from minemu.data import questions as asked
+from minemu.data.conversations import conversation
 from minemu.data.documents import Document
 from minemu.data.episodes import in_context as two_pictures
 from minemu.data.episodes import names_episode
@@ -25,7 +29,8 @@ CLIPS = 0.25  # share of the documents with questions
 
 def names(world: ToyWorld, number: int) -> Document:
     """Examples of two new names, and one more drawing, named."""
-    episode = names_episode(world, number, pick(world.generator(number, "shots"), SHOTS))
+    shots = pick(world.generator(number, "shots"), SHOTS)
+    episode = names_episode(world, number, shots, one_style=number % 2 == 0)
     *examples, begun = episode.prompt
     return [*examples, f"{begun} {episode.answer}."]
 
@@ -47,8 +52,16 @@ def in_context(world: ToyWorld, number: int) -> Document:
     return [*wished.prompt, wished.target]
 
 
+def texts(world: ToyWorld, number: int) -> Document:
+    """What is said in a conversation, as one text."""
+    turns = conversation(world, number).turns
+    said = [piece for turn in turns for piece in (*turn.user, turn.answer) if isinstance(piece, str)]
+    return [" ".join(said)]
+
+
 LESSONS: dict[str, Callable[[ToyWorld, int], Document]] = {
     "names": names,
     "questions": questions,
     "in_context": in_context,
+    "texts": texts,
 }

@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Protocol
 
 from minemu.data.conversations import Conversation, conversation
-from minemu.data.formats import DataConfig, open_source
+from minemu.data.formats import FORMATS, DataConfig, open_source
 from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
 from minemu.data.world import ToyWorld
+from minemu.errors import MinemuError
 
 TOY = "toy"
 
@@ -50,6 +51,7 @@ def open_mixture(
     sources: dict[str, Source] = {name: ToySource(name, world) for name in LESSONS}
     for name in SOURCES:
         data: DataConfig = getattr(files, name)
+        _check(name, data, getattr(weights, name))
         if data.format == TOY:
             sources[name] = ToySource(name, world)
         elif getattr(weights, name):
@@ -59,4 +61,18 @@ def open_mixture(
 
 def open_talks(data: DataConfig, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int) -> Talks:
     """Conversations to tune on; see `formats.open_source` for `length` and `n_image`."""
+    _check("conversations", data)
     return ToyTalks(world) if data.format == TOY else open_source(data, length, n_image, seed)
+
+
+def _check(name: str, data: DataConfig, weight: int = 1) -> None:
+    """Settings that would be ignored, or make no sense together, are refused."""
+    key = f"train.data.{name}"
+    if data.format == TOY and data.path:
+        raise MinemuError(
+            f"{key}.path is set without a format: add --set {key}.format= with one of {', '.join(FORMATS)}"
+        )
+    if data.format != TOY and not weight:
+        raise MinemuError(f"{key} would not be read, as train.mixture.{name} is 0: give it a weight")
+    if data.format in FORMATS and (data.format == "chats") != (name == "conversations"):
+        raise MinemuError(f"{key}.format={data.format}: 'chats' is the format of conversations, and of nothing else")

@@ -13,6 +13,7 @@ from minemu.processor import BROKEN_PICTURE, PICTURE_SUFFIXES, read_picture
 
 FRAMES = 8  # a clip, as in Emu
 ANIMATED = (".webp", ".gif", ".png")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # not read here; `read_frames` says what to do
 
 
 def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | None = None) -> list[int]:
@@ -52,6 +53,17 @@ def read_frames(
         raise
     except BROKEN_PICTURE:
         raise MinemuError(f"the clip {path} is broken; fetch it again or leave it out") from None
+
+
+def is_clip(path: str | os.PathLike) -> bool:
+    """Whether a picture file moves: it has more than one frame. What cannot be read is left to whoever reads it."""
+    if Path(path).suffix.lower() not in ANIMATED:
+        return False
+    try:
+        with Image.open(path) as picture:
+            return getattr(picture, "n_frames", 1) > 1
+    except BROKEN_PICTURE:
+        return False
 
 
 def _animated(path: Path, count: int, rng: np.random.Generator | None) -> list[Image.Image]:

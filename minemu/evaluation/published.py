@@ -5,9 +5,15 @@ The Emu paper's numbers are given as later papers and threads quote them; the Em
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from minemu.evaluation.report import percent
 
 EMU2 = "Emu2 (arXiv 2312.13286)"
+EXAMPLES = 4  # of the few-shot scores
+BASES = ("Emu", "Emu2", "Emu2-Gen")  # the models that a base without an adapter stands for
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,17 @@ PUBLISHED = (
 )
 
 
-def published_table() -> str:
-    """All of them in Markdown, with the task that stands for each here."""
+def published_table(results: Sequence[dict[str, Any]] = ()) -> str:
+    """All of them in Markdown, with the task that stands for each here; with its score, where `results` of a base have one."""
+    scores: dict[str, str] = {}
+    for one in results:
+        if one["split"] == "seen" and one["details"].get("shots", EXAMPLES) == EXAMPLES:
+            beside = f"chance {percent(one['chance'])}, blind {percent(one['blind'])}, upper bound {percent(one['upper_bound'])}"
+            scores[one["task"]] = f": {percent(one['score'])} ({beside})"
     lines = ["| model | what | measure | published | printed in | here |", "|---|---|---|---|---|---|"]
     rows = (
-        f"| {one.model} | {one.about} | {one.measure} | {one.value} | {one.source} | `{one.task}` |"
+        f"| {one.model} | {one.about} | {one.measure} | {one.value} | {one.source} | "
+        f"`{one.task}`{scores.get(one.task, '') if one.model in BASES else ''} |"
         for one in PUBLISHED
     )
     return "\n".join([*lines, *rows])

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from minemu import adapters
 from minemu.errors import MinemuError
 from minemu.evaluation.tasks import Result
-from minemu.files import atomic_write, read_json
+from minemu.files import atomic_write, digest, read_json
+from minemu.model import local_folder
 from minemu.training.run import commit, versions
 
 
@@ -100,9 +102,21 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def collect(results: Sequence[Result], preset: str) -> dict[str, Any]:
-    """All results of one checkpoint as one JSON object."""
-    return {**provenance(), "preset": preset, "results": [result.to_dict() for result in results]}
+def weights_of(checkpoint: str | os.PathLike) -> dict[str, str]:
+    """Digests of the weights that are measured: a checkpoint's, or an adapter's and its base's."""
+    folder = local_folder(checkpoint)
+    found = {"weights": digest(folder)}
+    return {**found, "base_weights": digest(adapters.base_folder(folder))} if adapters.is_adapter(folder) else found
+
+
+def collect(results: Sequence[Result], preset: str, weights: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All results of one checkpoint as one JSON object; `weights` as `weights_of` gives them."""
+    return {
+        **provenance(),
+        **(weights or {}),
+        "preset": preset,
+        "results": [result.to_dict() for result in results],
+    }
 
 
 def line(result: Result) -> str:
@@ -110,7 +124,9 @@ def line(result: Result) -> str:
     low, high = result.details["interval"]
     on = f"{result.split}, {result.details['shots']} shots" if "shots" in result.details else result.split
     text = f"{result.task} ({on}): {result.score:.1%}  [{low:.1%}, {high:.1%}]  n {result.n}, seed {result.seed}"
-    text += f"; chance {_percent(result.chance)}, blind {_percent(result.blind)}, upper bound {_percent(result.upper_bound)}"
+    text += (
+        f"; chance {percent(result.chance)}, blind {percent(result.blind)}, upper bound {percent(result.upper_bound)}"
+    )
     beside = [f"{said} {result.details[name]:.1%}" for name, said in BESIDE.items() if name in result.details]
     return "; ".join([text, *beside])
 
@@ -152,15 +168,15 @@ def _numbers(result: dict[str, Any], detail: str) -> list[str]:
         score, (low, high) = details[detail], details[f"{detail}_interval"]
         chance, blind = details.get(f"{detail}_chance", chance), details.get(f"{detail}_blind", blind)
     return [
-        f"**{_percent(score)}**",
+        f"**{percent(score)}**",
         f"{low:.1%} – {high:.1%}",
-        _percent(chance),
-        _percent(blind),
-        _percent(result["upper_bound"]),
+        percent(chance),
+        percent(blind),
+        percent(result["upper_bound"]),
     ]
 
 
-def _percent(value: float) -> str:
+def percent(value: float) -> str:
     return f"{value:.1%}" if value == 0 or value >= 0.001 else "< 0.1%"
 
 

@@ -26,6 +26,7 @@ from minemu.evaluation.likelihood import concept_scores
 from minemu.evaluation.metrics import frechet_distance, rate, wilson
 from minemu.files import read_json
 from minemu.model import local_folder, read_config
+from minemu.prompts import DESCRIBE
 
 if TYPE_CHECKING:
     from minemu.pipeline import EmuPipeline
@@ -37,10 +38,10 @@ CAPTION_BATCH, CAPTION_TOKENS = 32, 64
 
 
 def say(question: Question, pictures: Sequence[Image.Image]) -> list[str]:
-    """A caption of each picture, by the likeliest next word each time."""
+    """A caption of each picture, decoded as `EmuPipeline.caption` does."""
     said: list[str] = []
     for batch in question.batches(pictures, CAPTION_BATCH):
-        answers = question.pipe.chat_batch([[picture] for picture in batch], max_new_tokens=CAPTION_TOKENS)
+        answers = question.pipe.chat_batch([[picture] for picture in batch], max_new_tokens=CAPTION_TOKENS, **DESCRIBE)
         said += [answer.text for answer in answers]
     return said
 

@@ -17,12 +17,13 @@ from minemu.data.documents import Document
 from minemu.data.mixture import Mixture
 from minemu.data.scene import Scene
 from minemu.data.world import Sample, ToyWorld
+from minemu.errors import MinemuError
 from minemu.files import atomic_write
 from minemu.model import Emu, build_llama
 from minemu.objective import text_loss
 from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, pad_rows, targets
-from minemu.training.loop import Stage, TrainConfig
+from minemu.training.loop import FUSED, Stage, TrainConfig
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
 GIVEN = "this is the "  # begins the text before a picture that is there to be read
@@ -169,6 +170,7 @@ class EmuStage(Stage):
     """
 
     name = "emu"
+    attention = FUSED
 
     def __init__(
         self,
@@ -206,8 +208,14 @@ class EmuStage(Stage):
         }
         lrs = {}
         for name, parameter in self.module.named_parameters():
-            rate = rates.get(name.split(".")[0])
+            rate = (
+                rates.get(name.split(".")[0])
+                if f"{name}.".startswith(f"{config.only}." if config.only else "")
+                else 0.0
+            )
             lrs[parameter] = config.lr if rate is None else rate
+        if not any(lrs.values()):
+            raise MinemuError(f"only={config.only} leaves nothing that learns; name a module, such as only=llm.lm_head")
         return lrs
 
     def documents(self, index: int) -> list[Document]:

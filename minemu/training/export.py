@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -39,6 +40,16 @@ def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float
             _copy_log(stage, temporary / LOGS)
         (temporary / "README.md").write_text(model_card(temporary), encoding="utf-8")
     return out
+
+
+def is_exported(root: Path, stages: Iterable[str], out: Path) -> bool:
+    """Whether `out` was written and none of these stages has ended since: then it stays, with results that were put into it.
+
+    The training records tell when: results that are written later do not touch them.
+    """
+    done = [path for path in (root / stage / "done.json" for stage in stages) if path.exists()]
+    records = out / LOGS
+    return records.exists() and all(path.stat().st_mtime <= records.stat().st_mtime for path in done)
 
 
 def export_adapter(root: Path, out: Path | None = None) -> Path:
@@ -138,12 +149,16 @@ def _training(folder: Path) -> list[str]:
 
 def _began_with(run: dict) -> list[str]:
     """Said of a stage that a shipped checkpoint's weights were trained further in: the same recipe, other bits."""
-    if "weights_of" not in run:
+    links, link = [], run
+    while link := link.get("weights_of"):
+        mixture = ", of another mixture" if "data" in link else ""
+        links.insert(0, f"{link['steps']} steps{mixture} (commit `{link['commit'][:12]}`)")
+    if not links:
         return []
-    steps, commit = run["weights_of"]["steps"], run["weights_of"]["commit"]
+    only = f" From the last on `{run['train']['only']}` learnt alone." if run["train"].get("only") else ""
     return [
-        f"Stage {run['stage']} went on from its weights after {steps} steps (commit `{commit[:12]}`), rounded to half precision, "
-        "with a new optimizer; in one go the recipe gives other bits.", "",
+        f"Stage {run['stage']} went on from its weights after {', '.join(links)}: rounded to half precision each time, with a new "
+        f"optimizer.{only} Trained in one go the recipe gives another model.", "",
     ]  # fmt: skip
 
 

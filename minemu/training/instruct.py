@@ -22,7 +22,7 @@ from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import IGNORE, Targets
 from minemu.tokenizer import ASSISTANT
 from minemu.training.emu import hide, pack_documents
-from minemu.training.loop import Stage, TrainConfig
+from minemu.training.loop import FUSED, Stage, TrainConfig
 
 ADAPTER_FOLDER = "adapter"
 REHEARSE = 4  # every fourth batch is of pretraining's documents, else the model forgets to go on with a document
@@ -33,6 +33,7 @@ class InstructStage(Stage):
     """LoRA on the LLM's self-attention; the pretrained model is frozen and out of training mode."""
 
     name = "instruct"
+    attention = FUSED
 
     def __init__(
         self, config: EmuConfig, train: TrainConfig, root: Path, talks: Talks, rehearsed: Mixture | None = None

@@ -36,6 +36,7 @@ class TrainConfig:
     lr: float = 1e-3
     lr_vision: float | None = None  # None: lr; 0: frozen. The paper: ViT 4e-5, Causal Transformer 1e-4, LLaMA 3e-5
     lr_bridge: float | None = None
+    only: str = ""  # of stage `emu`: the one module that learns, such as llm.lm_head; empty: all
     warmup: int = 100
     final_lr: float = 0.05  # share of lr at the last step, reached along a cosine
     beta1: float = 0.9
@@ -66,6 +67,25 @@ class TrainConfig:
                 raise MinemuError(
                     f"the training setting {name}={getattr(self, name)} is too small: give {bound} or more"
                 )
+        for name in ("lr", "eps", "clip"):
+            if getattr(self, name) <= 0:
+                raise MinemuError(f"the training setting {name}={getattr(self, name)} is too small: give more than 0")
+        for name in ("lr_vision", "lr_bridge", "weight_decay", "final_lr"):
+            if (getattr(self, name) or 0) < 0:
+                raise MinemuError(f"the training setting {name}={getattr(self, name)} is negative: give 0 or more")
+        for name in ("beta1", "beta2", "ema_decay"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise MinemuError(
+                    f"the training setting {name}={getattr(self, name)} is no share: give 0 or more, below 1"
+                )
+        if list(self.restarts) != sorted(set(self.restarts)):
+            raise MinemuError(
+                f"the training setting restarts={self.restarts} should rise: give each step once, in order"
+            )
+
+
+PLAIN = (SDPBackend.MATH,)  # on CPUs the backward pass of the fused attention is slow at toy lengths
+FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)  # for long rows, and where much has no backward pass
 
 
 class Stage:
@@ -73,6 +93,7 @@ class Stage:
 
     name: str
     module: nn.Module  # everything that is trained; frozen parts are kept elsewhere
+    attention: tuple[SDPBackend, ...] = PLAIN
 
     def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
         """Peak learning rate of each parameter; 0 freezes it."""
@@ -164,8 +185,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
-    # MATH: at toy lengths the fused attention's backward pass is slower
-    with ThreadPoolExecutor(1) as reader, bar, sdpa_kernel(SDPBackend.MATH):
+    with ThreadPoolExecutor(1) as reader, bar, sdpa_kernel(list(stage.attention)):
         ahead = reader.submit(stage.batch, step * config.accumulate)
         while step < end:
             started = time.perf_counter()

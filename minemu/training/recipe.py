@@ -16,7 +16,7 @@ from minemu.data.mixture import MixtureConfig
 from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.model import Emu, local_folder, read_config
 from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
     "emu-tiny": Recipe(
         source="mixture",
         mixture=MixtureConfig(  # full captions say most
-            labels=2, scenes=14, interleaved=4, clips=1, storyboards=1, names=1, questions=2, in_context=1
+            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=3, questions=4, in_context=2, texts=1
         ),
         encoder=TrainConfig(
             steps=1000,
@@ -98,8 +98,8 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         emu=TrainConfig(
-            steps=5600,
-            restarts=(2600,),
+            steps=10000,
+            restarts=(2600, 5600, 8800, 9500),
             batch_size=64,
             lr=3e-3,
             lr_vision=0.0,
@@ -111,8 +111,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=17000,
-            restarts=(8000,),
+            steps=25000,
+            restarts=(8000, 17000),
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -237,6 +237,9 @@ def wordings(world: ToyWorld) -> list[str]:
     return corpus(world, each=500)
 
 
+OF_MIXTURE, OF_TALKS = ("mixture.", "data."), "data.conversations."  # settings of the recipe
+
+
 def recipe_of(preset: str) -> Recipe:
     if preset not in RECIPES:
         EmuConfig.preset(preset)  # an unknown preset is told apart from one too large to train here
@@ -249,7 +252,11 @@ def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
     config, recipe = EmuConfig.preset(preset), recipe_of(preset)
     of_recipe = {key.removeprefix("train."): value for key, value in overrides.items() if key.startswith("train.")}
     of_model = {key: value for key, value in overrides.items() if not key.startswith("train.")}
-    return config.override(of_model), override(recipe, of_recipe)
+    resolved = override(recipe, of_recipe)
+    unread = [key for key in of_recipe if key.startswith(OF_MIXTURE) and not key.startswith(OF_TALKS)]
+    if unread and resolved.source != "mixture":
+        raise MinemuError(f"train.{unread[0]} is read only with a mixture: add --set train.source=mixture")
+    return config.override(of_model), resolved
 
 
 def train_stage(
@@ -264,8 +271,8 @@ def train_stage(
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
-    base    a finished checkpoint that takes the place of the stages before (see `begin_from`); stage `sketch` goes on with
-            its sketch where the schedule begins anew at its last step
+    base    a finished checkpoint that takes the place of the stages before (see `begin_from`); stages `emu` and `sketch` go on
+            with its weights where the schedule begins anew at its last step
     world   another world than the recipe's, such as one with fewer things in it
     """
     if stage not in TRAINABLE:
@@ -276,9 +283,10 @@ def train_stage(
     folder = root / stage
     facts = facts_of(preset, stage, config, recipe, world)
     if base is not None:
-        begin_from(base, root, config, stage)
-        if stage == "sketch":
-            lengthen_sketch(base, folder, facts)
+        longer = lengthens(base, facts)
+        begin_from(base, root, config, stage, longer)
+        if longer:
+            lengthen(base, folder, facts)
     if is_complete(folder, facts):
         return True
     for needed in needs(stage, config):
@@ -334,7 +342,7 @@ def run_recipe(
 
     With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
     """
-    from minemu.training.export import export, export_adapter
+    from minemu.training.export import export, export_adapter, is_exported
 
     root, config = Path(run_dir) / preset, resolve(preset, overrides or {})[0]
     if base is not None:
@@ -342,25 +350,27 @@ def run_recipe(
     for stage in TRAINABLE if instruct else STAGES:
         if exists(stage, config):
             train_stage(preset, stage, run_dir, overrides, log_to, base=base if stage == "sketch" else None)
-    if instruct:
+    if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
         export_adapter(root)
-    return export(root)
+    return root / "checkpoint" if is_exported(root, STAGES, root / "checkpoint") else export(root)
 
 
-VISUAL_FILES = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors"}
+LEFT_BY = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors", "language": "llm.safetensors"}
+LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 
 
-def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1]) -> None:
+def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1], longer: bool = False) -> None:
     """Put a finished checkpoint in the place of stages before `stage`, with the logs of their training.
 
-    Of those up to `emu`; for `language` and `emu` themselves it brings the visual side: `encoder` and `bridge`.
+    Of those up to `emu`; for `language` and `emu` themselves it brings the visual side: `encoder` and `bridge`. An `emu` that
+    goes on with its weights (`longer`) has its `language` too.
     """
     if stage in ("encoder", "bridge"):
         raise MinemuError(f"stage {stage} begins with nothing that a finished checkpoint has: leave out --base")
     base = os.path.normpath(base)
-    visual = stage in ("language", "emu")
-    trained_here = STAGES.index("language" if visual else "codec")
-    stands_for = [name for name in STAGES[:trained_here] if exists(name, config)]
+    in_part = stage in ("language", "emu")
+    trained_here = ("emu" if longer else "language") if in_part else "codec"
+    stands_for = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config)]
     folder, done = local_folder(base), root / stands_for[-1] / "done.json"
     if done.exists():
         if read_json(done).get("base") == base:
@@ -369,7 +379,7 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
             f"{root} has a stage {stands_for[-1]} of its own already: leave out --base, or use another --run-dir"
         )
     own, its = config.to_dict(), read_config(folder).to_dict()
-    sections = SECTIONS["bridge" if visual else "emu"]
+    sections = SECTIONS["bridge" if trained_here == "language" else "emu"]
     differing = [section for section in sections if _flat(own[section]) != _flat(its[section])]
     if differing:
         raise MinemuError(
@@ -382,11 +392,11 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
             if (folder / LOGS / log).exists():
                 (root / name).mkdir(parents=True, exist_ok=True)
                 shutil.copy(folder / LOGS / log, root / name / record)
-    if visual:
-        tensors = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
+    if in_part:
+        visual = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
         for name in stands_for:
-            with atomic_write(root / name / VISUAL_FILES[name]) as temporary:
-                save_tensors(tensors, temporary)
+            with atomic_write(root / name / LEFT_BY[name]) as temporary:
+                save_tensors(model.llm.state_dict() if name == "language" else visual, temporary)
     else:
         model.save_pretrained(root / "emu")
         (root / "emu" / CONDITIONS).unlink(missing_ok=True)
@@ -394,22 +404,40 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
         write_json(root / name / "done.json", {"base": base})
 
 
-def lengthen_sketch(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
-    """Begin where the sketch of a finished checkpoint ended, if `facts` are of a longer run of that.
+def lengthens(base: str | Path, facts: dict[str, Any]) -> bool:
+    """Whether `facts` are of a longer run of the stage than the finished checkpoint `base` had."""
+    record = local_folder(base) / LOGS / f"{facts['stage']}.json"
+    if facts["stage"] not in LENGTHENED or not record.exists():
+        return False
+    return is_lengthened(read_json(record)["train"], facts["train"])
+
+
+def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
+    """Let a stage begin, in `folder`, where that of a finished checkpoint ended.
 
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
+    Other settings and another mixture may hold from here on.
     """
-    source = local_folder(base)
-    record = source / LOGS / "sketch.json"
-    if folder.exists() or not record.exists():
+    if folder.exists():
         return
-    its = read_json(record)
-    if not is_lengthened(its["train"], facts["train"]):
-        return
-    sketch = VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
-    checkpoint.save(folder / "checkpoints", its["train"]["steps"], sketch, [], {}, {"stage": "sketch"})
-    write_json(folder / "run.json", {**its, "weights_of": {"commit": its["commit"], "steps": its["train"]["steps"]}})
-    shutil.copy(source / LOGS / "sketch.jsonl", folder / "log.jsonl")
+    source, stage = local_folder(base), facts["stage"]
+    its = read_json(source / LOGS / f"{stage}.json")
+    weights_of = {"commit": its["commit"], "steps": its["train"]["steps"], "train": its["train"]}
+    if its.get("data") != facts.get("data"):
+        weights_of["data"] = its.get("data")
+    if "weights_of" in its:
+        weights_of["weights_of"] = its["weights_of"]
+    length = {key: its["train"][key] for key in ("steps", "restarts")}
+    module = (
+        Emu.from_pretrained(source) if stage == "emu" else VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
+    )
+    with atomic_dir(folder) as temporary:  # a half one would be begun anew
+        checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
+        run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
+        if "data" in facts:
+            run |= {"data": facts["data"], "world": {**its["world"], "source": facts["world"]["source"]}}
+        write_json(temporary / "run.json", run)
+        shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:

@@ -86,7 +86,7 @@ assert drawn.size == sample.picture.size and isinstance(said, str)
 show_pictures([drawn, sample.picture], [f"drawn from: {words}", f"captioned: {said}"])
 
 # %% [markdown]
-# Say all that you want to see. Of what the words leave open comes the average: `"a llama, Twemoji style"` gets a background of no colour in particular, and shapes that the model knows less well than a rocket stay a blur.
+# Say all that you want to see. Of what the words leave open comes the average: try `"a llama, Twemoji style"`. Which colour does the background get, and is the shape to be made out?
 #
 # ## One picture
 #
@@ -232,7 +232,7 @@ assert picture.size == rebuilt.size == sample.picture.size
 show_pictures([picture, sample.picture, rebuilt], [f"said back: {answer}", "a picture", "rebuilt from its embeddings"])
 
 # %% [markdown]
-# Try it with `"a llama on a blue background, Twemoji style"`. Where the model cannot make out its own drawing it may say "this is a modi". There is no such thing: some documents of pretraining give made-up names to drawings (notebook 06), and what it does not know looks like one of those.
+# Try it with `"a llama on a blue background, Twemoji style"`. Does the model name its own drawing?
 #
 # ## What could go wrong
 #

@@ -201,7 +201,7 @@ for name, positions in (("with positions", exact.pos_embed), ("without", 0 * exa
     print(f"{name}: shuffling {'changes nothing' if same else 'changes the class token'}")
 
 # %% [markdown]
-# Without positions a picture is a bag of patches. That is why every Vision Transformer adds them.
+# Without positions a picture is a bag of patches. That is why Vision Transformers tell positions, EVA by adding them.
 #
 # ## Blocks: pre-norm and post-norm
 #
@@ -273,9 +273,9 @@ print("a key bias changes no weight; a query bias changes them:", different)
 #
 # How does a tower learn to see without labels? CLIP's answer: from $B$ pictures and their $B$ captions, tell which belongs to which. With unit vectors $u_i$ of pictures, $v_j$ of captions and a learned scale $s$,
 #
-# $$\ell_{ij} = s\, u_i \cdot v_j \qquad L = \tfrac12 \Big( \underbrace{-\tfrac1B \sum_i \log \tfrac{e^{\ell_{ii}}}{\sum_j e^{\ell_{ij}}}}_{\text{pictures choose captions}} \; \underbrace{-\tfrac1B \sum_j \log \tfrac{e^{\ell_{jj}}}{\sum_i e^{\ell_{ij}}}}_{\text{captions choose pictures}} \Big)$$
+# $$\ell_{ij} = s\, u_i \cdot v_j \qquad L = \tfrac12 \Big( \underbrace{-\tfrac1B \sum_i \log \tfrac{e^{\ell_{ii}}}{\sum_j e^{\ell_{ij}}}}_{\text{pictures choose captions}} \; + \; \underbrace{-\tfrac1B \sum_j \log \tfrac{e^{\ell_{jj}}}{\sum_i e^{\ell_{ij}}}}_{\text{captions choose pictures}} \Big)$$
 #
-# In code `image` (B, D) holds the $u_i$, `text` (B, D) the $v_j$, `scale` is $s$.
+# In code `image` (B, D) holds the $u_i$, `text` (B, D) the $v_j$, `scale` is $s$, and `scale * image @ text.T` (B, B) all $\ell_{ij}$.
 #
 # **Predict:** a tower that knows nothing gives all pairs the same score. What is its loss for $B$ pairs?
 
@@ -423,13 +423,15 @@ show_matrices({"before": before, "after": after}, "caption", "picture", signed=T
 
 # %% [markdown]
 # If you see blocks, they are the backgrounds. A batch of 32 is mostly told apart by background, size and style, and so those are learned first; names pay last, since each is rare.
-# This is a shortcut, and more steps do not quite cure it. The recipe of `emu-tiny` therefore asks for more.
+# This is a shortcut, and more steps may not cure it. The recipe of `emu-tiny` therefore asks for more.
 #
 # ## What is where
 #
 # The package trains its tower with four terms. Beside the contrastive one, each *drawing* has to be named and its style told, from the mean of the patch tokens under its box (an idea of RegionCLIP, [arXiv 2112.09106](https://arxiv.org/abs/2112.09106)); and each patch token has to hold its pixels, for a decoder will need them.
 #
 # $$L = L_\text{contrastive} + L_\text{name} + w_s\, L_\text{style} + w_p\, L_\text{pixel}$$
+#
+# In `minemu.training.encoder` the weights are `STYLE_WEIGHT` ($w_s$) and `PIXEL_WEIGHT` ($w_p$).
 
 # %%
 pair_world = ToyWorld(image_size=vision.image_size, kinds=("pair",))
@@ -518,7 +520,7 @@ rows, columns = [f"head {h + 1}" for h in range(heads)], [f"layer {n + 1}" for n
 show_maps(seen[[0] * heads].numpy(), looks[0], rows, columns)
 
 # %% [markdown]
-# Each map is scaled to its own largest weight. Heads differ, and so do layers: some follow the drawing, some its outline, some a few patches of plain background.
+# Each map is scaled to its own largest weight. Do heads differ, and layers? Look for some that follow the drawing, some that follow its outline, and some that rest on plain background.
 # Read such maps with care. They say where information is taken from in one layer, not what the model "thinks"; by the later layers each patch token already holds much of the whole.
 #
 # ## Nearest pictures

@@ -81,6 +81,8 @@ device, config = model.device, model.config
 # | $g(I)$, (1 + P, V) | features of picture $I$ | `features` |
 # | $e_1 \dots e_N$, (N, C) | learned queries, the same for all pictures | `bridge.queries` |
 # | $z_1 \dots z_N$, (N, D) | visual embeddings | `embeds` |
+#
+# V is `vision.width`, C is `bridge.width`, N is `bridge.n_image` and D is `llm.width` of the configuration.
 
 # %%
 sample = world.sample(2)
@@ -102,7 +104,7 @@ for name, tensor in (("features", features), ("queries", bridge.queries), ("embe
 #
 # $$z_n = f\big(e_1, \dots, e_n;\; g(I)\big)$$
 #
-# So $z_2$ is what is to be added once $z_1$ is said, and so on. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
+# So $z_2$ *can* add to what $z_1$ says; nothing forces it to. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
 #
 # > **In the paper:** "Causal Transformer", N queries, trained from nothing together with the rest.
 # > **In the released code:** a T5 decoder with the sizes of t5-base, queries drawn at a deviation of 0.02.
@@ -119,6 +121,7 @@ for name in ("emu-14b", PRESET):
     count = sum(parameter.numel() for parameter in published.parameters())
     print(f"{name}: N = {c.bridge.n_image}, {c.bridge.layers} layers, width {c.bridge.width}, {count:,} parameters")
 
+
 # %% [markdown]
 # ## One block
 #
@@ -130,10 +133,9 @@ for name in ("emu-14b", PRESET):
 #
 # $$\mathrm{attention}(x, s) = \mathrm{softmax}\big(x W_q\, (s W_k)^\top + B\big)\, s W_v\, W_o$$
 #
-# There is no $1/\sqrt{K}$. T5 starts $W_q$ smaller instead. And there are no linear biases.
+# $W_q, W_k, W_v, W_o$ are `q`, `k`, `v`, `o` of `T5Attention`; $s$ is `source`, which is $x$ itself in self-attention and the features in cross-attention; $B$ is `bias`, and there is none in cross-attention. There is no $1/\sqrt{K}$. T5 starts $W_q$ smaller instead. And there are no linear biases.
 #
 # Here is the whole forward pass by hand. It keeps the weights of cross-attention, for we want to see them.
-
 
 # %%
 def attention_weights(attention, x, source):
@@ -164,6 +166,7 @@ by_hand, maps = look(bridge, features)
 torch.testing.assert_close(by_hand, embeds, atol=1e-4, rtol=1e-4)
 print("the same embeddings; maps (pictures, layers, heads, queries, tokens):", tuple(maps.shape))
 
+
 # %% [markdown]
 # ## T5's relative position bias
 #
@@ -173,7 +176,6 @@ print("the same embeddings; maps (pictures, layers, heads, queries, tokens):", t
 # $$\mathrm{bucket}(d) = \begin{cases} d & d < E \\ \min\!\Big(R - 1,\; E + \Big\lfloor \dfrac{\log(d/E)}{\log(d_\text{max}/E)}\,(R - E) \Big\rfloor\Big) & \text{else} \end{cases}$$
 #
 # `buckets` is $R$, `distance` is $d_\text{max}$, `exact` is $E$. This is the package's own method:
-
 
 # %% tags=["same-as:minemu.causal_transformer.RelativePositionBias.forward"]
 def forward(self, length):
@@ -203,6 +205,7 @@ print(f"distances 0 ... {n - 1}, {table.buckets // 2} exact buckets; some distan
 heads = {f"head {h + 1}": bias[0, h] for h in range(bias.shape[1])}
 show_matrices(heads, "looked at", "looks", shared=True, signed=True)
 
+
 # %% [markdown]
 # One colour along each diagonal: only the distance counts. Orange draws attention to a distance, purple away from it. Grey is the future, with a bias of $-\infty$.
 #
@@ -230,13 +233,13 @@ show_matrices(heads, "looked at", "looks", shared=True, signed=True)
 # ```
 # </details>
 
-
 # %%
 def bucket(back):
     return None  # your line here
 
 
 check("03.bucket", bucket)
+
 
 # %% [markdown]
 # ### Exercise 2: the causal mask (5 minutes)
@@ -255,7 +258,6 @@ check("03.bucket", bucket)
 # ```
 # </details>
 
-
 # %%
 def allowed(n):
     return None  # your line here
@@ -263,13 +265,13 @@ def allowed(n):
 
 check("03.mask", allowed)
 
+
 # %% [markdown]
 # ## Is it causal? An experiment
 #
 # Change one query, run again, and see which embeddings have moved. Do that for each query. As a control, take the same Transformer and let it look ahead.
 #
 # **Predict:** which entries of the N x N matrix "embedding i moved when query j changed" are zero, in each case?
-
 
 # %%
 class LooksAhead(nn.Module):
@@ -319,15 +321,15 @@ short.queries = nn.Parameter(bridge.queries[:, : n // 2], requires_grad=False)
 torch.testing.assert_close(short(features), embeds[:, : n // 2], atol=1e-4, rtol=1e-4)
 print("the first", n // 2, "of", n, "embeddings are the same without the rest")
 
+
 # %% [markdown]
-# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could already hold a summary of $z_N$, computed from it. Part of the prediction would then be copying.
-# When the model *draws*, it says $z_1$ first, and nothing later exists that it could have been computed from. With the mask, training and drawing ask the same question.
+# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could be computed *from* $z_N$. The mask forbids that. It does not forbid that both hold the same, as both read the whole picture; notebook 07 measures how much one tells of the next.
+# What the mask gives is that whatever is said first is settled before what follows, in training as in drawing. That drawing reads guesses in place of true embeddings is another gap, and notebook 07 is about it.
 #
 # ## Queries learn where to look
 #
 # Train a small Causal Transformer before your eyes. The task needs no captions: embedding n has to paint the pixels of cell n of the picture.
 # It reads the tokens as they stand *before* the encoder's first block, where a patch knows only its surroundings. So whoever wants to know a place has to look there.
-
 
 # %%
 def tokens(pixels):
@@ -383,9 +385,9 @@ def painted(bridge):
 titles = ["held-out picture", "untrained", f"after {steps} steps"]
 show_pictures([sample.picture, painted(untrained), painted(small)], titles)
 
-# %% [markdown]
-# Nothing told query n where cell n lies. Averaged over heads in the last layer, this is where the first queries look, before and after. Each map is scaled to its own largest weight.
 
+# %% [markdown]
+# Nothing told query n where cell n lies. Averaged over heads in the last layer, this is where the queries of the middle cells look, before and after. Each map is scaled to its own largest weight.
 
 # %%
 def where(bridge, source, layer=-1):
@@ -394,15 +396,14 @@ def where(bridge, source, layer=-1):
     return rearrange(weights, "n (h w) -> n h w", h=vision.grid)
 
 
-# %% alt="Where the first queries of the small Transformer look in a picture, before training and after: spread over the picture at first, then on few patches."
-some = min(n, 8)
-rows = torch.stack([where(each, tokens(images))[:some] for each in (untrained, small)])
-show_maps(
-    sample.pixels[None].repeat(2, 0), rows, ["before", "after"], [f"$z_{{{number + 1}}}$" for number in range(some)]
-)
+# %% alt="Where queries of the small Transformer look in a picture, those of the middle rows of cells, before training and after: spread over the picture at first, then on few patches."
+inner = [row * side + column for row in range(side) for column in range(side) if 0 < row < side - 1]
+some = inner[: min(n, 8)] or list(range(n))
+rows = torch.stack([where(each, tokens(images))[some] for each in (untrained, small)])
+show_maps(sample.pixels[None].repeat(2, 0), rows, ["before", "after"], [f"$z_{{{number + 1}}}$" for number in some])
 
 # %% [markdown]
-# At first each looks nearly everywhere. Then the queries part: one whose cell shows a piece of the drawing has to look at it, while one whose cell is plain background may read its colour anywhere, and a corner is a safe place. Each map averages several heads, so a query can look at more than one place.
+# At first each looks nearly everywhere. Compare the rows: do queries whose cell holds a piece of the drawing look there? Those whose cell is plain background can read its colour anywhere, and often share one patch. Each map averages several heads, so a query can look at more than one place.
 #
 # ## The trained one
 #
@@ -412,6 +413,7 @@ show_maps(
 # %% alt="Left: the causal mask of self-attention, a filled lower triangle, above the picture. Right: for each of the N queries the patches of the picture that its cross-attention looks at."
 lower = torch.ones(n, n, dtype=torch.bool).tril()
 show_queries(sample.pixels, lower, where(bridge, features))
+
 
 # %% [markdown]
 # Read two things. Do neighbouring queries look at neighbouring places, or do all look at the same few patches? Both can serve: a patch feature has taken in much of the whole picture, so a query need not look at a place to learn of it. In the paper nothing ties a query to a place at all.
@@ -424,7 +426,6 @@ show_queries(sample.pixels, lower, where(bridge, features))
 # $$z_n = \frac{1}{|C_n|} \sum_{i \in C_n} g(I)_i$$
 #
 # with $C_n$ the patches of cell n. That is `features[:, 1:]` and one `reduce`:
-
 
 # %% tags=["same-as:minemu.causal_transformer.pool_features"]
 def pool_features(features, n, config):
@@ -454,6 +455,7 @@ emu2 = EmuConfig.preset("emu2-37b")
 large = ToyWorld("seen", held_out=True, image_size=emu2.vision.image_size).sample(2)
 show_cells(large.pixels, emu2.vision.grid, math.isqrt(emu2.bridge.n_image))
 
+
 # %% [markdown]
 # ### Exercise 3: pooling (5 minutes)
 #
@@ -479,7 +481,6 @@ show_cells(large.pixels, emu2.vision.grid, math.isqrt(emu2.bridge.n_image))
 # ```
 # </details>
 
-
 # %%
 def pool(features, n):
     return None  # your line here
@@ -492,8 +493,8 @@ check("03.pool", pool)
 
 # %% alt="Upper row: where the first queries of the trained Causal Transformer look. Lower row: the patches that the first pooling cells average, a square each."
 fixed = rearrange(weights.to(device), "n (h w) -> n h w", h=vision.grid)
-rows = torch.stack([where(bridge, features)[:some], fixed[:some]])
-show_maps(sample.pixels[None].repeat(2, 0), rows, ["Emu", "Emu2"], [f"$z_{{{number + 1}}}$" for number in range(some)])
+rows = torch.stack([where(bridge, features)[some], fixed[some]])
+show_maps(sample.pixels[None].repeat(2, 0), rows, ["Emu", "Emu2"], [f"$z_{{{number + 1}}}$" for number in some])
 
 # %% [markdown]
 # What changes around it:

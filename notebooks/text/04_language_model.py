@@ -104,7 +104,7 @@ tokens = token_words(batch["input_ids"][0].tolist(), processor)
 show_overwrite(words[0], inputs[0], tokens)
 
 # %% [markdown]
-# Before, the slots are N copies of one column, the table's entry for `<image>`. After, each has its own. The columns are drawn at one scale; in truth visual embeddings may be longer or shorter than words, which the first RMSNorm evens out.
+# Before, the slots are N copies of one column, the table's entry for `<image>`. After, each has its own. The columns are drawn at one scale; in truth visual embeddings may be longer or shorter than words. RMSNorm evens that out in what attention reads; in the residual stream the length stays, and decides how much the layers' additions weigh (notebook 05: length matters).
 #
 # **Predict before you run:** what happens to the output if that entry of the table is set to zero? And to its gradient in training?
 
@@ -309,7 +309,7 @@ show_turns([turn([sample.picture, sample.caption]), turn([sample.caption, sample
 
 # %% [markdown]
 # The bar at a position speaks of the *next* one. Where there is none, no head is asked, or the one that is asked is altogether wrong. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot predicts the word embedding of `[/IMG]`, as in the released code.
-# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet; that its bar is high all the same only says that all embeddings have much in common. Notebook 07 measures against the mean embedding instead, and shows that having true embeddings before one is a trap.
+# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet; if its bar is high all the same, that only says that all embeddings have much in common. Notebook 07 measures against the mean embedding instead, and shows that having true embeddings before one is a trap.
 #
 # ## Both heads learn at once
 #
@@ -397,7 +397,7 @@ print("equal with and without a cache:", tuple(cached.shape) == (1, *embeds.shap
 #
 # ### Counting
 #
-# Let $P$ be the prompt's positions. `[IMG]` is one more, and step $k = 0 \ldots N-1$ sees $P + 1 + k$ positions:
+# Let $P$ be the positions of the prompt (`prompt`) and $N$ the embeddings (`n`). `[IMG]` is one more, and step $k = 0 \ldots N-1$ sees $P + 1 + k$ positions:
 #
 # $$\text{without} = \sum_{k=0}^{N-1} (P + 1 + k) = N(P+1) + \tfrac{N(N-1)}{2} \qquad \text{with} = (P + 1) + (N - 1) = P + N$$
 #

@@ -191,7 +191,7 @@ print("the squared distance changes:", not torch.equal(mine, (2 * predicted - fo
 #
 # The squared distance has a price of its own. Suppose two pictures are equally likely to come next, with targets $a$ and $b$. No
 # single prediction is right.
-# The best one under the squared distance is their mean, which is neither picture, and shorter than both. Below, the prediction points
+# The best one under the squared distance is their mean, which is neither picture and, if both are equally long, shorter than either. Below, the prediction points
 # to the mean, and we change its length.
 
 # %% alt="Expected distance against the length of a prediction that points to the mean of two targets: the squared distance has its minimum at a length below that of the targets, the cosine is level."
@@ -258,7 +258,7 @@ show_gradients(norms)
 #   the position before it, and an *input* to all positions after it.
 #   `detach()` closes the first path. The second stays open: the visual side may still change its embeddings so that the next ones are
 #   easier to predict from them.
-# * With attached targets only the visual side's bars change (and, too little to be seen, the word table's, through `[/IMG]`): the
+# * With attached targets only the visual side's bars change (and, hardly, the word table's, through `[/IMG]`): the
 #   path through the targets adds to them.
 #
 # ## The weight
@@ -356,7 +356,7 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 # ## Where the error is
 #
 # Back to the model that you chose. For each slot: the squared distance of its prediction, and that of a guess that ignores the
-# picture and the words, the mean embedding of that slot. Held-out scenes, drawn after their prompts.
+# picture and the words, the mean embedding of that slot (over these very pictures, so a little better than any honest guess). Held-out scenes, drawn after their prompts.
 
 # %%
 drawn = processor([[s.prompt, s.picture] for s in samples], eos=True).to(model.device)
@@ -374,7 +374,7 @@ slots = range(1, len(error) + 1)
 show_curves({"squared distance, slot by slot": curves}, x="slot", at=slots)
 
 # %% [markdown]
-# A trained model lies below the guess. Its first slot is predicted from words alone; each later one also from the true embeddings
+# A trained model should lie below the guess. Its first slot is predicted from words alone; each later one also from the true embeddings
 # before it, which tell much of the rest. That is teacher forcing. In generation those are its own predictions, and errors add up.
 # A model with random weights lies above the guess.
 #

@@ -80,6 +80,7 @@ print(f"pretraining {PRESET}: {recipe.emu.steps} steps of {recipe.emu.batch_size
 # %%
 from dataclasses import asdict
 
+from minemu.data.lessons import LESSONS
 from minemu.data.mixture import MixtureConfig, toy_mixture
 
 published = {"labels": 128, "scenes": 128, "interleaved": 64, "clips": 16, "storyboards": 16}
@@ -89,11 +90,13 @@ assert weights == sixteenth  # the default has the paper's shares
 
 mixture = toy_mixture(shown, recipe.mixture)
 print(f"weights of {PRESET}:", mixture.weights)
+lessons = sum(mixture.weights.get(name, 0) for name in LESSONS)
+print("lessons:", lessons, "parts of", sum(mixture.weights.values()))
 
 # %% [markdown]
 # A document is a list of pictures and texts. One of each source:
 
-# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: drawings with made-up names, pictures with questions and answers, and two pictures followed by a third with something of each."
+# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: drawings with made-up names, pictures with questions and answers, two pictures followed by a third with something of each, and a text without pictures."
 from minemu.figures.mixture import show_documents
 
 number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
@@ -104,7 +107,7 @@ show_documents({name: source.document(number.get(name, 2)) for name, source in m
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
 # > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
 #
-# The last three are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. `emu-tiny` gives them 4 parts of 26, and pays for what they teach with captions and drawings; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
+# The last four are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from
@@ -203,12 +206,13 @@ show_rows({"a row each": padded["input_ids"], "packed": packed["input_ids"]}, id
 # %%
 from minemu.processor import normalise
 
-pictures = [torch.stack(images) for _, images, _ in parts]
+pictures = [images for _, images, _ in parts]  # lists: a document may have none
 order = packed.pop("order")  # which document stands where: pictures follow in reading order
 
 
 def losses(batch, shown_in_order):
-    inputs = {"images": normalise(torch.cat(shown_in_order)), **batch}
+    images = torch.stack([image for images in shown_in_order for image in images])
+    inputs = {"images": normalise(images), **batch}
     with torch.no_grad():
         return pipe.model(**{name: tensor.to(pipe.model.device) for name, tensor in inputs.items()})
 
@@ -270,7 +274,7 @@ check("06.schedule", share)
 #
 # Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before, and the text loss alone would let them forget all that no word names.
 
-# %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine, for emu-tiny twice."
+# %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine, for emu-tiny anew at each restart."
 from minemu.figures.training import show_schedule
 from minemu.training.loop import TrainConfig, learning_rate
 
@@ -451,7 +455,7 @@ show_losses(logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a na
 #
 # ## Why the visual side is frozen
 #
-# The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one has another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and through them the gradient comes.
+# The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one may seem to have another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and through them the gradient comes.
 #
 # > **Predict.** One more run, with the visual side free and at the full rate. Is its image loss higher or lower? Are its embeddings further apart, or nearer together?
 
@@ -474,7 +478,9 @@ apart = {"frozen": difference(frozen_model), "free": difference(free_model)}
 show_targets(runs_by_name, apart, window=10)
 
 # %% [markdown]
-# So two image losses can be compared only while their targets are the same, and the right panel says whether they are. A lower loss with embeddings that differ less would be no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free; its encoder starts from EVA-CLIP, and the rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
+# The embeddings of the free run have become nearly alike, yet its image loss need not be lower: its targets move at every step, and the prediction aims at where they stood. So the loss shows neither gain nor collapse; the right panel does.
+#
+# Two image losses can be compared only while their targets are the same, and the right panel says whether they are. A lower loss with embeddings that differ less would be no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free; its encoder starts from EVA-CLIP, and the rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
 #
 # ## The whole recipe
 #
@@ -549,7 +555,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions` and `in_context`, give the paper's shares back.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions`, `in_context` and `texts`, give the paper's shares back.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 

@@ -127,7 +127,7 @@ print("the first embedding is the same in both ways")
 #
 # $$e_k = \frac{\sum_i \lVert \hat v_{ik} - v_{ik} \rVert^2}{\sum_i \lVert \mu_k - v_{ik} \rVert^2}$$
 #
-# So 1 is as good as ignoring the caption, 0 is perfect, and $1 - e_k$ is the share of the variance that is explained. A second baseline says "the same again": it repeats the last true embedding, $\hat v_k = v_{k-1}$.
+# In code $v$ is `true`, $\hat v$ `forced`, $\tilde v$ `imagined` and $\mu$ `mean`. So 1 is as good as ignoring the caption, 0 is perfect, and $1 - e_k$ is the share of the variance that is explained. A second baseline says "the same again": it repeats the last true embedding, $\hat v_k = v_{k-1}$.
 
 
 # %%
@@ -153,7 +153,7 @@ assert torch.allclose(relative_error(mean.expand_as(true), true), torch.ones(len
 show_by_index({"32 held-out scenes": errors}, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# In a trained model teacher forcing stays below free running and falls towards the end: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it stays about where the first embedding was, or drifts away from there.
+# In a trained model teacher forcing stays below free running and falls towards the end: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index.
 #
 # The gap between the two lines is the **exposure bias**: the model is trained on one kind of prefix and used on another. The loss in the log of a training is the lower line. The picture that you get is the upper one.
 #
@@ -241,7 +241,7 @@ names = ["fits the text"] * 4 + ["decoded from the mean of the four", f"drawn fr
 show_pictures([*fitting, *to_pil(pixels)], names)
 
 # %% [markdown]
-# The shipped decoder draws in one step, so it too predicts a mean: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
+# A decoder that draws in one step, as the shipped one does (`decoder.inference_steps`), predicts a mean too: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
 #
 # Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is exactly the explained share, $1 - e_k$, always below 1. How is it here?
 
@@ -292,7 +292,7 @@ check("07.text", best_of_text)
 #
 # $$v'_k = \mu + s\,(v_k - \mu) + \sqrt{1 - s^2}\,\sigma \epsilon_k, \qquad \epsilon_k \sim \mathcal{N}(0, I)$$
 #
-# and still has to predict the true $v_k$. Mean and variance of what it reads stay the same, so nothing but the content tells a hidden picture from a shown one. At $s = 0$ only the words are left; in between are prefixes that are partly wrong, as its own predictions will be.
+# and still has to predict the true $v_k$. Here $\mu$ (`mu`) and $\sigma$ (`sigma`) are one mean and one deviation for each channel, over all pictures and slots, and $s$ is `signal`. So the scale of a channel gives nothing away; that noise at different slots has nothing in common, a model may notice. At $s = 0$ only the words are left; in between are prefixes that are partly wrong, as its own predictions will be.
 #
 # | | how the model is made to bear its own predictions |
 # |---|---|
@@ -392,9 +392,9 @@ print("hiding makes the gap smaller:", bool(gaps[1] < gaps[0]))
 show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it is far above that at every index but the first. The second has the higher loss, which now is an honest one. The orange lines are what counts for drawing.
+# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it is far above that at every index but the first. The second has an honest loss: its lines lie together. In 300 steps it has hardly got beyond the mean embedding, and at the first index it may even be behind: hiding makes the task harder. The orange lines are what counts for drawing.
 #
-# Three hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. The shipped checkpoint had thousands of steps with `hide_written`; its lines are the ones in the first figure.
+# Three hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. That hiding pays shows only in longer training: in the first figure, as the shipped checkpoint had thousands of steps with it, and in notebook 14, from three seeds.
 #
 # ## What could go wrong
 #
@@ -416,4 +416,4 @@ except MinemuError as error:
 # * Teacher forcing and free running share only the first embedding. The gap between their errors is the exposure bias.
 # * Regression predicts means. What the words leave open is averaged, and the decoder draws the average.
 # * Variance that comes back while the model reads its own guesses is confidence, not knowledge.
-# * Hiding what is being written makes the loss worse and honest, and makes the words count.
+# * Hiding what is being written makes the loss worse and honest; that it makes the words count takes more training than fits here.

@@ -87,11 +87,11 @@ assert drawn.shape == pictures[:2].shape and drawn.abs().max() <= 1
 # Diffusion on pixels spends most of its work on detail that nobody would miss. So a codec first maps each patch of $p \times p$ pixels to K numbers, and diffusion happens there.
 #
 # Stable Diffusion's codec is a trained variational autoencoder. For flat drawings a *linear* one is enough, and the best linear code is known in closed form:
-# the K leading principal components of all patches. With patches as vectors $u$, mean $m$, the components as rows of $W$ and a scale $\sigma_k$ for each,
+# the K leading principal components of all patches. With patches as vectors $u$, mean $m$, the components as rows of $W$ and a scale $s_k$ for each,
 #
-# $$z_k = \frac{W_k\,(u - m)}{\sigma_k}, \qquad \hat u = m + W^\top (\sigma \odot z).$$
+# $$z_k = \frac{W_k\,(u - m)}{s_k}, \qquad \hat u = m + W^\top (s \odot z).$$
 #
-# In `PatchCodec` these are `basis` ($W$), `mean` ($m$) and `scale` ($\sigma$). A patch of 4 x 4 pixels has 48 numbers.
+# In `PatchCodec` these are `basis` ($W$), `mean` ($m$) and `scale` ($s$). With the deviation $\sigma_k$ of a component, $s_k \propto \sqrt{\sigma_k}$: at $s_k = \sigma_k$ invisible detail would weigh as much as colour, and without any scale the mean colour would take all. A patch of 4 x 4 pixels has 48 numbers.
 #
 # > **Predict.** How many of the 48 does it take before you stop seeing a difference?
 
@@ -152,7 +152,7 @@ print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 #
 # $$z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon .$$
 #
-# Latents have about unit variance, and so has $\epsilon$; the two squared weights add up to one, so $z_t$ has unit variance at every level. That is why the codec has a scale.
+# Averaged over its channels the latents have unit variance, and so has $\epsilon$; the two squared weights add up to one, so $z_t$ keeps it at every level. That is why the codec has a scale.
 
 # %%
 z0, noise = latents, torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -244,7 +244,7 @@ check("08.noise", add_noise)
 # ## What the U-Net predicts
 #
 # Given $z_t$, $t$ and the condition, the U-Net may predict the noise $\epsilon$, the clean latents $z_0$, or the velocity $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,z_0$.
-# From any one, $z_t$ gives the other two, so the choice only decides what an error of a given size costs at each level.
+# From any one, $z_t$ gives the other two (where $\bar\alpha_t > 0$; at the last level the noise says nothing of $z_0$), so the choice only decides what an error of a given size costs at each level.
 #
 # | `decoder.prediction` | at the last level, $z_t = \epsilon$ | taken by |
 # |---|---|---|
@@ -408,8 +408,9 @@ mine = decoder.codec.decode(guesses[-1]).clamp(-1, 1)
 theirs = decoder.decode(imagined, null, STEPS, SCALE, generator=torch.Generator().manual_seed(0))
 torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 print("the same pictures:", tuple(mine.shape))
+print(f"here {STEPS} steps; by itself the checkpoint draws in", decoder.config.inference_steps)
 
-# %% alt="A film strip of sampling: above, the noisy latents of the first prompt, decoded; below them what the U-Net takes them for at the same step, which begins as a blurred average and sharpens; and the same guesses for the second prompt."
+# %% alt="A film strip of sampling: above, the noisy latents of the first prompt, decoded; below them what the U-Net takes them for at the same step, step by step; and the same guesses for the second prompt."
 steps = len(guesses)
 shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 4).tolist()})
 strip = torch.stack([noisy[shown, 0], guesses[shown, 0], guesses[shown, 1]]).flatten(0, 1)
@@ -419,11 +420,11 @@ note = "first and second row: the hamburger      third row: the rocket"
 show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 
 # %% [markdown]
-# Read the two upper rows together. At the first step the input is pure noise, so the guess is, but for guidance, the **average** of all pictures that the condition allows: smooth, without edges.
+# Read the two upper rows together. At the first step the input is pure noise, so the guess is the **average** of all pictures that the condition allows (overdrawn by guidance): sharp where the embeddings settle the picture, smooth where they do not.
 # The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, and the guess commits.
 #
 # Whether commitment pays depends on how good the U-Net is at the levels in between. That of a small decoder, trained for minutes, commits to grain as well as to edges. The independent judge of notebook 11
-# names a smooth picture more often than a grainy one, so the checkpoint stops after the first guess. A decoder that is worth its noise goes on.
+# decides, and the number of steps that the checkpoint draws with, printed above, is what it decided.
 #
 # ### Your turn: one step of DDIM (8 minutes)
 #
@@ -470,7 +471,7 @@ show_grid(
 )
 
 # %% [markdown]
-# At 0 the prompt counts for nothing; at 1 the second question is not even asked; beyond it the condition is exaggerated, and the seeds grow alike. A scale is a choice between fidelity and variety, not a quality knob.
+# At 0 the prompt counts for nothing; at 1 the second question is not even asked; beyond it the condition is exaggerated, and seeds may grow alike. A scale is a choice between fidelity and variety, not a quality knob.
 #
 # ### Your turn: guide (3 minutes)
 #
@@ -563,10 +564,10 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $z^{(n)}$ the latents of cell n. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`), and the U-Net then corrects what it is given.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`), and the U-Net then corrects what it is given.
 # Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. None of these pictures was in training.
 
-# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then the learnt sketch, in which the thing is to be seen; then the learnt sketch from the caption alone."
+# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then the learnt sketch, sharper; then the learnt sketch from the caption alone."
 from minemu.sketch import Sketch
 
 linear = Sketch(replace(decoder.config, sketch_layers=0)).to(device)

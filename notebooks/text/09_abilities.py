@@ -99,10 +99,11 @@ for name, task in TASKS.items():
 # %% alt="Six pictures that training never showed, below each the model's caption with a tick or a cross, and the true caption where they differ."
 from minemu.data import captions
 from minemu.figures.abilities import Card, show_gallery
+from minemu.prompts import DESCRIBE
 
 torch.set_grad_enabled(False)  # until something is trained below
 samples = [world.sample(i) for i in range(25)]
-said = [one.text for one in pipe.chat_batch([[sample.picture] for sample in samples])]
+said = [one.text for one in pipe.chat_batch([[sample.picture] for sample in samples], **DESCRIBE)]
 read = [captions.parse(text, world.labels) for text in said]  # words back to a scene, as far as they name one
 named = [captions.same(sample.scene, scene) for sample, scene in zip(samples, read, strict=True)]
 cards = [
@@ -114,7 +115,7 @@ show_gallery([cards[:6]])
 # %% [markdown]
 # A caption counts as right only if *all* of it is: things, number, size, place, background and style. That is decided by reading the caption back into a scene and comparing it with the one that was painted.
 #
-# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many.
+# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many. Both decode as published (`DESCRIBE`): five beams weigh whole texts against each other. After a picture a caption may follow, but a question or a label too, and the likeliest first word need not begin the likeliest text.
 #
 # ### The blind baseline
 #
@@ -223,7 +224,7 @@ for one in asked:
     print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck   {one.text}")
 
 # %% [markdown]
-# All eight sorts occur in pretraining's lessons and in the conversations that the adapter was tuned on, each as often as any other. The rate below is over all of them.
+# All eight sorts occur in pretraining's lessons, each as often as any other, and in the conversations that the adapter was tuned on, where colour, style and yes or no come more often. The rate below is over all of them.
 #
 # ### Your turn: the blind twin (5 minutes)
 #
@@ -376,7 +377,7 @@ check("09.prompt", few_shot_prompt)
 # %% [markdown]
 # ### RICES: which examples?
 #
-# Examples that resemble the question help more than random ones. RICES takes those whose pictures are most similar to the picture that is asked about. With unit vectors $u_q, u_p \in \mathbb{R}^E$ (`queries`, `pool`), the mean embedding of each picture,
+# RICES rests on the idea that examples which resemble the question help more than random ones; a figure below tests it. It takes those whose pictures are most similar to the picture that is asked about. With unit vectors $u_q, u_p \in \mathbb{R}^E$ (`queries`, `pool`), the mean embedding of each picture,
 #
 # $$s_{qp} = u_q^\top u_p \qquad \text{and the } K \text{ largest } s_{qp} \text{ are the examples, the largest last.}$$
 #
@@ -459,11 +460,53 @@ bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for r
 show_rates(bars)
 
 # %% [markdown]
-# Bars like these separate the three things that few-shot gains can depend on. Our model was taught such questions in pretraining, so it needs no example and has no gain to take apart: look for bars of equal height, far above copying.
+# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Not every wording gains: try `name: llama!`, which has signs that the model never says.) How unlikely does it find that, per token, after examples of different kinds?
 #
-# * **form**: if random examples help, the model has learnt how an answer looks (ours knew that already, so expect little here);
-# * **retrieval**: if RICES helps more, but not more than copying, the gain is the retriever's; and a model below copying does not even use the answer that stands in its prompt;
-# * **learning from the prompt**: only what goes beyond copying is the model's own. Next comes a task where copying the nearest answer is not enough to explain a gain.
+# **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
+
+
+# %%
+from minemu.evaluation.likelihood import log_likelihoods
+
+
+def dressed(answer):
+    return f"answer {answer}."
+
+
+def loss_after(chosen, swapped=False, pictures=True):
+    """Mean loss per token of the true answer in the new wording, after the examples `chosen` for each question."""
+    losses = []
+    for row, one in [(chosen[q], queries[q]) for q in differing]:
+        answers = [pool[k].answer for k in row][:: -1 if swapped else 1]
+        shots = [
+            [*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)
+        ]
+        prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
+        losses.append(-log_likelihoods(pipe, prompt, [dressed(one.answer)], mean=True).item())
+    return sum(losses) / len(losses)
+
+
+# %% alt="Loss per token of the true answer in a new wording: without examples, after two texts, after two random examples, after two by RICES, and after those with their answers swapped."
+from minemu.figures.scores import show_bars
+
+lot, near = ways["two at random"], ways["two by RICES"]
+differing = [q for q, row in enumerate(near) if len({pool[k].answer for k in row}) > 1][:24]  # else nothing to swap
+print(len(differing), "questions whose two nearest examples have different answers")
+losses = {
+    "no\nexample": loss_after(ways["no example"]),
+    "two texts": loss_after(lot, pictures=False),
+    "two at\nrandom": loss_after(lot),
+    "two by\nRICES": loss_after(near),
+    "RICES,\nswapped": loss_after(near, swapped=True),
+}
+show_bars(list(losses), {"loss per token": list(losses.values())}, "loss per token")
+
+# %% [markdown]
+# Bars like these separate the three things that few-shot gains can depend on:
+#
+# * **form**: what texts alone gain is the wording. Random examples with their pictures teach that too, and with it that such a text follows a picture and names it;
+# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying;
+# * **learning from the prompt**: if swapping the answers changes next to nothing, the model hardly reads which answer belongs to which picture. Next comes a task that can be done in no other way.
 #
 # ### New names for new things
 #
@@ -488,7 +531,7 @@ show_document(as_sample(episode.prompt))
 def probe(pipe, episode, steps=60):
     """Train a linear layer to tell the episode's names apart by its examples; the name that it gives to the last drawing."""
     *shown, query = [Image.fromarray(piece) for piece in episode.prompt if not isinstance(piece, str)]
-    words = [piece for piece in episode.prompt if isinstance(piece, str)][:-1]
+    words = [piece for piece in episode.prompt if isinstance(piece, str)][1:-1]  # between the title and the question
     truth = torch.tensor([next(k for k, name in enumerate(episode.candidates) if name in text) for text in words])
     vectors = features(pipe, [*shown, query])  # (2K + 1, E)
     torch.manual_seed(0)
@@ -507,7 +550,6 @@ def probe(pipe, episode, steps=60):
 # > **Predict.** The model reads the same examples in its prompt. The table at the top says that it was taught to, with other things and other names. Will it come near the probe?
 
 # %% alt="Share of right names against the number of examples of each name: the language model with the examples in its prompt, the probe trained on them, and chance."
-from minemu.evaluation.likelihood import log_likelihoods
 from minemu.figures.abilities import show_shots
 
 
@@ -525,7 +567,7 @@ for number in shots:
 show_shots(shots, curves, chance=1 / 2)
 
 # %% [markdown]
-# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a few million parameters and some fourteen thousand such lessons need not be enough.
+# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
 #
 # ## Blending
 #
@@ -597,7 +639,7 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 # %% [markdown]
 # ## Words and pictures coming out
 #
-# So far whoever called decided what comes out. `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
+# So far whoever called decided what comes out. (A title such as "two pictures:" tells the model how many there shall be, as it does in training: else no document would give away where it ends.) `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
 #
 # | | who writes `[IMG]`? |
 # |---|---|
@@ -610,7 +652,7 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 from minemu import MinemuError
 
 pair = wanted[12:]
-begun = [pair[0].caption + ".", pair[0].picture, pair[1].caption + "."]
+begun = ["two pictures:", pair[0].caption + ".", pair[0].picture, pair[1].caption + "."]
 try:
     went_on = pipe.continue_document(begun, max_pictures=3, generator=torch.Generator().manual_seed(0))
 except MinemuError as error:

@@ -147,7 +147,11 @@ print(written.replace(" [USER]", "\n[USER]"))
 # > **Predict.** Of 100 positions of this conversation, how many are learnt from?
 
 # %%
-batch = stage.batch(0)
+from minemu.chat import CHAT_TEMPLATES
+from minemu.chat import conversation as in_template
+
+batch = dict(stage.processor([in_template(talk.messages(), CHAT_TEMPLATES["emu-i"])]))
+batch["answers"], row = stage.answers(batch["input_ids"]), 0
 said = batch["answers"][row] != -100
 real = int(batch["attention_mask"][row].sum())
 print(f"{int(said.sum())} of {real} positions")
@@ -197,7 +201,7 @@ check("10.answers", answers)
 #
 # $$h = W x + \frac{\alpha}{r} B A x, \qquad A \in \mathbb{R}^{r \times I},\; B \in \mathbb{R}^{O \times r}$$
 #
-# $W$ (`base.weight`) is frozen. $A$ (`a`) begins at random, $B$ (`b`) at zero, so the new model begins as the old one. $r$ is the rank, $\alpha$ a constant that keeps the step size when the rank is changed. As a module:
+# $I$ and $O$ are `in_features` and `out_features`. $W$ (`base.weight`) is frozen. $A$ (`a`) begins at random, $B$ (`b`) at zero, so the new model begins as the old one. $r$ is the rank, $\alpha$ a constant that keeps the step size when the rank is changed. As a module:
 
 
 # %%
@@ -292,7 +296,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss, and not drawn: without that rehearsal it answered, and no longer went on with a document.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss, and not drawn: so that it does not forget to go on with documents.
 
 # %%
 from minemu.training.loop import train
@@ -489,7 +493,7 @@ print("the same logits for the whole dialogue;", len(left), "adapter tensors lef
 # %% [markdown]
 # ## What it changes, and what it costs
 #
-# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Where the two intervals of a task do not overlap, the score has changed. Look in both directions: tuning on conversations can make a model forget what it was not asked any more.
+# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Where the two intervals of a task do not overlap, the score has changed; where they do, this figure cannot say. Look in both directions: tuning on conversations can make a model forget what it was not asked any more.
 
 # %% alt="Scores of the base and of the base with its adapter on the tasks that both were measured on, with intervals, where both result files are present."
 from minemu.evaluation.report import ROWS
@@ -512,10 +516,12 @@ both = [
     for at, title in titles.items()
     if at in base_scores.keys() & tuned_scores
 ]
+for verb, sign in (("gained", 1), ("lost", -1)):
+    print(verb, [title for title, a, b in both if (b.low > a.high if sign > 0 else b.high < a.low)])
 show_change(both) if both else None
 
 # %% [markdown]
-# Read it with the rule. Pictures that are rebuilt do not pass through the LLM, and keep their score. Drawing from words does, and loses: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines. Questions have little to gain here, as our base had them in pretraining and answers without a template.
+# What passes through no LLM (pictures that are rebuilt) cannot change. Drawing from words can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines. Questions have little to gain here, as our base had them in pretraining and answers without a template. What the adapter is *for*, the asked form, the base cannot be asked at all: that score stands in the adapter's card alone.
 #
 # The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #

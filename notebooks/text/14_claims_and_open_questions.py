@@ -17,7 +17,7 @@
 #
 # # Testing the paper's claims, and the questions it left open
 #
-# Emu makes many choices: what is regressed, how many embeddings a picture gets, what the two losses weigh. The paper compares only one of them with its alternative. Here each is changed alone, in a world so small that a training takes a quarter of a minute, and every training is done from three seeds.
+# Emu makes many choices: what is regressed, how many embeddings a picture gets, what the two losses weigh. The paper compares only one of them with its alternative. Here each is changed alone, in a world so small that a training takes less than a minute, and every training is done from three seeds.
 #
 # After it you can
 #
@@ -48,7 +48,6 @@ import os
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import tempfile
-from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +64,7 @@ print(results["command"])
 print("variants:", len(results["variants"]), "  seeds:", results["seeds"])
 
 # %% [markdown]
-# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (Two settings have changed since: in stage `encoder` pixels weighed 0.5 then and 4 now, in `bridge` 4 and now 8.)
+# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (The code has gone on since: pixels weigh more in stages `encoder` and `bridge`, documents have titles, and the words of the tokenizer are others.)
 #
 # ## A world small enough
 #
@@ -105,6 +104,7 @@ shown += ("explained_forced", "explained_free", "nearest", "nearest_chance")
 for name in shown:
     print(f"{name:17}", "  ".join(f"{run[name]:6.3f}" for run in runs))
 
+
 # %% [markdown]
 # ### Exercise: nearest, in any space (5 minutes)
 #
@@ -126,7 +126,6 @@ for name in shown:
 #     return ((a @ b.T).argmax(1) == torch.arange(len(a))).float().mean().item()
 # ```
 # </details>
-
 
 # %%
 def nearest(imagined, true):
@@ -150,10 +149,17 @@ scatter = np.maximum(a.std(1, ddof=1), b.std(1, ddof=1))
 for times in (1, 2, 3):
     print(f"{times} x: one in {1 / (gap > times * scatter).mean():.0f}")
 
+comparisons = 0
+for question, asked in results["questions"].items():
+    others = len(ablations.compared(results, question)) - 1  # all but the baseline
+    comparisons += others * len(asked["measures"])
+print(comparisons, "comparisons in this notebook")
+
+
 # %% [markdown]
-# One in 84. This notebook makes 46 comparisons, so expect about half a false one. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be ten.
+# Multiply: with three times the deviation, this notebook should make less than one false finding. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be many: see the first line.
 #
-# The price is on the other side: of differences that are truly four standard deviations large, three seeds find two in three. *No difference* in what follows means *none that three seeds can show*.
+# The price is on the other side: many true differences stay unseen. Shift `b` by 4 in the cell above and look. *No difference* in what follows means *none that three seeds can show*.
 #
 # ### Exercise: the rule (5 minutes)
 #
@@ -173,7 +179,6 @@ for times in (1, 2, 3):
 #     return abs(mean(a) - mean(b)) > 3 * max(stdev(a), stdev(b))
 # ```
 # </details>
-
 
 # %%
 def differs(a, b):
@@ -197,7 +202,7 @@ check("14.differs", differs)
 #
 # > **How sure is this?** The paper's numbers are second-hand, from readers' notes.
 #
-# In each figure a point is a seed and the first line is the baseline. **Filled** points differ from it by the rule above, hollow ones do not.
+# In each figure a point is a seed and the first line is the baseline. **Filled** points differ from it by the rule above, hollow ones do not. Below it stand means and standard deviations, with a star where the rule sees a difference.
 #
 # ### Storyboard video: the paper's own ablation
 #
@@ -205,21 +210,31 @@ check("14.differs", differs)
 
 # %% alt="With and without storyboards, three seeds each: loss of captions of clips, share of right directions, loss that four examples save"
 show_ablation(results, "video")
+print("\n".join(ablations.lines(results, "video")))
 
 # %% [markdown]
-# Nothing here depends on storyboards. Clip captions are learnt, 0.66 ± 0.04 with them and 0.61 ± 0.06 without, against 1.1 to 1.6 after another clip. But neither model can tell a direction (both at chance), and to neither do four examples do any good: they make the next sentence a little *less* likely. So of the paper's claim, clips show no difference, and the gain from examples **cannot be tested at this size**: there is none to be changed. A storyboard also takes the place of another document, and 300 steps are few.
+# Nothing here depends on storyboards. Clip captions are learnt, with them and without: they cost far less than after another clip (below). But neither model can tell a direction (both at chance), and to neither do four examples do any good: on average they make the next sentence *less* likely, and in one run of six they help. So of the paper's claim, clips show no difference, and the gain from examples **cannot be tested at this size**: there is none to be changed. A storyboard also takes the place of another document, and 300 steps are few.
 #
-# The file holds one number in which they do differ: sentences such as "the background is green." cost 3.7 a token with storyboards and 10.4 without. That is no mystery, for storyboards are made of such sentences.
+# The file holds one number in which they do differ: what sentences such as "the background is green." cost a token.
+
+# %%
+for name, says in ablations.compared(results, "video").items():
+    for measure in ("clip_loss", "clip_blind", "sentence_loss"):
+        print(f"{says:17} {measure:14}", *np.round(ablations.values(results, name, measure), 2))
+
+# %% [markdown]
+# The last is no mystery, for storyboards are made of such sentences.
 #
 # ### The weight of the regression loss
 
 # %% alt="Weights 1, 0, 0.1 and 10 of the regression loss, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 show_ablation(results, "weight")
+print("\n".join(ablations.lines(results, "weight")))
 
 # %% [markdown]
-# Writing needs the weight. At 0.1 nothing has been learnt that free running could use, and the right picture is found as rarely as at 0. Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So regressing embeddings neither helps nor harms reading here, up to 1.
+# Writing needs the weight. At 0.1 nothing has been learnt that free running could use, and the right picture is found as rarely as at 0. Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to 1 it is less than three seeds can show.
 #
-# At 10 all three seeds lie beyond all of the baseline in every panel: better pictures (63 % nearest, not 42 %), worse captions (0.70, not 0.59). The points are hollow since they scatter; by our rule this is a suspicion, which more seeds could turn into a finding. And a weight means something only together with the size of the embeddings, since the error is squared: here their standard deviation is 0.7.
+# At 10 all three seeds lie beyond all of the baseline in every panel: better pictures, worse captions. The points are hollow since they scatter; by our rule this is a suspicion, which more seeds could turn into a finding. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
 #
 # ### What is regressed
 #
@@ -227,21 +242,23 @@ show_ablation(results, "weight")
 
 # %% alt="Five ways to treat the target, three seeds each: loss of captions, variance explained, own picture nearest, how far embeddings are apart"
 show_ablation(results, "target")
+print("\n".join(ablations.lines(results, "target")))
 
 # %% [markdown]
-# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, from 0.80 of their size apart to 0.05. With them goes reading: a caption costs about as much after its own picture as after a wrong one. (Where nothing varies, the share of variance explained means nothing: read no more than that from the triangles.)
+# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, until next to nothing keeps them apart. With them goes reading: a caption costs about as much after its own picture as after a wrong one. (Where nothing varies, the share of variance explained means nothing: read no more than that from the triangles.)
 #
-# *Detached* is not safe by itself. If the visual side learns at the LLM's rate, all pictures become one, although the targets are detached: through the inputs the regression still reaches the embeddings that are read. The paper's rate for its ViT is of the size of the LLM's, but both are fine-tuned there, at 3e-5 to 1e-4; here the LLM has to learn from scratch at 1e-2.
+# *Detached* is not safe by itself. If the visual side learns at the LLM's rate, all pictures become one, although the targets are detached: through the inputs the regression still reaches the embeddings that are read. The paper's rate for its ViT is of the size of the LLM's, but both are fine-tuned there, at 4e-5 and 3e-5; here a hardly trained LLM learns at 1e-2.
 #
-# *A frozen copy* as target reads well, but what the LLM reads moves away from what it is told to write, and free running reads what was written. Its three seeds range from a little better than the baseline to near chance: no difference by the rule, and a warning. *Fixing* the visual side shows no difference either and is the cheapest (12 seconds, not 16). That is what the recipe of `emu-tiny` does.
+# *A frozen copy* as target reads well, but what the LLM reads moves away from what it is told to write, and free running reads what was written. Its three seeds range from a little better than the baseline to near chance: no difference by the rule, and a warning. *Fixing* the visual side shows no difference either and is the cheapest, as the visual side needs no backward pass. That is what the recipe of `emu-tiny` does.
 #
 # ### How many embeddings
 
 # %% alt="4, 16 and 64 embeddings a picture, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 show_ablation(results, "count")
+print("\n".join(ablations.lines(results, "count")))
 
 # %% [markdown]
-# Reading and writing pull in opposite directions. With N = 4 captions are worse (0.64, not 0.59); with N = 64 they are better in every seed, but just short of the rule. Writing goes the other way: the share explained falls from 0.55 over 0.39 to below zero, and at 64 the right picture is hardly ever found. Sixty-four embeddings are sixty-four guesses, each read by the next.
+# Reading and writing pull in opposite directions. With N = 4 captions are worse; with N = 64 they are better in every seed, but just short of the rule. Writing goes the other way: the share explained falls with every step, at 64 to below zero, and there the right picture is hardly ever found. Sixty-four embeddings are sixty-four guesses, each read by the next.
 #
 # N = 4 explains more than N = 16, but is its own picture found more often? No difference. Explaining four embeddings of a picture is an easier task than explaining sixteen; the third panel compares what can be compared.
 #
@@ -249,19 +266,29 @@ show_ablation(results, "count")
 
 # %% alt="Causal Transformer, the same from a random start, and pooling, three seeds each: loss of captions, variance explained, own picture nearest among 64"
 show_ablation(results, "bridge")
+print("\n".join(ablations.lines(results, "bridge")))
 
 # %% [markdown]
-# The Causal Transformer reads better than pooling and writes far better. But look at its second line: from a random start, as in Emu, it has hardly begun to read after 300 steps. Pooling, whose way into the LLM begins at random too, reads well by then. So what wins here is not the architecture alone but its bridge stage, 200 steps on captions and pixels, for which pooling has no counterpart. With equal starts pooling is ahead in reading (0.66 against 0.91), and at writing both are near chance.
+# The Causal Transformer reads better than pooling and writes far better. But look at its second line: from a random start, as in Emu, it has hardly begun to read after 300 steps. Pooling, whose way into the LLM begins at random too, reads well by then. So what wins here is not the architecture alone but its bridge stage, 200 steps on captions and pixels, for which pooling has no counterpart. With equal starts pooling is ahead in reading, and at writing both are near chance.
 #
-# There is another catch: the pooled features are smaller (deviation 0.46, not 0.70), so at weight 1 their squared error counts about 2.4 times less. This question is **not decided** by what was run.
+# There is another catch: the pooled features are smaller, so at weight 1 their squared error counts less.
+
+# %%
+size = {name: np.mean(ablations.values(results, name, "deviation")) for name in ("base", "pool")}
+print("deviation:", {name: round(float(value), 2) for name, value in size.items()})
+print(f"squared, pooling counts {(size['base'] / size['pool']) ** 2:.1f} times less")
+
+# %% [markdown]
+# So this question is **not decided** by what was run.
 #
 # ### Squared error or cosine
 
 # %% alt="Squared error and cosine distance, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 show_ablation(results, "loss")
+print("\n".join(ablations.lines(results, "loss")))
 
 # %% [markdown]
-# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: 56 % in one seed, more than the baseline ever reaches, and 13 and 16 % in the others. In free running a wrong length is read by the next step, and whether that does harm seems to be luck. No difference in captions; none in pictures that three seeds could show.
+# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: there one seed does better than the baseline ever does, and the two others far worse. In free running a wrong length is read by the next step, and whether that does harm seems to be luck. No difference in captions; none in pictures that three seeds could show.
 #
 # ### Reading one's own embeddings
 #
@@ -269,36 +296,39 @@ show_ablation(results, "loss")
 
 # %% alt="Half of the pictures hidden against all shown, three seeds each: variance explained with true embeddings and with the model's own, own picture nearest; below, the share explained at each index"
 show_ablation(results, "exposure")
+print("\n".join(ablations.lines(results, "exposure")))
 
 # %% [markdown]
-# This is the largest effect of all. A model that reads true embeddings in training has the better loss, 0.83 of the variance explained against 0.76, and cannot draw: freely running it is worse than the mean picture, and finds its own picture in 3 % of cases against 42 %. The lower right panel has the reason: with each embedding that it reads of its own it goes further astray, and even the first one, which depends on words alone, is poor (0.04 against 0.27), since in training words were hardly needed.
+# This is one of the clearest effects. A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: freely running it is worse than the mean picture, and its own picture is hardly ever the nearest. The lower right panel has the reason: with each embedding that it reads of its own it goes further astray, and even the first one, which depends on words alone, is poor, since in training words were hardly needed.
 #
-# ## A fourth seed, live
+# ## A new pair, live
 #
-# Does a new seed agree? The next cell trains the stages before `emu` from seed 3, and from them the baseline and pooling; a minute or so. Its start weighs pixels more than theirs did, so a difference may be more than the luck of a seed.
+# Does a new seed agree? The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; a minute or so. It is made by the code of today, the points above by that of then: read the new baseline against the new variant, and neither as a fourth seed of the old ones.
 #
-# **Predict before you run:** where will the two new points lie? Would you bet on the order in all three panels?
+# **Predict before you run:** which of the two will lie ahead? Would you bet on the order in all three panels?
 
 # %%
-LIVE, SEED = "pool", 3
+LIVE = "pool"  # @param ["pool", "cosine", "fixed", "shown"]
+SEED = 3  # @param {type: "integer"}
 runs = Path(tempfile.mkdtemp())
 variants = {v.name: v for v in ablations.VARIANTS}
 fresh = {name: ablations.run_variant(variants[name], runs, SEED) for name in ("base", LIVE)}
 print("trained:", *sorted(path.parts[-4] for path in runs.glob("*/*/*/emu/done.json")))
 
-# %% alt="The question of the live pair once more, with the fourth seed among the points"
-more = deepcopy(results)
-for name, numbers in fresh.items():
-    more["variants"][name]["runs"][str(SEED)] = numbers
-show_ablation(more, variants[LIVE].question)
+# %% alt="The question of the live pair once more, with the new pair alone: one point for the baseline and one for the variant in each panel"
+alone = {
+    **results,
+    "variants": {name: {**results["variants"][name], "runs": {str(SEED): numbers}} for name, numbers in fresh.items()},
+}
+show_ablation(alone, variants[LIVE].question)
 
 # %%
 for name, numbers in fresh.items():
     assert numbers["caption_loss"] < numbers["caption_blind"] < numbers["caption_unigram"], name
-print("nearer to its own picture than pooling:", fresh["base"]["nearest"] > fresh["pool"]["nearest"])
+print("the baseline finds its own picture more often:", fresh["base"]["nearest"] > fresh[LIVE]["nearest"])
 
 # %% [markdown]
-# The two new points have a start in common that the others have not. So two settings changed between them and the rest, which is what the rule above forbids: read the new baseline against the new pooling, and neither as a fourth seed of the old ones.
+# One pair shows an order, and no more: with one seed there is no spread, and by the rule above no point is filled.
 #
 # ## What could go wrong
 #

@@ -118,9 +118,13 @@ class Parquet:
         except (pa.ArrowException, OSError) as error:
             raise MinemuError(f"{name} cannot be read ({str(error).splitlines()[0]})") from None
         data = pictures[row].as_py()
-        data = data["bytes"] if isinstance(data, dict) else data
+        data = data.get("bytes") if isinstance(data, dict) else data
         if not data:
             raise MinemuError(f"{name}: the picture is missing")
+        if not isinstance(data, bytes):
+            raise MinemuError(
+                f"{name}: the picture is no encoded file but a {type(data).__name__}; put the files' bytes there"
+            )
         return beside(decode_picture(data, name), clean_text(texts[row].as_py(), name), rng.random() < 0.5)
 
     def _read_group(self, path: Path, group: int) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:

@@ -21,10 +21,11 @@ from PIL import Image
 from minemu.errors import MinemuError
 from minemu.processor import BROKEN_PICTURE, read_picture
 from minemu.sequence import SPECIAL_TOKENS
+from minemu.tokenizer import ASSISTANT, GROUNDING, USER, VIDEO
 
 log = logging.getLogger("minemu.data")
 TRIED_AT_LEAST = 100  # samples before a share of bad ones means anything
-FORBIDDEN = ("<s>", "</s>", *SPECIAL_TOKENS)
+FORBIDDEN = ("<s>", "</s>", "<unk>", USER, ASSISTANT, VIDEO, GROUNDING, *SPECIAL_TOKENS)
 
 
 class Reader(Protocol):
