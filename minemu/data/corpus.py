@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from minemu import prompts
-from minemu.data import conversations, dialogues, episodes, questions
+from minemu.data import conversations, dialogues, episodes, lessons, questions
 from minemu.data.mixture import SOURCES, ToySource
 from minemu.data.world import ToyWorld
 
@@ -33,5 +33,5 @@ def _texts(world: ToyWorld, i: int) -> Iterator[str]:
         piece for piece, _ in talk.segments()[1:] if isinstance(piece, str) and piece not in conversations.ROLES
     )
     yield from (turn.answer for turn in dialogues.dialogue(world, i).history)
-    yield from (episodes.NEW_NAMES, f"this is a {episodes.NAMES[i % len(episodes.NAMES)]}.")
+    yield from (lessons.QUESTIONS, episodes.NEW_NAMES, f"this is a {episodes.NAMES[i % len(episodes.NAMES)]}.")
     yield from ("this is the first image:", "this is the second image:", *episodes.WISHES.values())

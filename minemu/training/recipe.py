@@ -68,7 +68,7 @@ RECIPES: dict[str, Recipe] = {
     "emu-tiny": Recipe(
         source="mixture",
         mixture=MixtureConfig(  # full captions say most
-            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=3, questions=4, in_context=2, texts=1
+            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=1, questions=4, in_context=2, texts=1
         ),
         encoder=TrainConfig(
             steps=1000,
@@ -98,8 +98,8 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         emu=TrainConfig(
-            steps=10000,
-            restarts=(2600, 5600, 8800, 9500),
+            steps=12000,
+            restarts=(2600, 5600, 8800, 9500, 10000),
             batch_size=64,
             lr=3e-3,
             lr_vision=0.0,
