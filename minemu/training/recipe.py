@@ -304,7 +304,10 @@ def train_stage(
     built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
     (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
     describe(folder, **facts)
-    complete = train(built, settings, folder, log, stop_after)
+    try:
+        complete = train(built, settings, folder, log, stop_after)
+    finally:
+        log.close()
     if complete:
         write_json(folder / "done.json", {**facts, "seconds_of_last_run": round(time.time() - started, 1)})
     return complete

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class RunLog:
         self.path = path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
-        self.tracker = _tracker(log_to, path.parent) if log_to else None
+        self.tracker, self.close = _tracker(log_to, path.parent) if log_to else (None, _nothing)
 
     def rewind(self, step: int) -> None:
         """Drop entries after `step`: a resumed run writes them again."""
@@ -105,7 +106,12 @@ def _round(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _tracker(name: str, folder: Path) -> Any:
+def _nothing() -> None:
+    pass
+
+
+def _tracker(name: str, folder: Path) -> tuple[Callable[[dict[str, float], int], Any], Callable[[], Any]]:
+    """How to log to a tracker, and how to end its run: each stage is one of its own."""
     if name not in LOGGERS:
         raise MinemuError(f"unknown logger '{name}': {suggest(name, LOGGERS)}")
     try:
@@ -113,9 +119,11 @@ def _tracker(name: str, folder: Path) -> Any:
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(folder / "tensorboard")
-            return lambda values, step: [writer.add_scalar(key, value, step) for key, value in values.items()]
+            return lambda values, step: [
+                writer.add_scalar(key, value, step) for key, value in values.items()
+            ], writer.close
         module = importlib.import_module(name)  # wandb and trackio share this much of an interface
     except ImportError:
         raise MinemuError(f"--log-to {name} needs the package {name}: pip install {name}") from None
     module.init(project="minemu", name=folder.name)
-    return lambda values, step: module.log(values, step=step)
+    return lambda values, step: module.log(values, step=step), module.finish
