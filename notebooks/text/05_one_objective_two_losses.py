@@ -210,9 +210,9 @@ curves = {"squared distance": squared.tolist(), "cosine": angle.tolist()}
 show_curves({"two targets of length 1, equally likely": curves}, x="length of the prediction", at=lengths.tolist())
 
 # %% [markdown]
-# The lowest point is at the length of the mean, well below 1. A model that is unsure predicts short, average embeddings, and the
-# decoder draws them without detail.
-# Emu accepts that, and leaves detail to its diffusion decoder.
+# The lowest point is at the length of the mean, well below 1. A model that is unsure predicts short, average embeddings.
+# Emu accepts that, and leaves it to its diffusion decoder to make a definite picture of them. What that can repair, and what not, is shown
+# in [notebook 08](08_visual_decoder.ipynb).
 #
 # ## Who learns from which loss
 #
