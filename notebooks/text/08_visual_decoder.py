@@ -432,7 +432,7 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 # The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, and the guess commits.
 #
 # That is what the decoder **repairs**: the average of many pictures becomes one picture, with edges. What it cannot repair is what the average has lost. Which of the pictures was meant, no noise knows; the decoder
-# makes a definite choice where the words left one open, and adds no thing that the embeddings do not name. ("Away from what?" below has figures of both: what is rebuilt and what is drawn come from the same decoder.)
+# makes a definite choice where the words left one open, and adds no thing that the embeddings do not name. The figure of the section "Away from what?" shows that: it has pictures from true and from regressed embeddings, by one decoder.
 #
 # Whether commitment pays depends on how good the U-Net is at the levels in between. That of a small decoder, trained for minutes, commits to grain as well as to edges. The independent judge of notebook 11
 # decides, and the number of steps that the checkpoint draws with, printed above, is what it decided.
@@ -531,7 +531,7 @@ columns = ["the picture", "no guidance", *(f"away from\n{name}" for name in null
 show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, 72)
 
 # %% [markdown]
-# Compare the two rows of each picture. Noise and decoder are the same; one row has the true embeddings, the other those that were regressed from words. Whatever the second row lacks was missing before the decoder saw it, and no decoder brings it back.
+# Compare the two rows of each picture. The decoder is the same; one row has the true embeddings, the other those that were regressed from words. What the rebuilt one shows and the drawn one does not was missing before the decoder began, and no decoder brings it back.
 #
 # The pipeline chooses for you: `pipe([picture])` rebuilds and takes the all-zero picture, anything else draws and takes `""`.
 #
