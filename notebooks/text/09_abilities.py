@@ -44,7 +44,7 @@ else:
 # %% [markdown]
 # ## Choose a model
 #
-# `emu-tiny` is trained, and an adapter comes with it. `emu-nano` has random weights: each cell runs, and every blind answer is as good as the others.
+# `emu-tiny` is trained, and an adapter comes with it. `emu-nano` has random weights: each cell runs, and no answer is better than a blind one.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
