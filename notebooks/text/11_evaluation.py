@@ -80,7 +80,7 @@ print(len(samples), "held-out samples, the first:", samples[0].caption)
 # %% [markdown]
 # ## A rate is a guess
 #
-# k of n answers are right. The share $\hat p = k / n$ is known; the rate $p$ that further samples would show is not. Wilson's interval holds $p$ in 95 % of samplings ($z = 1.96$):
+# k of n answers are right. The share $\hat p = k / n$ is known; the rate $p$ that further samples would show is not. Wilson's interval holds $p$ in about 95 % of samplings ($z = 1.96$, `z`):
 #
 # $$\frac{1}{1 + z^2/n}\left(\hat p + \frac{z^2}{2n} \pm z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}}\right)$$
 #
