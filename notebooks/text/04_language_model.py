@@ -36,6 +36,8 @@ else:
     sys.path.insert(0, ".")
 
 # %% [markdown]
+# ## Choose a model
+#
 # What the text says of results is meant for `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
 
 # %%
