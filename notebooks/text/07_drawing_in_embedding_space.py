@@ -399,7 +399,7 @@ show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 # %% [markdown]
 # The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: compare it with free running at every index but the first. The second has an honest loss: its lines lie nearer together. In so few steps it has hardly got beyond the mean embedding, and at the first index it may even be behind: hiding makes the task harder. The lines of free running are what counts for drawing.
 #
-# A few hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. Whether hiding pays can only be seen in longer training: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
+# A few hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
 #
 # ## What could go wrong
 #
