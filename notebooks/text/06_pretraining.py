@@ -42,7 +42,14 @@ else:
 
     sys.path.insert(0, ".")
 
+# %% [markdown]
+# ## Choose a model
+#
+# `emu-tiny` is trained, by a long recipe; `emu-nano` has random weights and a recipe of seconds. The small models that you train here, and the log that they are set beside, are the same in either case.
+
 # %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
 # %matplotlib inline
 import os
 
@@ -54,7 +61,6 @@ from minemu.course import check, start
 from minemu.data.world import ToyWorld
 from minemu.training.recipe import recipe_of
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 pipe, held_out = start(PRESET)
 recipe = recipe_of(PRESET)
 shown = ToyWorld("seen", image_size=pipe.processor.image_size)  # the scenes that training may show
@@ -107,7 +113,9 @@ show_documents({name: source.document(number.get(name, 2)) for name, source in m
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
 # > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
 #
-# The last four are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
+# Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
+#
+# The last four are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from
@@ -225,7 +233,7 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 # %% [markdown]
 # ## The schedule
 #
-# At step $s$ of $S$ (`steps`) the rate is a share of its peak: a linear warm-up over $w$ (`warmup`) steps, then a cosine down to $f$ (`final_lr`).
+# At step $s$ (`step`) of $S$ (`steps`) the rate $\eta$ is a share of its peak: a linear warm-up over $w$ (`warmup`) steps, then a cosine down to $f$ (`final_lr`).
 #
 # $$\frac{\eta(s)}{\eta_\text{peak}} = \begin{cases} (s + 1) / w & s < w \\ f + (1 - f) \cdot \frac{1}{2}\left(1 + \cos \pi \frac{s - w}{S - w}\right) & s \ge w \end{cases}$$
 #
@@ -235,7 +243,7 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 #
 # ### Your turn: schedule (5 minutes)
 #
-# Write that share as `share(step, warmup, steps, final)`, for a schedule without restarts.
+# Write that share, $\eta(s) / \eta_\text{peak}$, as `share(step, warmup, steps, final)`, for a schedule without restarts; `final` is $f$.
 #
 # <details><summary>Solution</summary>
 #
