@@ -475,7 +475,6 @@ show_rates(bars)
 
 
 # %%
-from minemu.evaluation.likelihood import log_likelihoods
 
 
 def dressed(answer):
@@ -491,7 +490,7 @@ def loss_after(chosen, swapped=False, pictures=True):
             [*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)
         ]
         prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
-        losses.append(-log_likelihoods(pipe, prompt, [dressed(one.answer)], mean=True).item())
+        losses.append(-pipe.log_likelihoods(prompt, [dressed(one.answer)], mean=True).item())
     return sum(losses) / len(losses)
 
 
@@ -533,7 +532,7 @@ show_document(as_sample(episode.prompt))
 #
 # $$\hat c = \arg\max_c \frac{1}{|c|} \sum_{t=1}^{|c|} \log p(c_t \mid \text{prompt}, c_{<t})$$
 #
-# $\hat c$ is what `likeliest` returns, the prompt is `episode.prompt`, and `log_likelihoods(..., mean=True)` gives the mean for each $c$.
+# $\hat c$ is what `likeliest` returns, the prompt is `episode.prompt`, and `pipe.log_likelihoods(..., mean=True)` gives the mean for each $c$.
 #
 # But is the information there at all? Train something on it and see: **a probe**, one linear layer on the frozen visual embeddings of the same 2K drawings, by gradient descent, in a moment. It does with *weights* what the prompt should do with *attention*.
 
@@ -565,7 +564,7 @@ from minemu.figures.abilities import show_shots
 
 
 def likeliest(pipe, episode):
-    scores = log_likelihoods(pipe, as_sample(episode.prompt), [f"{name}." for name in episode.candidates], mean=True)
+    scores = pipe.log_likelihoods(as_sample(episode.prompt), [f"{name}." for name in episode.candidates], mean=True)
     return episode.candidates[int(scores.argmax())]
 
 
