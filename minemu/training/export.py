@@ -159,8 +159,9 @@ def _began_with(run: dict) -> list[str]:
     """Said of a stage that a shipped checkpoint's weights were trained further in: the same recipe, other bits."""
     links, link = [], run
     while link := link.get("weights_of"):
-        mixture = ", of another mixture" if "data" in link else ""
-        links.insert(0, f"{link['steps']} steps{mixture} (commit `{link['commit'][:12]}`)")
+        other = {"data": ", of another mixture", "world": ", of other scenes"}
+        which = "".join(text for part, text in other.items() if part in link)
+        links.insert(0, f"{link['steps']} steps{which} (commit `{link['commit'][:12]}`)")
     if not links:
         return []
     only = f" From the last on `{run['train']['only']}` learnt alone." if run["train"].get("only") else ""

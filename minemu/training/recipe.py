@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from minemu.config import EmuConfig, override
+import torch
+
+from minemu.config import DecoderConfig, EmuConfig, from_dict, override
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
 from minemu.data.mixture import MixtureConfig
@@ -20,6 +22,7 @@ from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.model import Emu, local_folder, read_config
 from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
+from minemu.sketch import grown
 from minemu.tokenizer import train_tokenizer
 from minemu.training import checkpoint
 from minemu.training.decoder import CodecStage, DecoderStage, SketchStage
@@ -111,8 +114,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=25000,
-            restarts=(8000, 17000),
+            steps=32000,
+            restarts=(8000, 17000, 25000),
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -426,19 +429,23 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     source, stage = local_folder(base), facts["stage"]
     its = read_json(source / LOGS / f"{stage}.json")
     weights_of = {"commit": its["commit"], "steps": its["train"]["steps"], "train": its["train"]}
-    if its.get("data") != facts.get("data"):
-        weights_of["data"] = its.get("data")
+    weights_of |= {part: its.get(part) for part in ("data", "world") if its.get(part) != facts.get(part)}
     if "weights_of" in its:
         weights_of["weights_of"] = its["weights_of"]
     length = {key: its["train"][key] for key in ("steps", "restarts")}
-    module = (
-        Emu.from_pretrained(source) if stage == "emu" else VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
-    )
+    module: torch.nn.Module
+    if stage == "emu":
+        module = Emu.from_pretrained(source)
+    else:
+        sketch = VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
+        module = grown(sketch, from_dict(DecoderConfig, facts["model"]["decoder"]))
     with atomic_dir(folder) as temporary:  # a half one would be begun anew
         checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
         run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
-        if "data" in facts:
-            run |= {"data": facts["data"], "world": {**its["world"], "source": facts["world"]["source"]}}
+        run |= {part: facts[part] for part in ("data", "world") if part in facts}
+        if stage == "sketch":
+            grew = {key: value for key, value in facts["model"]["decoder"].items() if key.startswith("refine_")}
+            run["model"] = {**its["model"], "decoder": {**its["model"]["decoder"], **grew}}
         write_json(temporary / "run.json", run)
         shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
 
