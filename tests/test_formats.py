@@ -292,6 +292,47 @@ def test_a_shard_that_is_cut_off(tmp_path, caplog):
         WebDataset([path])
 
 
+@pytest.mark.parametrize(
+    ("keep", "why"),
+    [
+        (lambda header, size: header, "it ends without the zeros that close an archive"),
+        (lambda header, size: header + 100, "a header is damaged or cut off"),
+        (lambda header, size: header + 512 + size // 2, "unexpected end of data"),  # within the file
+    ],
+)
+def test_a_shard_that_is_cut_at_a_file_is_told_of_and_read_up_to_there(tmp_path, caplog, keep, why):
+    path = shard(tmp_path / "a.tar", 0, 4)
+    with tarfile.open(path) as tar:
+        member = tar.getmember("00003.png")
+    path.write_bytes(path.read_bytes()[: keep(member.offset, member.size)])
+    reader = WebDataset([path])
+    assert [split(reader.read(k, LOT))[0] for k in range(3)] == [[0], [1], [2]]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is cut off after {sum(reader.blocks)} samples ({why}): fetch it again"
+    ]
+
+
+def test_a_shard_with_a_damaged_header_is_told_of(tmp_path, caplog):
+    path = shard(tmp_path / "a.tar", 0, 4)
+    with tarfile.open(path) as tar:
+        member = tar.getmember("00002.png")
+    data = bytearray(path.read_bytes())
+    data[member.offset] ^= 1
+    path.write_bytes(data)
+    assert WebDataset([path]).blocks == [2]
+    assert "a.tar is cut off after 2 samples (a header is damaged or cut off): fetch it again" in caplog.text
+
+
+@pytest.mark.parametrize("zeros", [1, 512, 1024, 5000])
+def test_a_shard_that_is_whole_but_for_some_zeros_is_read_in_silence(tmp_path, caplog, zeros):
+    path = shard(tmp_path / "a.tar", 0, 4)
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    path.write_bytes(path.read_bytes()[: end + zeros])
+    assert WebDataset([path]).blocks == [4] and not caplog.records
+
+
 def test_parquet(parquet):
     reader = Parquet(sorted(parquet.glob("*.parquet")))
     assert reader.blocks == [3, 3, 2, 4]
