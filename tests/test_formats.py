@@ -223,9 +223,11 @@ def test_bad_samples_are_skipped_alike_whatever_was_read_before(bad, number, oth
 
 
 def test_bad_samples_are_named_and_counted_once(caplog):
-    source = Shuffled(Counted([10], {3, 4}))
+    told = []
+    source = Shuffled(Counted([10], {3, 4}), on_skip=lambda k, why: told.append((k, why)))
     for n in range(30):
         source.document(n)
+    assert sorted(told) == [(3, "sample 3 is bad"), (4, "sample 4 is bad")]
     assert source.bad == {3: "sample 3 is bad", 4: "sample 4 is bad"}
     assert sorted(record.getMessage() for record in caplog.records) == [
         "bad sample 3 skipped: sample 3 is bad",

@@ -150,18 +150,57 @@ def test_a_run_from_before_there_was_a_choice_learnt_from_captions(root, tmp_pat
     assert train_stage("emu-nano", "encoder", tmp_path, {**SETTINGS, "train.source": "captions"})
 
 
-def test_real_data_by_configuration(root, tmp_path):
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for k in range(6):
+def write_pairs(path, count=6, broken=()):
+    """A tar shard of red pictures, each redder than the one before; the captions of `broken` ones are empty."""
+    with tarfile.open(path, "w") as tar:
+        for k in range(count):
             encoded = io.BytesIO()
             Image.new("RGB", (40, 30), (k * 40, 0, 0)).save(encoded, "PNG")
-            for suffix, data in (("png", encoded.getvalue()), ("txt", f"a llama {k}".encode())):
+            caption = b" " if k in broken else f"a llama {k}".encode()
+            for suffix, data in (("png", encoded.getvalue()), ("txt", caption)):
                 info = tarfile.TarInfo(f"{k:05}.{suffix}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    only_labels = {f"train.mixture.{name}": 0 for name in ("scenes", "interleaved", "clips", "storyboards")}
-    real = {"train.data.labels.format": "webdataset", "train.data.labels.path": str(tmp_path / "*.tar")}
-    batch = emu_stage(root, **only_labels, **real).batch(0)
+
+
+ONLY_LABELS = {f"train.mixture.{name}": 0 for name in ("scenes", "interleaved", "clips", "storyboards")}
+
+
+def labels_of(pattern):
+    return {**ONLY_LABELS, "train.data.labels.format": "webdataset", "train.data.labels.path": str(pattern)}
+
+
+def begun_anew(root, folder):
+    """A copy of the run without its stage `emu`."""
+    shutil.copytree(root / "emu-nano", folder / "emu-nano")
+    shutil.rmtree(folder / "emu-nano" / "emu")
+    return folder
+
+
+def test_bad_samples_stand_in_a_file_once_however_often_a_run_is_resumed(root, tmp_path):
+    write_pairs(tmp_path / "0.tar", broken=(1, 4))
+    settings, runs = {**SETTINGS, **labels_of(tmp_path / "*.tar")}, begun_anew(root, tmp_path)
+    path = runs / "emu-nano" / "emu" / "skipped.jsonl"
+    wanted = [
+        {"source": "labels", "sample": k, "why": f"sample {k} of {tmp_path / '0.tar'} has no text"} for k in (1, 4)
+    ]
+    assert not train_stage("emu-nano", "emu", runs, settings, stop_after=2)
+    assert sorted(read_lines(path), key=lambda line: line["sample"]) == wanted
+    with path.open("a") as file:
+        file.write('{"source": "lab')  # killed while it wrote
+    assert train_stage("emu-nano", "emu", runs, settings)
+    assert sorted(read_lines(path), key=lambda line: line["sample"]) == wanted
+    assert not (root / "emu-nano" / "emu" / "skipped.jsonl").exists()  # of a run with nothing to skip
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_real_data_by_configuration(root, tmp_path):
+    write_pairs(tmp_path / "0.tar")
+    real = labels_of(tmp_path / "*.tar")
+    batch = emu_stage(root, **real).batch(0)
     reds = sorted(picture[0, 0, 0].item() for picture in batch["pixels"])
     assert len(reds) == 8 and set(reds) <= {k * 40 for k in range(6)}
     with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'"):

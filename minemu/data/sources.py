@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Protocol
 
 from minemu.data.conversations import Conversation, conversation
@@ -14,6 +15,7 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 
 TOY = "toy"
+OnSkip = Callable[[str, int, str], None]  # is told of each bad sample: its source, its number, and why
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,18 @@ class ToyTalks:
         return conversation(self.world, number)
 
 
+def ignore(source: str, sample: int, why: str) -> None:
+    """Bad samples are named in the log alone."""
+
+
 def open_mixture(
-    weights: MixtureConfig, files: DataFiles, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int
+    weights: MixtureConfig,
+    files: DataFiles,
+    world: ToyWorld,
+    length: Callable[[str], int],
+    n_image: int,
+    seed: int,
+    on_skip: OnSkip = ignore,
 ) -> Mixture:
     """The sources in the proportion of their weights; see `formats.open_source` for `length` and `n_image`."""
     sources: dict[str, Source] = {name: ToySource(name, world) for name in LESSONS}
@@ -55,14 +67,23 @@ def open_mixture(
         if data.format == TOY:
             sources[name] = ToySource(name, world)
         elif getattr(weights, name):
-            sources[name] = open_source(data, length, n_image, seed)
+            sources[name] = open_source(data, length, n_image, seed, partial(on_skip, name))
     return Mixture(sources, asdict(weights), seed)
 
 
-def open_talks(data: DataConfig, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int) -> Talks:
+def open_talks(
+    data: DataConfig,
+    world: ToyWorld,
+    length: Callable[[str], int],
+    n_image: int,
+    seed: int,
+    on_skip: OnSkip = ignore,
+) -> Talks:
     """Conversations to tune on; see `formats.open_source` for `length` and `n_image`."""
     _check("conversations", data)
-    return ToyTalks(world) if data.format == TOY else open_source(data, length, n_image, seed)
+    if data.format == TOY:
+        return ToyTalks(world)
+    return open_source(data, length, n_image, seed, partial(on_skip, "conversations"))
 
 
 def _check(name: str, data: DataConfig, weight: int = 1) -> None:

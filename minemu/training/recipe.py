@@ -27,7 +27,7 @@ from minemu.training.emu import CONDITIONS, EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
-from minemu.training.run import LOGS, RunLog, describe
+from minemu.training.run import LOGS, RunLog, SkipList, describe
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
@@ -217,13 +217,14 @@ def build_stage(
         return BridgeStage(config, settings, processor, world, root)
     if name == "language":
         return LanguageStage(config, settings, processor, world, wordings(world) if recipe.source == "mixture" else ())
-    mixture = None
+    mixture, skipped = None, SkipList(root / name / "skipped.jsonl")
+    n_image, seed = config.bridge.n_image, settings.seed
     if name in ("emu", "instruct") and recipe.source == "mixture":
-        mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
+        mixture = open_mixture(recipe.mixture, recipe.data, world, length, n_image, seed, skipped)
     if name == "emu":
         return EmuStage(config, settings, processor, world, root, mixture)
     if name == "instruct":
-        talks = open_talks(recipe.data.conversations, world, length, config.bridge.n_image, settings.seed)
+        talks = open_talks(recipe.data.conversations, world, length, n_image, seed, skipped)
         return InstructStage(config, settings, root, talks, mixture)
     if name == "codec":
         return CodecStage(config, settings, processor, world)

@@ -40,11 +40,18 @@ class DataConfig:
     random_frames: bool = True  # as in training; else evenly spread
 
 
-def open_source(config: DataConfig, length: Callable[[str], int], n_image: int, seed: int = 0) -> Shuffled:
+def open_source(
+    config: DataConfig,
+    length: Callable[[str], int],
+    n_image: int,
+    seed: int = 0,
+    on_skip: Callable[[int, str], None] | None = None,
+) -> Shuffled:
     """A source for `Mixture`: `document(number)` gives a list of text and PIL pictures, "chats" gives a `Conversation`.
 
     length    tokens of a text, such as `lambda text: len(processor.encode(text))`
     n_image   embeddings of a picture
+    on_skip   is told the number of each bad sample, and why
     """
     if config.format not in FORMATS:
         raise MinemuError(f"no data format '{config.format}': {suggest(config.format, FORMATS)}")
@@ -62,4 +69,4 @@ def open_source(config: DataConfig, length: Callable[[str], int], n_image: int, 
             reader = Storyboards(Path(config.path))
         case "chats":
             reader = Chats(files(config.path), folder, config.frames, config.random_frames)
-    return Shuffled(reader, seed, config.max_bad)
+    return Shuffled(reader, seed, config.max_bad, on_skip)
