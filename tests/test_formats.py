@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minemu.data.conversations import SYSTEM_IMAGE, SYSTEM_VIDEO
-from minemu.data.formats import FORMATS, DataConfig, open_source
+from minemu.data.formats import FORMATS, DataConfig, listing, open_source
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
@@ -599,6 +599,20 @@ def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboar
         assert open_source(config, words, 4, seed=3).document(2)
     assert len(split(open_source(configs[2], words, 4).document(0))[0]) == 1
     assert len(split(open_source(configs[3], words, 4).document(0))[0]) == 3
+
+
+def test_what_is_listed_of_a_data_set(shards, storyboards):
+    sizes = [path.stat().st_size for path in sorted(Path(shards).parent.glob("*.tar"))]
+    config = DataConfig("webdataset", shards)
+    before = listing(config)
+    assert before == listing(config) and before["files"] == 2 and before["bytes"] == sum(sizes)
+    assert listing(DataConfig("storyboards", str(storyboards)))["files"] == 1
+    last = Path(shards).with_name("00001.tar")
+    last.rename(last.with_name("00002.tar"))
+    renamed = listing(config)
+    assert renamed["sha256"] != before["sha256"] and renamed["bytes"] == before["bytes"]
+    with pytest.raises(MinemuError, match="no file matches .*; check the path"):
+        listing(DataConfig("storyboards", shards))
 
 
 def test_bad_configuration(tmp_path):

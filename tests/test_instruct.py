@@ -24,7 +24,7 @@ from minemu.sequence import IGNORE
 from minemu.training import checkpoint
 from minemu.training.export import export_adapter
 from minemu.training.instruct import ALIKE, InstructStage
-from minemu.training.recipe import make_processor, resolve, train_stage
+from minemu.training.recipe import make_processor, resolve, sources_of, train_stage
 from minemu.visual_decoder import VisualDecoder
 
 SETTINGS = {"train.source": "mixture", "train.instruct.steps": 4, "train.instruct.checkpoint_every": 2}
@@ -254,6 +254,20 @@ def test_conversations_on_disk(tmp_path):
     talks = open_talks(recipe.data.conversations, ToyWorld(), len, 4, 0)
     assert talks.document(3).turns[0].answer == "a colour."
     assert isinstance(open_talks(DataFiles().conversations, ToyWorld(), len, 4, 0), ToyTalks)
+
+
+@pytest.mark.parametrize(
+    ("stage", "source", "read"),
+    [
+        ("emu", "captions", ()),
+        ("emu", "mixture", SOURCES),
+        ("instruct", "captions", ("conversations",)),
+        ("instruct", "mixture", (*SOURCES, "conversations")),
+        ("decoder", "mixture", ()),
+    ],
+)
+def test_which_sources_a_stage_reads(stage, source, read):
+    assert sources_of(stage, resolve("emu-nano", {"train.source": source})[1]) == read
 
 
 def test_bad_conversations_are_told_of(tmp_path):

@@ -193,6 +193,36 @@ def test_bad_samples_stand_in_a_file_once_however_often_a_run_is_resumed(root, t
     assert not (root / "emu-nano" / "emu" / "skipped.jsonl").exists()  # of a run with nothing to skip
 
 
+def test_a_run_goes_on_only_with_the_files_that_it_began_with(root, tmp_path):
+    write_pairs(tmp_path / "0.tar")
+    settings, runs = {**SETTINGS, **labels_of(tmp_path / "*.tar")}, begun_anew(root, tmp_path)
+    assert not train_stage("emu-nano", "emu", runs, settings, stop_after=2)
+    write_pairs(tmp_path / "1.tar")
+    other = "emu was begun with other files of labels: 1 with 20,480 bytes, now 2 with 40,960; put back what was there"
+    with pytest.raises(MinemuError, match=other):
+        train_stage("emu-nano", "emu", runs, settings)
+    (tmp_path / "0.tar").unlink()  # as many, as large, of another name
+    with pytest.raises(MinemuError, match="1 with 20,480 bytes, now 1 with 20,480; put back what was there"):
+        train_stage("emu-nano", "emu", runs, settings)
+    (tmp_path / "1.tar").rename(tmp_path / "0.tar")
+    assert train_stage("emu-nano", "emu", runs, settings)
+    (tmp_path / "0.tar").unlink()
+    assert train_stage("emu-nano", "emu", runs, settings)  # a finished one reads nothing
+
+
+def test_a_run_from_before_files_were_listed_goes_on(root, tmp_path):
+    write_pairs(tmp_path / "0.tar")
+    settings, runs = {**SETTINGS, **labels_of(tmp_path / "*.tar")}, begun_anew(root, tmp_path)
+    assert not train_stage("emu-nano", "emu", runs, settings, stop_after=2)
+    path = runs / "emu-nano" / "emu" / "run.json"
+    run = json.loads(path.read_text())
+    listed = run.pop("listed")
+    path.write_text(json.dumps(run))
+    assert train_stage("emu-nano", "emu", runs, settings)
+    assert json.loads(path.read_text())["listed"] == listed and listed["labels"]["files"] == 1
+    assert "listed" not in json.loads((root / "emu-nano" / "emu" / "run.json").read_text())  # of the toy world
+
+
 def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 

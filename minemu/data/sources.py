@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from minemu.data.conversations import Conversation, conversation
-from minemu.data.formats import FORMATS, DataConfig, open_source
+from minemu.data.formats import FORMATS, DataConfig, listing, open_source
 from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
 from minemu.data.world import ToyWorld
@@ -84,6 +84,11 @@ def open_talks(
     if data.format == TOY:
         return ToyTalks(world)
     return open_source(data, length, n_image, seed, partial(on_skip, "conversations"))
+
+
+def listings(files: DataFiles, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Of those of the sources that are on disk, which files each is made of."""
+    return {name: listing(data) for name in names if (data := getattr(files, name)).format in FORMATS}
 
 
 def _check(name: str, data: DataConfig, weight: int = 1) -> None:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from minemu.config import EmuConfig, override
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
-from minemu.data.mixture import MixtureConfig
-from minemu.data.sources import DataFiles, open_mixture, open_talks
+from minemu.data.mixture import SOURCES, MixtureConfig
+from minemu.data.sources import DataFiles, listings, open_mixture, open_talks
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
@@ -27,7 +27,7 @@ from minemu.training.emu import CONDITIONS, EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
-from minemu.training.run import LOGS, RunLog, SkipList, describe
+from minemu.training.run import LOGS, RunLog, SkipList, describe, refuse_other_files
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
@@ -297,6 +297,8 @@ def train_stage(
                 f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}{where}"
             )
     _refuse_other_settings(folder, facts)
+    listed = listings(recipe.data, sources_of(stage, recipe))  # of a finished stage they may be gone
+    refuse_other_files(folder, listed)
     _refuse_stale_stages(stage, root, config)
     processor = make_processor(root, config, recipe, world)
     if world is None:
@@ -304,7 +306,7 @@ def train_stage(
     started = time.time()
     built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
     (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
-    describe(folder, **facts)
+    describe(folder, **facts, **({"listed": listed} if listed else {}))
     complete = train(built, settings, folder, log, stop_after)
     if complete:
         write_json(folder / "done.json", {**facts, "seconds_of_last_run": round(time.time() - started, 1)})
@@ -327,6 +329,12 @@ def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: 
     if stage == "instruct":  # conversations, and the mixture as rehearsal
         facts["data"] = {**asdict(recipe.data.conversations), **mixed}
     return facts
+
+
+def sources_of(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """The sources that a stage reads and that may be on disk."""
+    mixed = SOURCES if recipe.source == "mixture" and stage in ("emu", "instruct") else ()
+    return (*mixed, "conversations") if stage == "instruct" else mixed
 
 
 def run_recipe(
@@ -437,6 +445,7 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
         run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
         if "data" in facts:
             run |= {"data": facts["data"], "world": {**its["world"], "source": facts["world"]["source"]}}
+        run.pop("listed", None)  # it was of other files
         write_json(temporary / "run.json", run)
         shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
 

@@ -67,6 +67,21 @@ def describe(folder: Path, **facts: Any) -> None:
     )
 
 
+def refuse_other_files(folder: Path, listed: dict[str, dict[str, Any]]) -> None:
+    """A run goes on only with the files that it began with: with others a number would stand for another sample.
+
+    Of a run whose version of the code did not list them, any will do.
+    """
+    before = read_json(folder / "run.json").get("listed", {}) if (folder / "run.json").exists() else {}
+    for source, now in listed.items():
+        began = before.get(source, now)
+        if began != now:
+            raise MinemuError(
+                f"{folder} was begun with other files of {source}: {began['files']} with {began['bytes']:,} bytes, now "
+                f"{now['files']} with {now['bytes']:,}; put back what was there, or use another --run-dir"
+            )
+
+
 class RunLog:
     """Appends JSON lines; mirrors the numbers to one tracker if asked for."""
 

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
 from minemu.data.formats.reading import Shuffled, files
-from minemu.data.formats.storyboards import Storyboards
+from minemu.data.formats.storyboards import Storyboards, videos
 from minemu.data.formats.webvid import WebVid
 from minemu.data.video import FRAMES
 from minemu.errors import MinemuError, suggest
 
-__all__ = ["FORMATS", "DataConfig", "MMC4Config", "open_source"]
+__all__ = ["FORMATS", "DataConfig", "MMC4Config", "listing", "open_source"]
 
 FORMATS = {
     "webdataset": "tar shards of image-text pairs (LAION-2B, LAION-COCO)",
@@ -70,3 +72,14 @@ def open_source(
         case "chats":
             reader = Chats(files(config.path), folder, config.frames, config.random_frames)
     return Shuffled(reader, seed, config.max_bad, on_skip)
+
+
+def listing(config: DataConfig) -> dict[str, Any]:
+    """The files that the path of a data set names: how many, their bytes, and a digest of their names and sizes.
+
+    Which sample a number stands for follows from them. Pictures and clips in `folder` are not looked at.
+    """
+    found = videos(Path(config.path)) if config.format == "storyboards" else files(config.path)
+    sizes = [path.stat().st_size for path in found]
+    lines = "".join(f"{path} {size}\n" for path, size in zip(found, sizes, strict=True))
+    return {"files": len(found), "bytes": sum(sizes), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
