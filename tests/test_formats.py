@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -385,16 +387,23 @@ def test_parts_of_a_page_fit_and_keep_pictures_with_their_sentences(tokens, seed
     assert sum(2 + 6 * (k in kept) for k in part) <= tokens
 
 
-def test_webvid(webvid):
+def test_webvid(webvid, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
     reader = WebVid([webvid], webvid.parent, random_frames=False)
     assert reader.blocks == [6]
     for k, text in enumerate(["a snail, slowly", 'two lines and "quotes"']):
         assert split(reader.read(k, LOT)) == ([0, 2, 3, 5, 6, 8, 9, 11], [text])
     drawn = [split(WebVid([webvid], webvid.parent).read(0, np.random.default_rng(k)))[0] for k in range(3)]
     assert all(numbers == sorted(numbers) and len(numbers) == 8 for numbers in drawn) and drawn[0] != drawn[1]
-    for k, text in [(2, "no animated WebP, GIF or PNG, and other video is not read here; make a folder of frames: mkdir 3; ffmpeg"),
-                    (3, "row 4 of .*: the clip .*4 is missing"), (4, "the clip .*5 has no frames: the folder holds no picture"),
-                    (5, "the clip .*6.webp is broken; fetch it again or leave it out")]:  # fmt: skip
+    for k, text in [
+        (
+            2,
+            r'the clip .*3.mp4 needs a video decoder: pip install "minemu\[video\]"; or make a folder of frames: mkdir 3; ff',
+        ),
+        (3, "row 4 of .*: the clip .*4 is missing .a folder of frames, or .webp, .gif, .png, .mp4"),
+        (4, "the clip .*5 has no frames: the folder holds no picture"),
+        (5, "the clip .*6.webp is broken; fetch it again or leave it out"),
+    ]:
         with pytest.raises(MinemuError, match=text):
             reader.read(k, LOT)
     webvid.write_text("1,2,3\n")
@@ -402,9 +411,61 @@ def test_webvid(webvid):
         WebVid([webvid], webvid.parent)
 
 
-def test_a_clip_that_does_not_exist(tmp_path):
+def test_a_clip_that_is_none(tmp_path):
     with pytest.raises(MinemuError, match="the clip .*none.webp does not exist; check the path"):
         read_frames(tmp_path / "none.webp")
+    (tmp_path / "clip.txt").write_text("no film")
+    with pytest.raises(MinemuError, match="clip.txt is no animated WebP, GIF or PNG, and no film .*; make a folder of"):
+        read_frames(tmp_path / "clip.txt")
+
+
+def test_a_film_shows_the_frames_that_a_folder_would(webvid, monkeypatch):
+    """A stand-in for PyAV, so that this is tried without it too."""
+
+    class Film:
+        def __init__(self, path):
+            self.frames = 12 if Path(path).read_bytes() == b"film" else 0
+
+        __enter__, __exit__ = lambda self: self, lambda self, *error: None
+
+        def decode(self, video):
+            for k in range(self.frames):
+                yield SimpleNamespace(to_image=lambda k=k: coloured(k))
+            if not self.frames:
+                raise FFmpegError
+
+    class FFmpegError(Exception):
+        """The stand-in's."""
+
+    monkeypatch.setitem(sys.modules, "av", SimpleNamespace(open=Film, FFmpegError=FFmpegError))
+    assert split(WebVid([webvid], webvid.parent, random_frames=False).read(2, LOT)) == (
+        [0, 2, 3, 5, 6, 8, 9, 11],
+        ["a film"],
+    )
+    more = [number(frame) for frame in read_frames(webvid.parent / "00_02" / "3.mp4", 14)]  # than it has
+    assert more == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11]
+    (webvid.parent / "00_02" / "3.mp4").write_bytes(b"cut")
+    with pytest.raises(MinemuError, match="the clip .*3.mp4 is broken; fetch it again or leave it out"):
+        WebVid([webvid], webvid.parent).read(2, LOT)
+
+
+def test_a_true_film(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for k in range(12):
+            film.mux(stream.encode(av.VideoFrame.from_image(coloured(k, 64))))
+        film.mux(stream.encode())
+    frames = read_frames(path)
+    assert [number(frame) for frame in frames] == [0, 2, 3, 5, 6, 8, 9, 11]
+    assert {(frame.mode, frame.size) for frame in frames} == {("RGB", (64, 64))}
+    drawn = [number(frame) for frame in read_frames(path, rng=np.random.default_rng(0))]
+    assert drawn == sorted(drawn) and len(set(drawn)) == 8
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(MinemuError, match="the clip .*clip.mp4 is broken; fetch it again or leave it out"):
+        read_frames(path)
 
 
 def test_storyboards(storyboards):
