@@ -227,6 +227,28 @@ def read_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def test_pages_that_are_cut_to_the_context_are_told_of(root, tmp_path, caplog):
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    info = {"image_name": "0.png", "matched_text_index": 39, "matched_sim": 0.5}
+    page = {"text_list": ["a llama and two foxes."] * 40, "image_info": [info]}
+    (tmp_path / "docs.jsonl").write_text(json.dumps(page))
+    data = {"format": "mmc4", "path": str(tmp_path / "docs.jsonl"), "folder": str(tmp_path)}
+    pages = {f"train.data.interleaved.{key}": value for key, value in data.items()}
+    alone = {**ONLY_LABELS, "train.mixture.labels": 0, "train.mixture.interleaved": 1}
+
+    stage = emu_stage(root, **alone, **pages)
+    assert [record.getMessage() for record in caplog.records] == [
+        "interleaved: parts of pages of up to 1024 tokens are cut to the model's context of 256; "
+        "to take parts that fit: --set train.data.interleaved.mmc4.tokens=254"
+    ]
+    batch = stage.batch(0)
+    assert batch["input_ids"].shape[1] < 256 and "pixels" not in batch  # the picture stood beyond the context
+
+    caplog.clear()
+    stage = emu_stage(root, **alone, **pages, **{"train.data.interleaved.mmc4.tokens": 254})
+    assert not caplog.records and len(stage.batch(0)["pixels"]) == stage.train.batch_size
+
+
 def test_real_data_by_configuration(root, tmp_path):
     write_pairs(tmp_path / "0.tar")
     real = labels_of(tmp_path / "*.tar")

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from minemu.data.conversations import Conversation, conversation
 from minemu.data.formats import FORMATS, DataConfig, listing, open_source
+from minemu.data.formats.reading import log
 from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
 from minemu.data.world import ToyWorld
@@ -84,6 +85,19 @@ def open_talks(
     if data.format == TOY:
         return ToyTalks(world)
     return open_source(data, length, n_image, seed, partial(on_skip, "conversations"))
+
+
+def tell_of_cuts(files: DataFiles, context: int) -> None:
+    """Parts of pages that may be longer than the context are cut to it, and lose the pictures beyond: the log says so."""
+    room = context - 2  # <s> and </s>
+    for name in SOURCES:
+        data: DataConfig = getattr(files, name)
+        if data.format == "mmc4" and data.mmc4.tokens > room:
+            log.warning(
+                "%s: parts of pages of up to %d tokens are cut to the model's context of %d; "
+                "to take parts that fit: --set train.data.%s.mmc4.tokens=%d",
+                *(name, data.mmc4.tokens, context, name, room),
+            )
 
 
 def listings(files: DataFiles, names: Iterable[str]) -> dict[str, dict[str, Any]]:

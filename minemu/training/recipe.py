@@ -13,7 +13,7 @@ from minemu.config import EmuConfig, override
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
 from minemu.data.mixture import SOURCES, MixtureConfig
-from minemu.data.sources import DataFiles, listings, open_mixture, open_talks
+from minemu.data.sources import DataFiles, listings, open_mixture, open_talks, tell_of_cuts
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
@@ -221,6 +221,7 @@ def build_stage(
     n_image, seed = config.bridge.n_image, settings.seed
     if name in ("emu", "instruct") and recipe.source == "mixture":
         mixture = open_mixture(recipe.mixture, recipe.data, world, length, n_image, seed, skipped)
+        tell_of_cuts(recipe.data, config.llm.context)
     if name == "emu":
         return EmuStage(config, settings, processor, world, root, mixture)
     if name == "instruct":
