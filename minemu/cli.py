@@ -103,7 +103,8 @@ def generate(
     prompt: Annotated[
         list[str],
         typer.Argument(
-            help="Words, picture files and clips (animated GIF, WebP, PNG, or a folder of frames: frames/), in order. "
+            help="Words, picture files and clips (animated GIF, WebP, PNG, or a folder of frames: frames/; MP4 with the "
+            "extra 'video'), in order. "
             "For Emu-I, 'assistant: ...' is what it said before."
         ),
     ],

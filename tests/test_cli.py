@@ -198,7 +198,8 @@ def test_generate_reads_clips_and_goes_on_with_a_dialogue(pipe, tmp_path, monkey
     assert [part["type"] for part in second["content"]] == ["image", "text"]
 
 
-def test_generate_does_not_take_a_missing_file_for_words(pipe, tmp_path, capsys):
+def test_generate_does_not_take_a_missing_file_for_words(pipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
     for name in ("missing.png", "missing.mp4"):
         assert f"there is no file {name}; check the path" in refused(capsys, "generate", "c", name, "what is this?")
     assert cli.run(["generate", "c", "not in cat.png but here"]) == 0

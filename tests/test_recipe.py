@@ -22,7 +22,7 @@ from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
-from minemu.training.recipe import STAGES, is_lengthened, make_processor, resolve, run_recipe, train_stage
+from minemu.training.recipe import STAGES, is_lengthened, lengthen, make_processor, resolve, run_recipe, train_stage
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
@@ -159,6 +159,17 @@ def test_emu_of_a_finished_checkpoint_goes_on_with_other_documents(finished, tmp
     record = json.loads((stage / "run.json").read_text())
     assert record["weights_of"]["steps"] == 6 and record["weights_of"]["data"] is None  # captions, no mixture
     assert record["data"]["mixture"] and record["world"]["source"] == "mixture"
+
+
+def test_what_goes_on_from_a_base_may_have_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("minemu.training.recipe.Emu", Mock())
+    monkeypatch.setattr(checkpoint, "save", Mock())
+    logs, train = tmp_path / "base" / "training", {"steps": 6, "restarts": []}
+    logs.mkdir(parents=True)
+    (logs / "emu.jsonl").write_text("")
+    (logs / "emu.json").write_text(json.dumps({"commit": "a", "train": train, "listed": {"labels": {"files": 1}}}))
+    lengthen(tmp_path / "base", tmp_path / "emu", {"stage": "emu", "train": {"steps": 9, "restarts": [6]}})
+    assert "listed" not in json.loads((tmp_path / "emu" / "run.json").read_text())
 
 
 def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, monkeypatch):

@@ -14,8 +14,8 @@ import torch
 from minemu.config import DecoderConfig, EmuConfig, from_dict, override
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
-from minemu.data.mixture import MixtureConfig
-from minemu.data.sources import DataFiles, open_mixture, open_talks
+from minemu.data.mixture import SOURCES, MixtureConfig
+from minemu.data.sources import DataFiles, listings, open_mixture, open_talks, tell_of_cuts
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
@@ -30,7 +30,7 @@ from minemu.training.emu import CONDITIONS, EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
-from minemu.training.run import LOGS, RunLog, describe
+from minemu.training.run import LOGS, RunLog, SkipList, describe, refuse_other_files
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
@@ -220,13 +220,15 @@ def build_stage(
         return BridgeStage(config, settings, processor, world, root)
     if name == "language":
         return LanguageStage(config, settings, processor, world, wordings(world) if recipe.source == "mixture" else ())
-    mixture = None
+    mixture, skipped = None, SkipList(root / name / "skipped.jsonl")
+    n_image, seed = config.bridge.n_image, settings.seed
     if name in ("emu", "instruct") and recipe.source == "mixture":
-        mixture = open_mixture(recipe.mixture, recipe.data, world, length, config.bridge.n_image, settings.seed)
+        mixture = open_mixture(recipe.mixture, recipe.data, world, length, n_image, seed, skipped)
+        tell_of_cuts(recipe.data, config.llm.context)
     if name == "emu":
         return EmuStage(config, settings, processor, world, root, mixture)
     if name == "instruct":
-        talks = open_talks(recipe.data.conversations, world, length, config.bridge.n_image, settings.seed)
+        talks = open_talks(recipe.data.conversations, world, length, n_image, seed, skipped)
         return InstructStage(config, settings, root, talks, mixture)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
@@ -299,6 +301,8 @@ def train_stage(
                 f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}{where}"
             )
     _refuse_other_settings(folder, facts)
+    listed = listings(recipe.data, sources_of(stage, recipe))  # of a finished stage they may be gone
+    refuse_other_files(folder, listed)
     _refuse_stale_stages(stage, root, config)
     processor = make_processor(root, config, recipe, world)
     if world is None:
@@ -306,7 +310,7 @@ def train_stage(
     started = time.time()
     built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
     (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
-    describe(folder, **facts)
+    describe(folder, **facts, **({"listed": listed} if listed else {}))
     try:
         complete = train(built, settings, folder, log, stop_after)
     finally:
@@ -332,6 +336,12 @@ def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: 
     if stage == "instruct":  # conversations, and the mixture as rehearsal
         facts["data"] = {**asdict(recipe.data.conversations), **mixed}
     return facts
+
+
+def sources_of(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """The sources that a stage reads and that may be on disk."""
+    mixed = SOURCES if recipe.source == "mixture" and stage in ("emu", "instruct") else ()
+    return (*mixed, "conversations") if stage == "instruct" else mixed
 
 
 def run_recipe(
@@ -443,6 +453,7 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
         checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
         run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
         run |= {part: facts[part] for part in ("data", "world") if part in facts}
+        run.pop("listed", None)  # it was of other files
         if stage == "sketch":
             grew = {key: value for key, value in facts["model"]["decoder"].items() if key.startswith("refine_")}
             run["model"] = {**its["model"], "decoder": {**its["model"]["decoder"], **grew}}

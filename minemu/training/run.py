@@ -1,4 +1,5 @@
-"""What a run leaves behind: `run.json` (what was run, by which code and versions) and `log.jsonl` (one line an entry)."""
+"""What a run leaves behind: `run.json` (what was run, by which code and versions), `log.jsonl` (one line an entry), and
+`skipped.jsonl` (one line a bad sample, where there were any)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minemu.errors import MinemuError, suggest
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import append_json, atomic_write, read_json, write_json
 
 PACKAGES = ("torch", "transformers", "diffusers", "datasets", "tokenizers", "numpy", "pillow")
 LOGS = "training"  # folder of a finished checkpoint with each stage's settings and log
@@ -67,6 +68,21 @@ def describe(folder: Path, **facts: Any) -> None:
     )
 
 
+def refuse_other_files(folder: Path, listed: dict[str, dict[str, Any]]) -> None:
+    """A run goes on only with the files that it began with: with others a number would stand for another sample.
+
+    Of a run whose version of the code did not list them, any will do.
+    """
+    before = read_json(folder / "run.json").get("listed", {}) if (folder / "run.json").exists() else {}
+    for source, now in listed.items():
+        began = before.get(source, now)
+        if began != now:
+            raise MinemuError(
+                f"{folder} was begun with other files of {source}: {began['files']} with {began['bytes']:,} bytes, now "
+                f"{now['files']} with {now['bytes']:,}; put back what was there, or use another --run-dir"
+            )
+
+
 class RunLog:
     """Appends JSON lines; mirrors the numbers to one tracker if asked for."""
 
@@ -83,16 +99,31 @@ class RunLog:
             temporary.write_text("".join(line + "\n" for line in kept))
 
     def write(self, entry: dict[str, Any]) -> None:
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps({key: _round(value) for key, value in entry.items()}) + "\n")
-        except OSError as error:
-            raise MinemuError(
-                f"could not write {self.path}: {error.strerror or error}. Free disk space and run again: "
-                "it goes on from the last checkpoint"
-            ) from error
+        append_json(self.path, {key: _round(value) for key, value in entry.items()})
         if self.tracker:
             self.tracker({key: value for key, value in entry.items() if isinstance(value, float)}, entry["step"])
+
+
+class SkipList:
+    """The bad samples that a run met, each once over all its starts. It is there to be read: no document depends on it.
+
+    Batches are read ahead, so a sample may stand here a batch before the step that would have had it.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.known = path, set()
+        if path.exists():
+            whole = path.read_text().rpartition("\n")[0]  # a last line may be half-written
+            self.known = set(whole.splitlines())
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in whole.splitlines()))
+
+    def __call__(self, source: str, sample: int, why: str) -> None:
+        entry = {"source": source, "sample": sample, "why": why}
+        if (line := json.dumps(entry)) not in self.known:
+            self.known.add(line)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_json(self.path, entry)
 
 
 def _step(line: str) -> int:
