@@ -24,7 +24,8 @@ from minemu.sequence import IGNORE
 from minemu.training import checkpoint
 from minemu.training.export import export_adapter
 from minemu.training.instruct import ALIKE, InstructStage
-from minemu.training.recipe import make_processor, resolve, sources_of, train_stage
+from minemu.training.recipe import make_processor, train_stage
+from minemu.training.recipes import resolve, sources_of
 from minemu.visual_decoder import VisualDecoder
 
 SETTINGS = {"train.source": "mixture", "train.instruct.steps": 4, "train.instruct.checkpoint_every": 2}

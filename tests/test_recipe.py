@@ -17,12 +17,14 @@ from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
+from minemu.training.continuing import is_lengthened, lengthen
 from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
-from minemu.training.recipe import STAGES, is_lengthened, lengthen, make_processor, resolve, run_recipe, train_stage
+from minemu.training.recipe import make_processor, run_recipe, train_stage
+from minemu.training.recipes import STAGES, resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {

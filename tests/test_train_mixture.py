@@ -20,7 +20,8 @@ from minemu.processor import EmuProcessor
 from minemu.sequence import PICTURE, picture_ids, targets
 from minemu.training import checkpoint
 from minemu.training.emu import LanguageStage, follow_text, tokenise
-from minemu.training.recipe import build_stage, make_processor, resolve, train_stage
+from minemu.training.recipe import build_stage, make_processor, train_stage
+from minemu.training.recipes import resolve
 from minemu.visual_decoder import VisualDecoder
 
 BEFORE = ("encoder", "bridge", "language")

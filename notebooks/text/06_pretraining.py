@@ -59,7 +59,7 @@ import torch
 
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
-from minemu.training.recipe import recipe_of
+from minemu.training.recipes import recipe_of
 
 pipe, held_out = start(PRESET)
 recipe = recipe_of(PRESET)
@@ -278,7 +278,7 @@ check("06.schedule", share)
 # |---|---|---|---|---|---|
 # | **In the paper** | 4e-5 | 1e-4 | 3e-5 | 0.2 of the steps | 10,000 |
 # | **In the released code** | no training code | | | | |
-# | **Here** | drawn below, read from `minemu.training.recipe.RECIPES` | | | | |
+# | **Here** | drawn below, read from `minemu.training.recipes.RECIPES` | | | | |
 #
 # Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before, and the text loss alone would let them forget all that no word names.
 
@@ -342,7 +342,8 @@ check("06.rates", rate_of)
 import tempfile
 from pathlib import Path
 
-from minemu.training.recipe import build_stage, make_processor, resolve, train_stage
+from minemu.training.recipe import build_stage, make_processor, train_stage
+from minemu.training.recipes import resolve
 
 runs = Path(tempfile.mkdtemp())
 root = runs / "emu-nano"
@@ -496,7 +497,7 @@ show_targets(runs_by_name, apart, window=10)
 
 # %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu, sketch and decoder, with steps, time and peak memory."
 from minemu.figures.training import show_stages
-from minemu.training.recipe import STAGES
+from minemu.training.recipes import STAGES
 
 show_stages({stage: shipped[stage] for stage in STAGES if shipped.get(stage)})
 
