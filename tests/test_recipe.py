@@ -101,7 +101,8 @@ def test_a_finished_recipe_trains_nothing_again(finished, monkeypatch):
 
 def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_path):
     root, folder = finished
-    only_decoder = {**SHORT, "train.decoder.steps": 3, "decoder.sketch_layers": 0, "train.sketch.steps": 0}
+    linear = {"decoder.sketch_layers": 0, "decoder.refine_layers": 0, "train.sketch.steps": 0}
+    only_decoder = {**SHORT, **linear, "train.decoder.steps": 3}
     made = run_recipe("emu-nano", tmp_path, only_decoder, base=folder)
     before, after = (load_file(where / "model.safetensors") for where in (folder, made))
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -164,7 +165,7 @@ def test_emu_of_a_finished_checkpoint_goes_on_with_other_documents(finished, tmp
 
 
 def test_what_goes_on_from_a_base_may_have_other_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("minemu.training.recipe.Emu", Mock())
+    monkeypatch.setattr("minemu.training.continuing.Emu", Mock())
     monkeypatch.setattr(checkpoint, "save", Mock())
     logs, train = tmp_path / "base" / "training", {"steps": 6, "restarts": []}
     logs.mkdir(parents=True)
@@ -282,6 +283,14 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     )
     assert record["weights_of"] == {"commit": before["commit"], "steps": 6, "train": before["train"]}
     assert record["train"]["steps"] == 9
+
+    other = tmp_path / "other" / "emu-nano" / "sketch"
+    made = run_recipe("emu-nano", tmp_path / "other", {**longer, "train.world_seed": 1}, base=folder)  # on other scenes
+    assert "after 6 steps, of other scenes (commit" in (made / "README.md").read_text()
+    record = json.loads((other / "run.json").read_text())
+    assert record["world"]["seed"] == 1 and record["weights_of"]["world"]["seed"] == 0
+    assert losses_of(other)[:6] == losses_of(stage)[:6] and losses_of(other)[6] != losses_of(stage)[6]
+
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "x" / "emu-nano" / "codec")
     with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.condition_noise'"):
         train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, "decoder.condition_noise": 0.3}, base=folder)
