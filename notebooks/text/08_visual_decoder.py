@@ -577,25 +577,29 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`), and the U-Net then corrects what it is given.
-# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. None of these pictures was in training.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge: look for the seams. Convolutions over all latent positions (`decoder.refine_layers`), the same at each, mend them and learn a drawing once for all its places; and the U-Net then corrects what it is given.
+# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt, without its convolutions and with them. None of these pictures was in training.
 
-# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then the learnt sketch, sharper; then the learnt sketch from the caption alone."
+# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then what the learnt Transformer makes of them, with seams between cells; then the whole sketch, smooth and sharper; then the whole sketch from the caption alone."
+from copy import deepcopy
+
 from minemu.sketch import Sketch
 
 linear = Sketch(replace(decoder.config, sketch_layers=0)).to(device)
 known = pipe.encode([training.picture(i) for i in range(len(drawings))])
 linear.fit(decoder.normalise(known), decoder.encode(drawings))
 
-captions = pipe.imagine([[sample.caption] for sample in held_out[:5]])
+alone, whole = deepcopy(decoder.sketch), decoder.sketch
+alone.refine = None
+shown, captions = embeds[:5], pipe.imagine([[sample.caption] for sample in held_out[:5]])
 sketches = [
     decoder.codec.decode(sketch(decoder.normalise(told)))
-    for sketch, told in ((linear, embeds[:5]), (decoder.sketch, embeds[:5]), (decoder.sketch, captions))
+    for sketch, told in ((linear, shown), (alone, shown), (whole, shown), (whole, captions))
 ]
 assert sketches[0].shape == pictures[:5].shape
 show_grid(
     torch.stack([pictures[:5], *sketches]),
-    rows=["the picture", "a linear map", "the sketch of\nits embeddings", "the sketch from\nits caption"],
+    rows=["the picture", "a linear map", "the Transformer\nalone", "the sketch", "the sketch from\nits caption"],
 )
 
 # %% [markdown]
