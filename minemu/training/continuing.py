@@ -89,7 +89,7 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     """Let a stage begin, in `folder`, where that of a finished checkpoint ended.
 
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
-    Other settings and another mixture may hold from here on.
+    Other settings, another mixture and other scenes may hold from here on; a sketch gets the convolutions that it lacks.
     """
     if folder.exists():
         return
