@@ -126,7 +126,10 @@ def generate(
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document). One picture alone is rebuilt."""
+    """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document), or rank answers (--rank).
+
+    One picture alone is rebuilt with --out.
+    """
     import torch
 
     from minemu.pipeline import EmuPipeline

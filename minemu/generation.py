@@ -143,7 +143,7 @@ class EmuGeneration:
         frames: Tensor | None = None,
         mean: bool = False,
     ) -> Tensor:
-        """log P(text | prompt) of each of R texts, given as token ids, as the words right after one prompt (1, L): (R,).
+        """log P(text | prompt) of each of R texts (token ids, at most T) as the words right after one prompt, (1, L): (R,).
 
         With `mean` per token, so that long texts do not lose. The prompt is read once for `SCORED` texts, which share its cache.
         """

@@ -262,7 +262,7 @@ def check(config: DecoderConfig) -> None:
         raise MinemuError(f"decoder.sketch_width={config.sketch_width} is not a multiple of {VisionConfig.head_width}; change it")
     if config.condition_grid and config.refine_layers and not config.sketch_layers:
         raise MinemuError("decoder.refine_layers refines what a Transformer sketches: set decoder.sketch_layers, or refine_layers=0")
-    if config.refine_layers and config.refine_width % REFINE_GROUPS:
+    if config.condition_grid and config.refine_layers and config.refine_width % REFINE_GROUPS:
         raise MinemuError(f"decoder.refine_width={config.refine_width} is not a multiple of {REFINE_GROUPS}; change it")
     if config.size_condition and not config.pooled_condition:
         raise MinemuError("decoder.size_condition joins the pooled condition: set decoder.pooled_condition=true")

@@ -72,7 +72,7 @@ def test_the_card_says_what_the_files_say(finished):
     pipe = EmuPipeline.from_pretrained(folder)
     parameters = sum(p.numel() for p in pipe.model.parameters()) + sum(p.numel() for p in pipe.decoder.parameters())
     assert f"{parameters:,} parameters" in card
-    assert "| emu | 6 | 8 |" in card
+    assert "| emu | 6 | 8 |" in card and "drawings of 250 things" in card
     log = (folder / "training" / "emu.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == list(range(1, 7))
     assert {path.stem for path in (folder / "training").glob("*.json")} == set(STAGES)
@@ -162,6 +162,7 @@ def test_emu_of_a_finished_checkpoint_goes_on_with_other_documents(finished, tmp
     record = json.loads((stage / "run.json").read_text())
     assert record["weights_of"]["steps"] == 6 and record["weights_of"]["data"] is None  # captions, no mixture
     assert record["data"]["mixture"] and record["world"]["source"] == "mixture"
+    assert "world" not in record["weights_of"]  # the same scenes
 
 
 def test_what_goes_on_from_a_base_may_have_other_files(tmp_path, monkeypatch):
@@ -290,10 +291,20 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     record = json.loads((other / "run.json").read_text())
     assert record["world"]["seed"] == 1 and record["weights_of"]["world"]["seed"] == 0
     assert losses_of(other)[:6] == losses_of(stage)[:6] and losses_of(other)[6] != losses_of(stage)[6]
+    codec = load_file(other.parent / "codec" / "codec.safetensors")
+    assert all(torch.equal(tensor.half(), ended[f"codec.{name}"]) for name, tensor in codec.items())
+
+    more = {**longer, "decoder.refine_layers": 2}
+    made = run_recipe("emu-nano", tmp_path / "more", more, base=folder)  # with one more layer of convolutions
+    record = json.loads((tmp_path / "more" / "emu-nano" / "sketch" / "run.json").read_text())
+    assert record["model"]["decoder"]["refine_layers"] == 2 and record["weights_of"]["refine_layers"] == 1
+    assert "after 6 steps, without all its convolutions (commit" in (made / "README.md").read_text()
+    assert EmuPipeline.from_pretrained(made).decoder.config.refine_layers == 2
 
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "x" / "emu-nano" / "codec")
-    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.condition_noise'"):
-        train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, "decoder.condition_noise": 0.3}, base=folder)
+    for setting, value in (("condition_noise", 0.3), ("sketch_width", 128)):
+        with pytest.raises(MinemuError, match=f"was begun with another model setting of 'decoder.{setting}'"):
+            train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, f"decoder.{setting}": value}, base=folder)
 
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "anew" / "emu-nano" / "codec")
     assert train_stage("emu-nano", "sketch", tmp_path / "anew", {**longer, "train.sketch.restarts": "5"}, base=folder)

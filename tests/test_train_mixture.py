@@ -199,11 +199,11 @@ def test_a_run_goes_on_only_with_the_files_that_it_began_with(root, tmp_path):
     settings, runs = {**SETTINGS, **labels_of(tmp_path / "*.tar")}, begun_anew(root, tmp_path)
     assert not train_stage("emu-nano", "emu", runs, settings, stop_after=2)
     write_pairs(tmp_path / "1.tar")
-    other = "emu was begun with other files of labels: 1 with 20,480 bytes, now 2 with 40,960; put back what was there"
+    other = r"emu was begun with other files of labels: 1 with 20,480 bytes, now 2 with 40,960 \(names count too\); put back"
     with pytest.raises(MinemuError, match=other):
         train_stage("emu-nano", "emu", runs, settings)
     (tmp_path / "0.tar").unlink()  # as many, as large, of another name
-    with pytest.raises(MinemuError, match="1 with 20,480 bytes, now 1 with 20,480; put back what was there"):
+    with pytest.raises(MinemuError, match=r"1 with 20,480 bytes, now 1 with 20,480 \(names count too\); put back"):
         train_stage("emu-nano", "emu", runs, settings)
     (tmp_path / "1.tar").rename(tmp_path / "0.tar")
     assert train_stage("emu-nano", "emu", runs, settings)

@@ -86,6 +86,8 @@ def _film(path: Path, count: int, rng: np.random.Generator | None) -> list[Image
     try:
         with av.open(str(path)) as film:
             total = sum(1 for _ in film.decode(video=0))
+        if not total:
+            raise MinemuError(f"the clip {path} has no frames; fetch it again or leave it out")
         numbers = frame_numbers(total, count, rng)
         with av.open(str(path)) as film:
             frames = {k: frame.to_image() for k, frame in enumerate(film.decode(video=0)) if k in numbers}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from minemu.config import DecoderConfig, EmuConfig, from_dict
+from minemu.config import EmuConfig
 from minemu.data.mixture import MixtureConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
@@ -26,10 +26,19 @@ from minemu.training.run import LOGS
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
-LEFT_BY = {"encoder": "contrastive.safetensors", "bridge": "bridge.safetensors", "language": "llm.safetensors"}
+LEFT_BY = {
+    "encoder": "contrastive.safetensors",
+    "bridge": "bridge.safetensors",
+    "language": "llm.safetensors",
+    "codec": "codec.safetensors",
+}
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 # What a run had whose version of the code knew no such setting.
-AT_FIRST = {"train": asdict(TrainConfig()), "data": {"mixture": asdict(MixtureConfig())}}
+AT_FIRST = {
+    "train": asdict(TrainConfig()),
+    "data": {"mixture": asdict(MixtureConfig())},
+    "model": {"decoder": {"refine_layers": 0}},
+}
 
 
 def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1], longer: bool = False) -> None:
@@ -61,10 +70,7 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
     EmuProcessor.from_pretrained(folder).save_pretrained(root)
     model = Emu.from_pretrained(folder)
     for name in stands_for:
-        for record, log in (("run.json", f"{name}.json"), ("log.jsonl", f"{name}.jsonl")):
-            if (folder / LOGS / log).exists():
-                (root / name).mkdir(parents=True, exist_ok=True)
-                shutil.copy(folder / LOGS / log, root / name / record)
+        _bring_log(folder, root / name)
     if in_part:
         visual = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
         for name in stands_for:
@@ -96,7 +102,8 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     source, stage = local_folder(base), facts["stage"]
     its = read_json(source / LOGS / f"{stage}.json")
     weights_of = {"commit": its["commit"], "steps": its["train"]["steps"], "train": its["train"]}
-    weights_of |= {part: its.get(part) for part in ("data", "world") if its.get(part) != facts.get(part)}
+    other = {"data": its.get("data") != facts.get("data"), "world": _scenes(its) != _scenes(facts)}
+    weights_of |= {part: its.get(part) for part, differs in other.items() if differs}
     if "weights_of" in its:
         weights_of["weights_of"] = its["weights_of"]
     length = {key: its["train"][key] for key in ("steps", "restarts")}
@@ -104,18 +111,41 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     if stage == "emu":
         module = Emu.from_pretrained(source)
     else:
-        sketch = VisualDecoder.from_pretrained(source / DECODER_FOLDER).sketch
-        module = grown(sketch, from_dict(DecoderConfig, facts["model"]["decoder"]))
+        decoder = VisualDecoder.from_pretrained(source / DECODER_FOLDER)
+        grew = {key: value for key, value in facts["model"]["decoder"].items() if key.startswith("refine_")}
+        if grew["refine_layers"] != decoder.config.refine_layers:
+            weights_of["refine_layers"] = decoder.config.refine_layers
+        module = grown(decoder.sketch, replace(decoder.config, **grew))
+        its["model"]["decoder"] |= grew
+        _bring_codec(base, decoder, folder.parent / "codec")
     with atomic_dir(folder) as temporary:  # a half one would be begun anew
         checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
         run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
         run |= {part: facts[part] for part in ("data", "world") if part in facts}
         run.pop("listed", None)  # it was of other files
-        if stage == "sketch":
-            grew = {key: value for key, value in facts["model"]["decoder"].items() if key.startswith("refine_")}
-            run["model"] = {**its["model"], "decoder": {**its["model"]["decoder"], **grew}}
         write_json(temporary / "run.json", run)
         shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
+
+
+def _scenes(run: dict[str, Any]) -> dict[str, Any]:
+    """What decides which scenes a run saw; what is made of them (`source`) does not."""
+    return {key: value for key, value in run.get("world", {}).items() if key != "source"}
+
+
+def _bring_codec(base: str | Path, decoder: VisualDecoder, folder: Path) -> None:
+    """The latents that the sketch was trained on: a codec that is fitted on other scenes has other axes and signs."""
+    with atomic_write(folder / LEFT_BY["codec"]) as temporary:
+        save_tensors(decoder.codec.state_dict(), temporary)
+    _bring_log(local_folder(base), folder)
+    write_json(folder / "done.json", {"base": os.path.normpath(base)})
+
+
+def _bring_log(source: Path, folder: Path) -> None:
+    """How a finished checkpoint's stage was trained, as if it had been trained in `folder`."""
+    for record, log in (("run.json", f"{folder.name}.json"), ("log.jsonl", f"{folder.name}.jsonl")):
+        if (source / LOGS / log).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / LOGS / log, folder / record)
 
 
 def is_complete(folder: Path, facts: dict[str, Any]) -> bool:

@@ -159,7 +159,11 @@ def _began_with(run: dict) -> list[str]:
     """Said of a stage that a shipped checkpoint's weights were trained further in: the same recipe, other bits."""
     links, link = [], run
     while link := link.get("weights_of"):
-        other = {"data": ", of another mixture", "world": ", of other scenes"}
+        other = {
+            "data": ", of another mixture",
+            "world": ", of other scenes",
+            "refine_layers": ", without all its convolutions",
+        }
         which = "".join(text for part, text in other.items() if part in link)
         links.insert(0, f"{link['steps']} steps{which} (commit `{link['commit'][:12]}`)")
     if not links:

@@ -77,9 +77,9 @@ def train_stage(
         world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
     built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
-    (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
-    describe(folder, **facts, **({"listed": listed} if listed else {}))
     try:
+        (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
+        describe(folder, **facts, **({"listed": listed} if listed else {}))
         complete = train(built, settings, folder, log, stop_after)
     finally:
         log.close()

@@ -174,7 +174,8 @@ SECTIONS = {  # parts of the configuration that a stage depends on; it may go on
 
 def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
     """What of the model a stage depends on. How pictures are drawn may change after training; the U-Net comes last."""
-    later = ("sampler", "guidance_scale", "inference_steps", *(("unet_",) if stage in ("codec", "sketch") else ()))
+    unread = {"codec": ("unet_", "refine_"), "sketch": ("unet_",)}.get(stage, ())
+    later = ("sampler", "guidance_scale", "inference_steps", *unread)
     settings = {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]}
     if "decoder" in settings:
         settings["decoder"] = {key: value for key, value in settings["decoder"].items() if not key.startswith(later)}

@@ -79,7 +79,7 @@ def refuse_other_files(folder: Path, listed: dict[str, dict[str, Any]]) -> None:
         if began != now:
             raise MinemuError(
                 f"{folder} was begun with other files of {source}: {began['files']} with {began['bytes']:,} bytes, now "
-                f"{now['files']} with {now['bytes']:,}; put back what was there, or use another --run-dir"
+                f"{now['files']} with {now['bytes']:,} (names count too); put back what was there, or use another --run-dir"
             )
 
 
