@@ -1,34 +1,35 @@
-"""Rebuild `data_samples/` from the npm packages that its drawings come from.
+"""Rebuild `data_samples/` from the published packages that it comes from.
 
     python data_samples/build.py                # rebuild in place
     python data_samples/build.py --check        # rebuild in a temporary folder and compare byte for byte
     python data_samples/build.py --only clips   # one part alone, also with --check
 
-Packages are fetched with `npm pack NAME@VERSION` unless `--packages DIR` already holds them unpacked.  Drawing SVG
-needs `pip install cairosvg` (and the system library libcairo2).  Pillow's and cairo's versions decide about single
-bytes, so --check is exact only with the versions of `constraints.txt`.
+Packages are fetched with `npm pack NAME@VERSION` and, for photos and glosses, `apt-get download NAME=VERSION`, unless
+`--packages DIR` already holds them (`packages.py`).  Where a package cannot be had, its part is left as it is: a line
+says so, and what could be done, and `SHA256SUMS` alone vouches for the files.
 
-Two parts are sources, not products: `photos/` (Debian package gcompris-qt-data) and `glosses.json` (Debian package
-wordnet-base).  They are kept as they are and only compared with `SHA256SUMS`.
+Drawing SVG needs `pip install cairosvg` (and the system library libcairo2).  Pillow's and cairo's versions decide
+about single bytes, so --check is exact only with the versions of `constraints.txt`.
 
-What is held out from training is decided in `splits.py`.
+Written by hand, and therefore read, not built: `emoji/core.txt`, and in `photos/metadata.jsonl` which photos there are
+and what each one shows.  What is held out from training is decided in `splits.py`.
 """
 
 import argparse
-import hashlib
 import io
 import json
 import re
-import subprocess
 import sys
-import tarfile
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
+import gcompris
 import pyarrow as pa
 import pyarrow.parquet as pq
+import wordnet
 from datasets import Features, Image, List, Value
+from files import differences, update_checksums, write, write_json, write_jsonl, write_rows
+from packages import NoPackage, Packages
 from PIL import Image as PILImage
 from splits import FAMILIES, SEED, SPLITS, STYLES, Concept, held_out_families, new_concepts
 
@@ -69,24 +70,7 @@ CLIPS = (  # moving ones, of core concepts whose Fluent drawing is in the split 
 COLOUR_SQUARES = {"2b1b": "black square", "1f7e9": "green square", "1f7eb": "brown square"}
 
 
-# --------------------------------------------------------------------------------------------- packages
-
-
-class Packages:
-    """A folder of unpacked npm packages: `packages("NAME@VERSION")` is the folder of one of them."""
-
-    def __init__(self, cache: Path):
-        self.cache = cache
-
-    def __call__(self, spec: str) -> Path:
-        name = spec.lstrip("@").replace("/", "-").replace("@", "-")  # as `npm pack` names its archives
-        folder = self.cache / name / "package"
-        if not folder.is_dir():
-            self.cache.mkdir(parents=True, exist_ok=True)
-            subprocess.run(["npm", "pack", spec, "--silent"], cwd=self.cache, check=True, stdout=subprocess.DEVNULL)
-            with tarfile.open(self.cache / f"{name}.tgz") as archive:
-                archive.extractall(self.cache / name, filter="data")
-        return folder
+# --------------------------------------------------------------------------------------------- concepts
 
 
 def code_key(name: str) -> str:
@@ -97,9 +81,6 @@ def slug(label: str) -> str:
     """Microsoft's file name for a label: "T-Rex" -> "t-rex", "piñata" -> "pinata"."""
     plain = label.lower().replace("ñ", "n").replace("’", "").replace(".", "")
     return re.sub(r"[^a-z0-9]+", "-", plain).strip("-")
-
-
-# --------------------------------------------------------------------------------------------- concepts
 
 
 def read_concepts(packages: Packages) -> list[Concept]:
@@ -215,7 +196,7 @@ def build_emoji(packages: Packages, out: Path) -> None:
     for split, content in rows.items():
         table = pa.Table.from_pylist(content, schema=FEATURES.arrow_schema)
         write(out / f"emoji/{split}.parquet", lambda path, table=table: pq.write_table(table, path))
-    write_lines(out / "triples.json", triples)
+    write_rows(out / "triples.json", triples)
     write_json(out / "emoji/splits.json", describe_splits(rows))
 
 
@@ -258,8 +239,7 @@ def build_clips(packages: Packages, out: Path) -> None:
                 "duration_ms": duration * CLIP_FRAMES,
             }
         )
-    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-    write(out / "clips/metadata.jsonl", lambda path: path.write_text(text, encoding="utf-8"))
+    write_jsonl(out / "clips/metadata.jsonl", lines)
 
 
 def sample_frames(path: Path) -> tuple[list[PILImage.Image], int]:
@@ -279,82 +259,58 @@ def save_clip(frames: list[PILImage.Image], duration: int, path: Path) -> None:
     frames[0].save(path, "WEBP", save_all=True, append_images=frames[1:], duration=duration, **options)
 
 
-def write(path: Path, save: Callable[[Path], object]) -> None:
-    """Save under a temporary name and rename: a broken build leaves the old file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    save(temporary)
-    temporary.replace(path)
+def build_photos(packages: Packages, out: Path) -> None:
+    """Write photos/*.jpg and photos/metadata.jsonl."""
+    rows = [json.loads(line) for line in (HERE / "photos/metadata.jsonl").read_text(encoding="utf-8").splitlines()]
+    subjects = {row["file_name"]: row["subject"] for row in rows}
+    lines = []
+    for row, picture in gcompris.read_photos(packages.debian(gcompris.PACKAGE), subjects):
+        write(out / "photos" / row["file_name"], lambda path, picture=picture: path.write_bytes(picture))
+        lines.append(row)
+    write_jsonl(out / "photos/metadata.jsonl", lines)
 
 
-def write_json(path: Path, value: object) -> None:
-    write(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+def build_glosses(packages: Packages, out: Path) -> None:
+    """Write glosses.json."""
+    concepts = read_concepts(packages)
+    write_rows(out / "glosses.json", wordnet.find_glosses(packages.debian(wordnet.PACKAGE), concepts))
 
 
-def write_lines(path: Path, rows: list) -> None:
-    """A JSON list with one row a line: short, and differences are readable."""
-    text = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-    write(path, lambda p: p.write_text(f"[\n{text}\n]\n", encoding="utf-8"))
+# --------------------------------------------------------------------------------------------- all of it
 
 
-# --------------------------------------------------------------------------------------------- checking
+BUILDERS = {"emoji": build_emoji, "clips": build_clips, "photos": build_photos, "glosses": build_glosses}
 
 
-def data_files(folder: Path) -> list[str]:
-    patterns = (
-        "emoji/*.parquet",
-        "emoji/*.json",
-        "emoji/core.txt",
-        "clips/*",
-        "photos/*",
-        "triples.json",
-        "glosses.json",
-    )
-    return sorted(p.relative_to(folder).as_posix() for pattern in patterns for p in folder.glob(pattern))
-
-
-def checksums(folder: Path) -> str:
-    """One line a file, in the format of `sha256sum -c SHA256SUMS`."""
-    digests = ((hashlib.sha256((folder / name).read_bytes()).hexdigest(), name) for name in data_files(folder))
-    return "".join(f"{digest}  {name}\n" for digest, name in digests)
-
-
-def differences(built: Path) -> list[str]:
-    """What differs between the rebuilt files, the files that are here, and SHA256SUMS."""
-    found = []
-    for name in data_files(built):
-        if not (HERE / name).exists():
-            found.append(f"{name}: missing here")
-        elif (HERE / name).read_bytes() != (built / name).read_bytes():
-            found.append(f"{name}: the rebuilt file differs")
-    recorded = (HERE / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
-    present = checksums(HERE).splitlines()
-    found += [f"{line.split()[1]}: not as SHA256SUMS records it" for line in sorted(set(recorded) ^ set(present))]
-    return list(dict.fromkeys(found))
-
-
-PARTS = {"emoji": build_emoji, "clips": build_clips}
+def build(parts: list[str], packages: Packages, out: Path) -> list[str]:
+    """Write `parts` to `out`, and say which of them could be built."""
+    built = []
+    for part in parts:
+        try:
+            BUILDERS[part](packages, out)
+            built.append(part)
+        except NoPackage as error:
+            print(f"{part}: not rebuilt, SHA256SUMS alone vouches for it: {error}")
+    return built
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--packages", type=Path, default=HERE.parent / "build/npm", help="unpacked npm packages")
-    parser.add_argument("--only", choices=PARTS, help="build or check one part")
+    parser.add_argument("--packages", type=Path, default=HERE.parent / "build/packages", help="where packages are kept")
+    parser.add_argument("--only", choices=BUILDERS, help="build or check one part")
     parser.add_argument("--check", action="store_true", help="change nothing; list what differs from a fresh build")
     arguments = parser.parse_args()
     packages = Packages(arguments.packages)
-    parts = [arguments.only] if arguments.only else list(PARTS)
+    parts = [arguments.only] if arguments.only else list(BUILDERS)
 
     if arguments.check:
         with tempfile.TemporaryDirectory() as folder:
-            for part in parts:
-                PARTS[part](packages, Path(folder))
-            found = differences(Path(folder))
-        print("\n".join(found) or f"{', '.join(parts)}: nothing differs")
+            built = build(parts, packages, Path(folder))
+            found = differences(HERE, Path(folder))
+        same = f"rebuilt: {', '.join(built) or 'nothing'}; nothing differs, every file is as SHA256SUMS records it"
+        print("\n".join(found) or same)
         sys.exit(1 if found else 0)
-    for part in parts:
-        PARTS[part](packages, HERE)
-    write(HERE / "SHA256SUMS", lambda path: path.write_text(checksums(HERE), encoding="utf-8"))
+    update_checksums(HERE, build(parts, packages, HERE))
 
 
 if __name__ == "__main__":

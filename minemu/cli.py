@@ -103,7 +103,8 @@ def generate(
     prompt: Annotated[
         list[str],
         typer.Argument(
-            help="Words, picture files and clips (animated GIF, WebP, PNG, or a folder of frames: frames/), in order. "
+            help="Words, picture files and clips (animated GIF, WebP, PNG, or a folder of frames: frames/; MP4 with the "
+            "extra 'video'), in order. "
             "For Emu-I, 'assistant: ...' is what it said before."
         ),
     ],
@@ -113,19 +114,34 @@ def generate(
     document: Annotated[
         Path | None, typer.Option(help="Continue with words and pictures as they come, the pictures into this folder.")
     ] = None,
+    rank: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ANSWER", help="Rank answers in place of saying one, the likeliest first; give it for each."
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps (default: the checkpoint's).")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of words.")] = 64,
     seed: Seed = 0,
     json: Json = None,
 ) -> None:
-    """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document). One picture alone is rebuilt."""
+    """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document), or rank answers (--rank).
+
+    One picture alone is rebuilt with --out.
+    """
     import torch
 
     from minemu.pipeline import EmuPipeline
 
-    if out is not None and document is not None:
-        raise MinemuError("--out draws one picture and --document continues with words and pictures; choose one")
+    given = [name for name, value in (("--out", out), ("--document", document), ("--rank", rank)) if value]
+    if len(given) > 1:
+        raise MinemuError(
+            "--out draws one picture, --document continues with words and pictures, --rank chooses among words: "
+            f"give one of {' and '.join(given)}"
+        )
+    if out is None and (steps, guidance) != (None, None):
+        raise MinemuError("--steps and --guidance are for drawing one picture: add --out FILE, or leave them out")
     if document is not None and document.exists() and not (document.is_dir() and not any(document.iterdir())):
         raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
     if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
@@ -137,6 +153,10 @@ def generate(
         pieces = pipe.continue_document(sample, max_new_tokens=max_new_tokens, generator=generator)
         shown = _show_document(pieces, document)
         return _write(json, {"prompt": prompt, "document": shown, "seed": seed})
+    if rank:
+        ranked = pipe.rank(_as_asked(pipe, sample), rank)
+        typer.echo("\n".join(f"{score:7.2f}  {answer}" for answer, score in ranked))
+        return _write(json, {"prompt": prompt, "ranked": [list(pair) for pair in ranked]})
     if out is None:
         text = _answer(pipe, sample, max_new_tokens)
         typer.echo(text)
@@ -165,13 +185,18 @@ def _piece(piece: str) -> Any:
 
 
 def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:
-    from minemu.chat import as_messages
     from minemu.prompts import DESCRIBE
+
+    described = DESCRIBE if len(sample) == 1 and isinstance(sample[0], Path) else {}  # as `EmuPipeline.caption` does
+    return pipe.chat(_as_asked(pipe, sample), max_new_tokens=max_new_tokens, **described).text
+
+
+def _as_asked(pipe: Any, sample: list[Any]) -> list[Any]:
+    """For Emu-I a question in its template."""
+    from minemu.chat import as_messages
     from minemu.tokenizer import USER
 
-    asked = as_messages(sample) if USER in pipe.processor.special else sample  # Emu-I: a question in its template
-    described = DESCRIBE if len(sample) == 1 and isinstance(sample[0], Path) else {}  # as `EmuPipeline.caption` does
-    return pipe.chat(asked, max_new_tokens=max_new_tokens, **described).text
+    return as_messages(sample) if USER in pipe.processor.special else sample
 
 
 def _show_document(pieces: list[Any], folder: Path) -> list[str]:

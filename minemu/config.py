@@ -149,6 +149,8 @@ class DecoderConfig:
     condition_grid: int = 0  # g: the embeddings are g x g cells, from which the U-Net's sketch is regressed; 0: none
     sketch_layers: int = 0  # of the Transformer that adds to the linear sketch; 0: linear alone
     sketch_width: int = 256
+    refine_layers: int = 0  # residual blocks of convolutions that mend the sketch across its cells
+    refine_width: int = 128
     prediction: Literal["v", "epsilon", "sample"] = "sample"
     schedule: Literal["scaled_linear", "squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
     zero_terminal_snr: bool = True
@@ -234,7 +236,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision": {**_NANO_VISION, "stem": "conv"},
         "bridge": {"n_image": 4, "n_frame": 4, "width": 32, "layers": 2, "heads": 2, "ff_width": 64},
         "llm": _NANO_LLM,
-        "decoder": {**_NANO_DECODER, "condition_width": 48, "condition_grid": 2, "sketch_layers": 1, "sketch_width": 64},
+        "decoder": {
+            **_NANO_DECODER, "condition_width": 48,
+            "condition_grid": 2, "sketch_layers": 1, "sketch_width": 64, "refine_layers": 1, "refine_width": 16,
+        },
     },
     "emu2-nano": {
         "vision": {**_NANO_VISION, "post_norm": True},
@@ -249,8 +254,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
         "objective": {"hide_written": 0.5, "say_image": True},
         "decoder": {
-            "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "cached": 65_536,
-            "unet_channels": (64, 128), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
+            "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3, "cached": 65_536,
+            "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
             "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
         },
     },

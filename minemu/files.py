@@ -59,6 +59,18 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def append_json(path: str | os.PathLike, value: Any) -> None:
+    """Append `value` to a log as one line of JSON."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(value) + "\n")
+    except OSError as error:
+        raise MinemuError(
+            f"could not write {path}: {error.strerror or error}. Free disk space and run again: "
+            "it goes on from the last checkpoint"
+        ) from error
+
+
 def read_json(path: str | os.PathLike) -> Any:
     """Read JSON; a missing or half-written file is one clear line."""
     try:

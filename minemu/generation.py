@@ -5,13 +5,17 @@ The released Emu code runs the whole prefix anew for each of the N embeddings; w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from transformers import Cache
+from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from minemu import sequence
 from minemu.errors import MinemuError
+
+SCORED = 256  # texts whose likelihood is found at once
 
 
 class RoomyLayer(DynamicLayer):
@@ -127,3 +131,35 @@ class EmuGeneration:
             attention_mask = torch.cat([attention_mask, attention_mask.new_ones(len(inputs), 1)], 1)
             position_ids = position_ids[:, -1:] + 1
         return torch.cat(predicted, 1)
+
+    @torch.no_grad()
+    def log_likelihoods(
+        self,
+        texts: Sequence[list[int]],
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        images: Tensor | None = None,
+        image_embeds: Tensor | None = None,
+        frames: Tensor | None = None,
+        mean: bool = False,
+    ) -> Tensor:
+        """log P(text | prompt) of each of R texts (token ids, at most T) as the words right after one prompt, (1, L): (R,).
+
+        With `mean` per token, so that long texts do not lose. The prompt is read once for `SCORED` texts, which share its cache.
+        """
+        to_come = max(map(len, texts))
+        _, _, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come)
+        scores = []
+        for start in range(0, len(texts), SCORED):
+            padded = sequence.pad_rows(list(texts[start : start + SCORED]), self.ids)
+            ids, mask = (padded[name].to(inputs.device) for name in ("input_ids", "attention_mask"))  # (R, T)
+            cache = DynamicCache(config=self.llm.config)
+            first = self.llm(inputs_embeds=inputs, past_key_values=cache, use_cache=True).logits[:, -1:]
+            cache.batch_repeat_interleave(len(ids))
+            seen = torch.cat([mask.new_ones(len(ids), inputs.shape[1]), mask], 1)      # (R, L + T)
+            rest = self.llm(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).logits
+            logits = torch.cat([first.expand(len(ids), 1, -1), rest[:, :-1]], 1)       # (R, T, vocabulary)
+            of_tokens = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]      # (R, T)
+            total = (of_tokens * mask).sum(1)
+            scores.append(total / mask.sum(1) if mean else total)
+        return torch.cat(scores)

@@ -16,6 +16,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -206,13 +207,18 @@ class Emu(nn.Module, EmuGeneration):
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload config and weights; returns the address of the commit."""
-        from huggingface_hub import HfApi
+        return push(self, repo_id, private, token)
 
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Emu"))
+
+def push(saved: Any, repo_id: str, private: bool, token: str | None) -> str:
+    """Upload what `save_pretrained` of a model or a pipeline writes."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        saved.save_pretrained(folder)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Emu"))
 
 
 def local_folder(source: str | os.PathLike, revision: str | None = None) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 from minemu import adapters
 from minemu.errors import MinemuError
 from minemu.loading import main_device
-from minemu.model import Emu, local_folder
+from minemu.model import Emu, local_folder, push
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
 from minemu.prompts import DESCRIBE
 from minemu.visual_decoder import VisualDecoder
@@ -91,6 +91,10 @@ class EmuPipeline:
         self.model.save_pretrained(folder, dtype)
         self.processor.save_pretrained(folder)
         self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
+
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Upload model, processor and decoder; returns the address of the commit."""
+        return push(self, repo_id, private, token)
 
     def to(self, device: str | torch.device) -> EmuPipeline:
         if hasattr(self.model, "hf_device_map"):
@@ -180,6 +184,20 @@ class EmuPipeline:
     def caption(self, picture: PictureLike, **kwargs) -> str:
         """What is in a picture, decoded as published: beams weigh whole texts, where one word at a time is carried off by the first."""
         return self.chat([picture], **{**DESCRIBE, **kwargs}).text
+
+    def log_likelihoods(self, sample: Sample | Sequence[dict], texts: Sequence[str], mean: bool = False) -> Tensor:
+        """log P(text | sample) of each text as what comes next: (R,). With `mean` per token, so that long texts do not lose."""
+        rows = [self.processor.encode(text) for text in texts]
+        if not all(rows) or not rows:
+            raise MinemuError("there is no text to score, or an empty one; give at least one, each of a word or more")
+        return self.model.log_likelihoods(
+            rows, **self.processor([self._as_asked(sample)]).to(self.model.device), mean=mean
+        )
+
+    def rank(self, sample: Sample | Sequence[dict], answers: Sequence[str]) -> list[tuple[str, float]]:
+        """Answers with their mean log-likelihood per token, the likeliest first, as the paper ranks those of VisDial."""
+        scores = self.log_likelihoods(sample, answers, mean=True).tolist()
+        return sorted(zip(answers, scores, strict=True), key=lambda pair: -pair[1])
 
     # ---- words and pictures --------------------------------------------------------------------------------------------
 

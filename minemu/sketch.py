@@ -2,9 +2,11 @@
 
 The N = g x g embeddings of a picture are read as a grid of its cells, and each is spread over its own cell. A linear map, found
 by least squares, copies what an embedding holds of its cell. A small Transformer over all of them adds what no single embedding
-holds: that together they mean a llama, and how a llama looks.
+holds: that together they mean a llama, and how a llama looks. Each of its outputs is a whole cell, so what it gets wrong ends at
+the cell's edge, and every place of a drawing is learnt anew; convolutions over all latent positions, the same at each, mend both.
 
 Axes   B rows   N = g x g embeddings   D their width   W width of the Transformer   K latent channels   s latent positions a side
+       F features   C channels of the convolutions
 """
 
 from __future__ import annotations
@@ -17,8 +19,11 @@ from torch import Tensor, nn
 from minemu.config import DecoderConfig, VisionConfig
 from minemu.errors import MinemuError
 from minemu.visual_encoder import INIT_STD, Block
+from minemu.weights import load_strict
 
 RIDGE = 1e-3
+FEATURES = 32  # F: what the Transformer tells the convolutions of each latent position, beside its latents
+REFINE_GROUPS = 8  # of their GroupNorm
 
 
 class Sketch(nn.Module):
@@ -34,7 +39,7 @@ class Sketch(nn.Module):
             )
         self.cell = side // self.grid                                            # latent positions along a cell
         self.spread = nn.Linear(config.condition_width, self.channels * self.cell**2)
-        self.blocks = nn.ModuleList()
+        self.blocks, self.refine = nn.ModuleList(), None
         if config.sketch_layers:
             width = config.sketch_width
             blocks = VisionConfig(width=width, layers=config.sketch_layers, mlp_width=4 * width)
@@ -46,6 +51,8 @@ class Sketch(nn.Module):
             for parameter in (*self.blocks.parameters(), self.leave.weight):
                 if parameter.ndim == 2:
                     nn.init.trunc_normal_(parameter, std=INIT_STD)
+            if config.refine_layers:
+                self.refine = Refiner(config, self.cell)
 
     def forward(self, conditions: Tensor) -> Tensor:
         if conditions.shape[1] != self.grid**2:
@@ -58,10 +65,16 @@ class Sketch(nn.Module):
             x = self.enter(conditions) + self.positions                          # (B, N, W)
             for block in self.blocks:
                 x = block(x)                                                     # (B, N, W)
-            cells = cells + self.leave(self.norm(x))                             # (B, N, K cell^2)
-        return rearrange(                                                        # (B, K, s, s)
-            cells, "b (h w) (k i j) -> b k (h i) (w j)", h=self.grid, k=self.channels, i=self.cell
-        )
+            x = self.norm(x)
+            cells = cells + self.leave(x)                                        # (B, N, K cell^2)
+        latents = self.spread_out(cells)                                         # (B, K, s, s)
+        if self.refine:
+            latents = latents + self.refine(latents, self.spread_out(self.refine.tell(x)))
+        return latents
+
+    def spread_out(self, cells: Tensor) -> Tensor:
+        """What is known of each cell at its latent positions: (B, N, channels cell^2) -> (B, channels, s, s)."""
+        return rearrange(cells, "b (h w) (k i j) -> b k (h i) (w j)", h=self.grid, i=self.cell, j=self.cell)
 
     def fit(self, conditions: Tensor, latents: Tensor) -> float:
         """Least squares for the linear part, from (B, N, D) and (B, K, s, s); the share of variance that it explains."""
@@ -74,3 +87,40 @@ class Sketch(nn.Module):
             self.spread.weight.copy_(solution[:-1].T)
             self.spread.bias.copy_(solution[-1])
         return 1 - ((known @ solution - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()).item()
+
+
+class Refiner(nn.Module):
+    """Residual blocks of 3 x 3 convolutions: latents (B, K, s, s) and features (B, F, s, s) -> what to add to the latents."""
+
+    def __init__(self, config: DecoderConfig, cell: int):
+        super().__init__()
+        channels, width = config.latent_channels, config.refine_width
+        self.tell = nn.Linear(config.sketch_width, FEATURES * cell**2)
+        self.enter = nn.Conv2d(channels + FEATURES, width, 3, padding=1)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                nn.GroupNorm(REFINE_GROUPS, width),
+                nn.Conv2d(width, width, 3, padding=1),
+                nn.GELU(),
+                nn.Conv2d(width, width, 3, padding=1),
+            )
+            for _ in range(config.refine_layers)
+        )
+        self.leave = nn.Conv2d(width, channels, 3, padding=1)
+        for last in (*(block[-1] for block in self.blocks), self.leave):         # it begins as the sketch without it
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, latents: Tensor, features: Tensor) -> Tensor:
+        x = F.gelu(self.enter(torch.cat([latents.to(features.dtype), features], 1)))  # (B, C, s, s)
+        for block in self.blocks:
+            x = x + block(x)                                                     # (B, C, s, s)
+        return self.leave(F.gelu(x))                                             # (B, K, s, s)
+
+
+def grown(sketch: Sketch, config: DecoderConfig) -> Sketch:
+    """The same sketch with the convolutions that `config` has and it lacks; as they begin with zero, it says the same."""
+    larger = Sketch(config)
+    state = {name: tensor for name, tensor in larger.state_dict().items() if name.startswith("refine.")}
+    load_strict(larger, state | sketch.state_dict(), "the sketch to go on with")
+    return larger

@@ -14,7 +14,8 @@ from minemu.errors import MinemuError
 from minemu.figures.ablations import show_ablation
 from minemu.model import Emu
 from minemu.processor import EmuProcessor
-from minemu.training.recipe import needs, resolve, train_stage
+from minemu.training.recipe import train_stage
+from minemu.training.recipes import needs, resolve
 
 STAGES = ("encoder", "language", "bridge", "emu")
 SHORT = [part for stage in STAGES for part in ("--set", f"train.{stage}.steps=2")]

@@ -198,7 +198,8 @@ def test_generate_reads_clips_and_goes_on_with_a_dialogue(pipe, tmp_path, monkey
     assert [part["type"] for part in second["content"]] == ["image", "text"]
 
 
-def test_generate_does_not_take_a_missing_file_for_words(pipe, tmp_path, capsys):
+def test_generate_does_not_take_a_missing_file_for_words(pipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
     for name in ("missing.png", "missing.mp4"):
         assert f"there is no file {name}; check the path" in refused(capsys, "generate", "c", name, "what is this?")
     assert cli.run(["generate", "c", "not in cat.png but here"]) == 0
@@ -220,12 +221,25 @@ def test_generate_continues_a_document(pipe, tmp_path, capsys, monkeypatch):
     again = refused(capsys, "generate", "c", "fruits:", "--document", str(folder))
     assert f"--document {folder} is there already and not empty; name a new folder" in again
     both = refused(capsys, "generate", "c", "x", "--document", str(folder), "--out", "x.png")
-    assert "--out draws one picture and --document continues with words and pictures; choose one" in both
+    assert both.endswith("--rank chooses among words: give one of --out and --document")
+
+
+def test_generate_ranks_answers(pipe, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        Pipe, "rank", lambda self, sample, answers: [(text, -k / 2) for k, text in enumerate(answers)], raising=False
+    )
+    line = ["generate", "c", "what is this?", "--rank", "an ox.", "--rank", "a llama."]
+    assert cli.run([*line, "--json", str(tmp_path / "x.json")]) == 0
+    assert capsys.readouterr().out.splitlines() == ["   0.00  an ox.", "  -0.50  a llama."]
+    assert json.loads((tmp_path / "x.json").read_text())["ranked"] == [["an ox.", 0.0], ["a llama.", -0.5]]
+    assert refused(capsys, *line, "--out", "x.png").endswith("give one of --out and --rank")
 
 
 def test_generate_refuses_what_it_cannot_write_or_find(pipe, tmp_path, capsys):
     assert "should end in .png" in refused(capsys, "generate", "c", "a llama", "--out", str(tmp_path / "x.exe"))
     assert "there is no checkpoint folder" in refused(capsys, "generate", "nowhere", "a llama")
+    for option in ("--steps", "--guidance"):
+        assert "are for drawing one picture: add --out FILE" in refused(capsys, "generate", "c", "a llama", option, "2")
 
 
 def test_evaluate_lists_tasks(tmp_path, capsys):

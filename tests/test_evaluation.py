@@ -15,11 +15,13 @@ from minemu.data.world import Group, Scene, ToyWorld
 from minemu.errors import MinemuError
 from minemu.evaluation import efficientnet, judge, report, tasks
 from minemu.evaluation.judge import Judge
-from minemu.evaluation.likelihood import concept_scores, log_likelihoods
+from minemu.evaluation.likelihood import concept_scores
 from minemu.evaluation.metrics import frechet_distance, rate, wilson
 from minemu.model import Emu
+from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
+from minemu.visual_decoder import VisualDecoder
 
 # ---- the judge's eye -------------------------------------------------------------------------------------------------
 
@@ -275,13 +277,13 @@ def nano():
     processor = EmuProcessor(
         train_tokenizer(corpus, config.llm.vocab_size), config.vision.image_size, config.bridge.n_image
     )
-    return SimpleNamespace(model=Emu(config).eval(), processor=processor)
+    return EmuPipeline(Emu(config).eval(), processor, VisualDecoder(config.decoder))
 
 
 def test_likelihood_from_the_cache_equals_one_whole_pass(nano):
     picture = Image.effect_noise((32, 32), 90).convert("RGB")
     texts = ["an ox", "a big llama on", "two kick scooters above grapes on a green background, Flat style"]
-    found = log_likelihoods(nano, picture, texts)
+    found = nano.log_likelihoods([picture], texts)
     for text, value in zip(texts, found, strict=True):
         batch = nano.processor([[picture, text]])
         words = len(nano.processor.encode(text))
@@ -291,10 +293,25 @@ def test_likelihood_from_the_cache_equals_one_whole_pass(nano):
         torch.testing.assert_close(value, expected, atol=1e-4, rtol=1e-5)
 
 
+def test_answers_are_ranked_by_their_mean_likelihood(nano):
+    prompt = [Image.new("RGB", (32, 32), "red"), "what is this?"]
+    answers = ["grapes", "an ox on a green background", "ox"]
+    ranked = nano.rank(prompt, answers)
+    scores = dict(zip(answers, nano.log_likelihoods(prompt, answers).tolist(), strict=True))
+    lengths = {answer: len(nano.processor.encode(answer)) for answer in answers}
+    assert dict(ranked) == pytest.approx({answer: scores[answer] / lengths[answer] for answer in answers}, abs=1e-5)
+    assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
+    for nothing in ([], ["ox", ""]):
+        with pytest.raises(MinemuError, match="no text to score, or an empty one; give at least one"):
+            nano.rank(prompt, nothing)
+    with pytest.raises(MinemuError, match="leaves no room for what comes next"):
+        nano.rank(prompt, ["ox " * 300])
+
+
 def test_concept_scores_are_one_a_label_and_add_up_the_sizes(nano):
     picture = Image.new("RGB", (32, 32), "red")
     scores = concept_scores(nano, picture, ["ox", "kick scooter", "grapes"])
-    sizes = log_likelihoods(nano, picture, ["a small ox on", "an ox on", "a big ox on"])
+    sizes = nano.log_likelihoods([picture], ["a small ox on", "an ox on", "a big ox on"])
     assert scores.shape == (3,)
     torch.testing.assert_close(scores[0], sizes.logsumexp(0), atol=1e-4, rtol=1e-5)
 

@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from minemu.data.conversations import SYSTEM_IMAGE, SYSTEM_VIDEO
-from minemu.data.formats import FORMATS, DataConfig, open_source
+from minemu.data.formats import FORMATS, DataConfig, listing, open_source
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
@@ -223,9 +225,11 @@ def test_bad_samples_are_skipped_alike_whatever_was_read_before(bad, number, oth
 
 
 def test_bad_samples_are_named_and_counted_once(caplog):
-    source = Shuffled(Counted([10], {3, 4}))
+    told = []
+    source = Shuffled(Counted([10], {3, 4}), on_skip=lambda k, why: told.append((k, why)))
     for n in range(30):
         source.document(n)
+    assert sorted(told) == [(3, "sample 3 is bad"), (4, "sample 4 is bad")]
     assert source.bad == {3: "sample 3 is bad", 4: "sample 4 is bad"}
     assert sorted(record.getMessage() for record in caplog.records) == [
         "bad sample 3 skipped: sample 3 is bad",
@@ -292,6 +296,47 @@ def test_a_shard_that_is_cut_off(tmp_path, caplog):
         WebDataset([path])
 
 
+@pytest.mark.parametrize(
+    ("keep", "why"),
+    [
+        (lambda header, size: header, "it ends without the zeros that close an archive"),
+        (lambda header, size: header + 100, "a header is damaged or cut off"),
+        (lambda header, size: header + 512 + size // 2, "unexpected end of data"),  # within the file
+    ],
+)
+def test_a_shard_that_is_cut_at_a_file_is_told_of_and_read_up_to_there(tmp_path, caplog, keep, why):
+    path = shard(tmp_path / "a.tar", 0, 4)
+    with tarfile.open(path) as tar:
+        member = tar.getmember("00003.png")
+    path.write_bytes(path.read_bytes()[: keep(member.offset, member.size)])
+    reader = WebDataset([path])
+    assert [split(reader.read(k, LOT))[0] for k in range(3)] == [[0], [1], [2]]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} is cut off after {sum(reader.blocks)} samples ({why}): fetch it again"
+    ]
+
+
+def test_a_shard_with_a_damaged_header_is_told_of(tmp_path, caplog):
+    path = shard(tmp_path / "a.tar", 0, 4)
+    with tarfile.open(path) as tar:
+        member = tar.getmember("00002.png")
+    data = bytearray(path.read_bytes())
+    data[member.offset] ^= 1
+    path.write_bytes(data)
+    assert WebDataset([path]).blocks == [2]
+    assert "a.tar is cut off after 2 samples (a header is damaged or cut off): fetch it again" in caplog.text
+
+
+@pytest.mark.parametrize("zeros", [1, 512, 1024, 5000])
+def test_a_shard_that_is_whole_but_for_some_zeros_is_read_in_silence(tmp_path, caplog, zeros):
+    path = shard(tmp_path / "a.tar", 0, 4)
+    with tarfile.open(path) as tar:
+        last = tar.getmembers()[-1]
+    end = last.offset_data + -(-last.size // 512) * 512
+    path.write_bytes(path.read_bytes()[: end + zeros])
+    assert WebDataset([path]).blocks == [4] and not caplog.records
+
+
 def test_parquet(parquet):
     reader = Parquet(sorted(parquet.glob("*.parquet")))
     assert reader.blocks == [3, 3, 2, 4]
@@ -342,16 +387,23 @@ def test_parts_of_a_page_fit_and_keep_pictures_with_their_sentences(tokens, seed
     assert sum(2 + 6 * (k in kept) for k in part) <= tokens
 
 
-def test_webvid(webvid):
+def test_webvid(webvid, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
     reader = WebVid([webvid], webvid.parent, random_frames=False)
     assert reader.blocks == [6]
     for k, text in enumerate(["a snail, slowly", 'two lines and "quotes"']):
         assert split(reader.read(k, LOT)) == ([0, 2, 3, 5, 6, 8, 9, 11], [text])
     drawn = [split(WebVid([webvid], webvid.parent).read(0, np.random.default_rng(k)))[0] for k in range(3)]
     assert all(numbers == sorted(numbers) and len(numbers) == 8 for numbers in drawn) and drawn[0] != drawn[1]
-    for k, text in [(2, "no animated WebP, GIF or PNG, and other video is not read here; make a folder of frames: mkdir 3; ffmpeg"),
-                    (3, "row 4 of .*: the clip .*4 is missing"), (4, "the clip .*5 has no frames: the folder holds no picture"),
-                    (5, "the clip .*6.webp is broken; fetch it again or leave it out")]:  # fmt: skip
+    for k, text in [
+        (
+            2,
+            r'the clip .*3.mp4 needs a video decoder: pip install "minemu\[video\]"; or make a folder of frames: mkdir 3; ff',
+        ),
+        (3, "row 4 of .*: the clip .*4 is missing .a folder of frames, or .webp, .gif, .png, .mp4"),
+        (4, "the clip .*5 has no frames: the folder holds no picture"),
+        (5, "the clip .*6.webp is broken; fetch it again or leave it out"),
+    ]:
         with pytest.raises(MinemuError, match=text):
             reader.read(k, LOT)
     webvid.write_text("1,2,3\n")
@@ -359,9 +411,61 @@ def test_webvid(webvid):
         WebVid([webvid], webvid.parent)
 
 
-def test_a_clip_that_does_not_exist(tmp_path):
+def test_a_clip_that_is_none(tmp_path):
     with pytest.raises(MinemuError, match="the clip .*none.webp does not exist; check the path"):
         read_frames(tmp_path / "none.webp")
+    (tmp_path / "clip.txt").write_text("no film")
+    with pytest.raises(MinemuError, match="clip.txt is no animated WebP, GIF or PNG, and no film .*; make a folder of"):
+        read_frames(tmp_path / "clip.txt")
+
+
+def test_a_film_shows_the_frames_that_a_folder_would(webvid, monkeypatch):
+    """A stand-in for PyAV, so that this is tried without it too."""
+
+    class Film:
+        def __init__(self, path):
+            self.frames = 12 if Path(path).read_bytes() == b"film" else 0
+
+        __enter__, __exit__ = lambda self: self, lambda self, *error: None
+
+        def decode(self, video):
+            for k in range(self.frames):
+                yield SimpleNamespace(to_image=lambda k=k: coloured(k))
+            if not self.frames:
+                raise FFmpegError
+
+    class FFmpegError(Exception):
+        """The stand-in's."""
+
+    monkeypatch.setitem(sys.modules, "av", SimpleNamespace(open=Film, FFmpegError=FFmpegError))
+    assert split(WebVid([webvid], webvid.parent, random_frames=False).read(2, LOT)) == (
+        [0, 2, 3, 5, 6, 8, 9, 11],
+        ["a film"],
+    )
+    more = [number(frame) for frame in read_frames(webvid.parent / "00_02" / "3.mp4", 14)]  # than it has
+    assert more == [0, 1, 2, 3, 3, 4, 5, 6, 7, 8, 9, 9, 10, 11]
+    (webvid.parent / "00_02" / "3.mp4").write_bytes(b"cut")
+    with pytest.raises(MinemuError, match="the clip .*3.mp4 is broken; fetch it again or leave it out"):
+        WebVid([webvid], webvid.parent).read(2, LOT)
+
+
+def test_a_true_film(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as film:
+        stream = film.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for k in range(12):
+            film.mux(stream.encode(av.VideoFrame.from_image(coloured(k, 64))))
+        film.mux(stream.encode())
+    frames = read_frames(path)
+    assert [number(frame) for frame in frames] == [0, 2, 3, 5, 6, 8, 9, 11]
+    assert {(frame.mode, frame.size) for frame in frames} == {("RGB", (64, 64))}
+    drawn = [number(frame) for frame in read_frames(path, rng=np.random.default_rng(0))]
+    assert drawn == sorted(drawn) and len(set(drawn)) == 8
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(MinemuError, match="the clip .*clip.mp4 is broken; fetch it again or leave it out"):
+        read_frames(path)
 
 
 def test_storyboards(storyboards):
@@ -556,6 +660,20 @@ def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboar
         assert open_source(config, words, 4, seed=3).document(2)
     assert len(split(open_source(configs[2], words, 4).document(0))[0]) == 1
     assert len(split(open_source(configs[3], words, 4).document(0))[0]) == 3
+
+
+def test_what_is_listed_of_a_data_set(shards, storyboards):
+    sizes = [path.stat().st_size for path in sorted(Path(shards).parent.glob("*.tar"))]
+    config = DataConfig("webdataset", shards)
+    before = listing(config)
+    assert before == listing(config) and before["files"] == 2 and before["bytes"] == sum(sizes)
+    assert listing(DataConfig("storyboards", str(storyboards)))["files"] == 1
+    last = Path(shards).with_name("00001.tar")
+    last.rename(last.with_name("00002.tar"))
+    renamed = listing(config)
+    assert renamed["sha256"] != before["sha256"] and renamed["bytes"] == before["bytes"]
+    with pytest.raises(MinemuError, match="no file matches .*; check the path"):
+        listing(DataConfig("storyboards", shards))
 
 
 def test_bad_configuration(tmp_path):

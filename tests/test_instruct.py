@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from minemu import adapters
 from minemu.chat import user_message
 from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversation
+from minemu.data.formats import DataConfig
 from minemu.data.mixture import SOURCES, toy_mixture
 from minemu.data.sources import DataFiles, ToyTalks, open_talks
 from minemu.data.world import ToyWorld
@@ -23,7 +24,8 @@ from minemu.sequence import IGNORE
 from minemu.training import checkpoint
 from minemu.training.export import export_adapter
 from minemu.training.instruct import ALIKE, InstructStage
-from minemu.training.recipe import make_processor, resolve, train_stage
+from minemu.training.recipe import make_processor, train_stage
+from minemu.training.recipes import resolve, sources_of
 from minemu.visual_decoder import VisualDecoder
 
 SETTINGS = {"train.source": "mixture", "train.instruct.steps": 4, "train.instruct.checkpoint_every": 2}
@@ -253,6 +255,30 @@ def test_conversations_on_disk(tmp_path):
     talks = open_talks(recipe.data.conversations, ToyWorld(), len, 4, 0)
     assert talks.document(3).turns[0].answer == "a colour."
     assert isinstance(open_talks(DataFiles().conversations, ToyWorld(), len, 4, 0), ToyTalks)
+
+
+@pytest.mark.parametrize(
+    ("stage", "source", "read"),
+    [
+        ("emu", "captions", ()),
+        ("emu", "mixture", SOURCES),
+        ("instruct", "captions", ("conversations",)),
+        ("instruct", "mixture", (*SOURCES, "conversations")),
+        ("decoder", "mixture", ()),
+    ],
+)
+def test_which_sources_a_stage_reads(stage, source, read):
+    assert sources_of(stage, resolve("emu-nano", {"train.source": source})[1]) == read
+
+
+def test_bad_conversations_are_told_of(tmp_path):
+    records = [{"instruction": "what is red?", "output": "a colour."}, {"instruction": "what is blue?", "output": ""}]
+    (tmp_path / "talks.json").write_text(json.dumps(records))
+    told = []
+    data = DataConfig("chats", str(tmp_path / "talks.json"))
+    talks = open_talks(data, ToyWorld(), len, 4, 0, lambda *skipped: told.append(skipped))
+    assert {talks.document(number).turns[0].answer for number in range(4)} == {"a colour."}
+    assert told == [("conversations", 1, f"record 1 of {tmp_path / 'talks.json'} has no text")]
 
 
 def test_emu_i_answers_messages_in_its_template(root):

@@ -1,5 +1,6 @@
 """Loading in any precision and onto any devices: the same model, no second copy of its weights, one line for what cannot be."""
 
+import os
 import sys
 from types import ModuleType
 
@@ -53,6 +54,33 @@ def spread(preset):
     """The encoder, LLaMA's layers and its LM head on the disk."""
     places = dict.fromkeys(parts(preset), "cpu")
     return places | {"visual_encoder": "disk", "llm.model.layers": "disk", "llm.lm_head": "disk"}
+
+
+@pytest.mark.parametrize(
+    ("part", "files"),
+    [
+        ("model", {"config.json", "model.safetensors"}),
+        ("pipeline", {"config.json", "model.safetensors", "processor.json", "tokenizer.json", "visual_decoder"}),
+    ],
+)
+def test_push_to_hub_uploads_what_is_saved(pipe, monkeypatch, part, files):
+    seen = {}
+
+    class Api:
+        def __init__(self, token):
+            seen["token"] = token
+
+        def create_repo(self, repo_id, private, exist_ok):
+            seen["repo"] = (repo_id, private, exist_ok)
+
+        def upload_folder(self, repo_id, folder_path, commit_message):
+            seen["files"] = set(os.listdir(folder_path))
+            return f"https://huggingface.co/{repo_id}/commit/1"
+
+    monkeypatch.setattr("huggingface_hub.HfApi", Api)
+    pushed = pipe if part == "pipeline" else pipe.model
+    assert pushed.push_to_hub("me/emu", private=True, token="t") == "https://huggingface.co/me/emu/commit/1"
+    assert seen == {"token": "t", "repo": ("me/emu", True, True), "files": files}
 
 
 @pytest.mark.parametrize("device_map", [None, "cpu", "auto", "disk", "spread"])

@@ -63,7 +63,7 @@ def requirements(*extras: str) -> list[Requirement]:
 @pytest.mark.parametrize("python", PYTHONS)
 def test_every_requirement_has_a_pin_inside_its_range(python):
     pinned = pins(python)
-    for requirement in requirements("dev", "build"):
+    for requirement in requirements("dev", "build", "video"):
         if requirement.marker is None or requirement.marker.evaluate({"python_version": python}):
             pin = pinned[canonicalize_name(requirement.name)]
             (exact,) = pin.specifier

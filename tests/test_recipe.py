@@ -17,12 +17,14 @@ from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
+from minemu.training.continuing import is_lengthened, lengthen
 from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
-from minemu.training.recipe import STAGES, is_lengthened, make_processor, resolve, run_recipe, train_stage
+from minemu.training.recipe import make_processor, run_recipe, train_stage
+from minemu.training.recipes import STAGES, resolve
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
@@ -70,7 +72,7 @@ def test_the_card_says_what_the_files_say(finished):
     pipe = EmuPipeline.from_pretrained(folder)
     parameters = sum(p.numel() for p in pipe.model.parameters()) + sum(p.numel() for p in pipe.decoder.parameters())
     assert f"{parameters:,} parameters" in card
-    assert "| emu | 6 | 8 |" in card
+    assert "| emu | 6 | 8 |" in card and "drawings of 250 things" in card
     log = (folder / "training" / "emu.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == list(range(1, 7))
     assert {path.stem for path in (folder / "training").glob("*.json")} == set(STAGES)
@@ -99,7 +101,8 @@ def test_a_finished_recipe_trains_nothing_again(finished, monkeypatch):
 
 def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_path):
     root, folder = finished
-    only_decoder = {**SHORT, "train.decoder.steps": 3, "decoder.sketch_layers": 0, "train.sketch.steps": 0}
+    linear = {"decoder.sketch_layers": 0, "decoder.refine_layers": 0, "train.sketch.steps": 0}
+    only_decoder = {**SHORT, **linear, "train.decoder.steps": 3}
     made = run_recipe("emu-nano", tmp_path, only_decoder, base=folder)
     before, after = (load_file(where / "model.safetensors") for where in (folder, made))
     assert all(torch.equal(before[name], after[name]) for name in before)
@@ -159,6 +162,18 @@ def test_emu_of_a_finished_checkpoint_goes_on_with_other_documents(finished, tmp
     record = json.loads((stage / "run.json").read_text())
     assert record["weights_of"]["steps"] == 6 and record["weights_of"]["data"] is None  # captions, no mixture
     assert record["data"]["mixture"] and record["world"]["source"] == "mixture"
+    assert "world" not in record["weights_of"]  # the same scenes
+
+
+def test_what_goes_on_from_a_base_may_have_other_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("minemu.training.continuing.Emu", Mock())
+    monkeypatch.setattr(checkpoint, "save", Mock())
+    logs, train = tmp_path / "base" / "training", {"steps": 6, "restarts": []}
+    logs.mkdir(parents=True)
+    (logs / "emu.jsonl").write_text("")
+    (logs / "emu.json").write_text(json.dumps({"commit": "a", "train": train, "listed": {"labels": {"files": 1}}}))
+    lengthen(tmp_path / "base", tmp_path / "emu", {"stage": "emu", "train": {"steps": 9, "restarts": [6]}})
+    assert "listed" not in json.loads((tmp_path / "emu" / "run.json").read_text())
 
 
 def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, monkeypatch):
@@ -269,9 +284,27 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     )
     assert record["weights_of"] == {"commit": before["commit"], "steps": 6, "train": before["train"]}
     assert record["train"]["steps"] == 9
+
+    other = tmp_path / "other" / "emu-nano" / "sketch"
+    made = run_recipe("emu-nano", tmp_path / "other", {**longer, "train.world_seed": 1}, base=folder)  # on other scenes
+    assert "after 6 steps, of other scenes (commit" in (made / "README.md").read_text()
+    record = json.loads((other / "run.json").read_text())
+    assert record["world"]["seed"] == 1 and record["weights_of"]["world"]["seed"] == 0
+    assert losses_of(other)[:6] == losses_of(stage)[:6] and losses_of(other)[6] != losses_of(stage)[6]
+    codec = load_file(other.parent / "codec" / "codec.safetensors")
+    assert all(torch.equal(tensor.half(), ended[f"codec.{name}"]) for name, tensor in codec.items())
+
+    more = {**longer, "decoder.refine_layers": 2}
+    made = run_recipe("emu-nano", tmp_path / "more", more, base=folder)  # with one more layer of convolutions
+    record = json.loads((tmp_path / "more" / "emu-nano" / "sketch" / "run.json").read_text())
+    assert record["model"]["decoder"]["refine_layers"] == 2 and record["weights_of"]["refine_layers"] == 1
+    assert "after 6 steps, without all its convolutions (commit" in (made / "README.md").read_text()
+    assert EmuPipeline.from_pretrained(made).decoder.config.refine_layers == 2
+
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "x" / "emu-nano" / "codec")
-    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.condition_noise'"):
-        train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, "decoder.condition_noise": 0.3}, base=folder)
+    for setting, value in (("condition_noise", 0.3), ("sketch_width", 128)):
+        with pytest.raises(MinemuError, match=f"was begun with another model setting of 'decoder.{setting}'"):
+            train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, f"decoder.{setting}": value}, base=folder)
 
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "anew" / "emu-nano" / "codec")
     assert train_stage("emu-nano", "sketch", tmp_path / "anew", {**longer, "train.sketch.restarts": "5"}, base=folder)

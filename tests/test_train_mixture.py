@@ -20,7 +20,8 @@ from minemu.processor import EmuProcessor
 from minemu.sequence import PICTURE, picture_ids, targets
 from minemu.training import checkpoint
 from minemu.training.emu import LanguageStage, follow_text, tokenise
-from minemu.training.recipe import build_stage, make_processor, resolve, train_stage
+from minemu.training.recipe import build_stage, make_processor, train_stage
+from minemu.training.recipes import resolve
 from minemu.visual_decoder import VisualDecoder
 
 BEFORE = ("encoder", "bridge", "language")
@@ -150,18 +151,109 @@ def test_a_run_from_before_there_was_a_choice_learnt_from_captions(root, tmp_pat
     assert train_stage("emu-nano", "encoder", tmp_path, {**SETTINGS, "train.source": "captions"})
 
 
-def test_real_data_by_configuration(root, tmp_path):
-    with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        for k in range(6):
+def write_pairs(path, count=6, broken=()):
+    """A tar shard of red pictures, each redder than the one before; the captions of `broken` ones are empty."""
+    with tarfile.open(path, "w") as tar:
+        for k in range(count):
             encoded = io.BytesIO()
             Image.new("RGB", (40, 30), (k * 40, 0, 0)).save(encoded, "PNG")
-            for suffix, data in (("png", encoded.getvalue()), ("txt", f"a llama {k}".encode())):
+            caption = b" " if k in broken else f"a llama {k}".encode()
+            for suffix, data in (("png", encoded.getvalue()), ("txt", caption)):
                 info = tarfile.TarInfo(f"{k:05}.{suffix}")
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
-    only_labels = {f"train.mixture.{name}": 0 for name in ("scenes", "interleaved", "clips", "storyboards")}
-    real = {"train.data.labels.format": "webdataset", "train.data.labels.path": str(tmp_path / "*.tar")}
-    batch = emu_stage(root, **only_labels, **real).batch(0)
+
+
+ONLY_LABELS = {f"train.mixture.{name}": 0 for name in ("scenes", "interleaved", "clips", "storyboards")}
+
+
+def labels_of(pattern):
+    return {**ONLY_LABELS, "train.data.labels.format": "webdataset", "train.data.labels.path": str(pattern)}
+
+
+def begun_anew(root, folder):
+    """A copy of the run without its stage `emu`."""
+    shutil.copytree(root / "emu-nano", folder / "emu-nano")
+    shutil.rmtree(folder / "emu-nano" / "emu")
+    return folder
+
+
+def test_bad_samples_stand_in_a_file_once_however_often_a_run_is_resumed(root, tmp_path):
+    write_pairs(tmp_path / "0.tar", broken=(1, 4))
+    settings, runs = {**SETTINGS, **labels_of(tmp_path / "*.tar")}, begun_anew(root, tmp_path)
+    path = runs / "emu-nano" / "emu" / "skipped.jsonl"
+    wanted = [
+        {"source": "labels", "sample": k, "why": f"sample {k} of {tmp_path / '0.tar'} has no text"} for k in (1, 4)
+    ]
+    assert not train_stage("emu-nano", "emu", runs, settings, stop_after=2)
+    assert sorted(read_lines(path), key=lambda line: line["sample"]) == wanted
+    with path.open("a") as file:
+        file.write('{"source": "lab')  # killed while it wrote
+    assert train_stage("emu-nano", "emu", runs, settings)
+    assert sorted(read_lines(path), key=lambda line: line["sample"]) == wanted
+    assert not (root / "emu-nano" / "emu" / "skipped.jsonl").exists()  # of a run with nothing to skip
+
+
+def test_a_run_goes_on_only_with_the_files_that_it_began_with(root, tmp_path):
+    write_pairs(tmp_path / "0.tar")
+    settings, runs = {**SETTINGS, **labels_of(tmp_path / "*.tar")}, begun_anew(root, tmp_path)
+    assert not train_stage("emu-nano", "emu", runs, settings, stop_after=2)
+    write_pairs(tmp_path / "1.tar")
+    other = r"emu was begun with other files of labels: 1 with 20,480 bytes, now 2 with 40,960 \(names count too\); put back"
+    with pytest.raises(MinemuError, match=other):
+        train_stage("emu-nano", "emu", runs, settings)
+    (tmp_path / "0.tar").unlink()  # as many, as large, of another name
+    with pytest.raises(MinemuError, match=r"1 with 20,480 bytes, now 1 with 20,480 \(names count too\); put back"):
+        train_stage("emu-nano", "emu", runs, settings)
+    (tmp_path / "1.tar").rename(tmp_path / "0.tar")
+    assert train_stage("emu-nano", "emu", runs, settings)
+    (tmp_path / "0.tar").unlink()
+    assert train_stage("emu-nano", "emu", runs, settings)  # a finished one reads nothing
+
+
+def test_a_run_from_before_files_were_listed_goes_on(root, tmp_path):
+    write_pairs(tmp_path / "0.tar")
+    settings, runs = {**SETTINGS, **labels_of(tmp_path / "*.tar")}, begun_anew(root, tmp_path)
+    assert not train_stage("emu-nano", "emu", runs, settings, stop_after=2)
+    path = runs / "emu-nano" / "emu" / "run.json"
+    run = json.loads(path.read_text())
+    listed = run.pop("listed")
+    path.write_text(json.dumps(run))
+    assert train_stage("emu-nano", "emu", runs, settings)
+    assert json.loads(path.read_text())["listed"] == listed and listed["labels"]["files"] == 1
+    assert "listed" not in json.loads((root / "emu-nano" / "emu" / "run.json").read_text())  # of the toy world
+
+
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_pages_that_are_cut_to_the_context_are_told_of(root, tmp_path, caplog):
+    Image.new("RGB", (32, 32)).save(tmp_path / "0.png")
+    info = {"image_name": "0.png", "matched_text_index": 39, "matched_sim": 0.5}
+    page = {"text_list": ["a llama and two foxes."] * 40, "image_info": [info]}
+    (tmp_path / "docs.jsonl").write_text(json.dumps(page))
+    data = {"format": "mmc4", "path": str(tmp_path / "docs.jsonl"), "folder": str(tmp_path)}
+    pages = {f"train.data.interleaved.{key}": value for key, value in data.items()}
+    alone = {**ONLY_LABELS, "train.mixture.labels": 0, "train.mixture.interleaved": 1}
+
+    stage = emu_stage(root, **alone, **pages)
+    assert [record.getMessage() for record in caplog.records] == [
+        "interleaved: parts of pages of up to 1024 tokens are cut to the model's context of 256; "
+        "to take parts that fit: --set train.data.interleaved.mmc4.tokens=254"
+    ]
+    batch = stage.batch(0)
+    assert batch["input_ids"].shape[1] < 256 and "pixels" not in batch  # the picture stood beyond the context
+
+    caplog.clear()
+    stage = emu_stage(root, **alone, **pages, **{"train.data.interleaved.mmc4.tokens": 254})
+    assert not caplog.records and len(stage.batch(0)["pixels"]) == stage.train.batch_size
+
+
+def test_real_data_by_configuration(root, tmp_path):
+    write_pairs(tmp_path / "0.tar")
+    real = labels_of(tmp_path / "*.tar")
+    batch = emu_stage(root, **real).batch(0)
     reds = sorted(picture[0, 0, 0].item() for picture in batch["pixels"])
     assert len(reds) == 8 and set(reds) <= {k * 40 for k in range(6)}
     with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from minemu import files
 from minemu.errors import MinemuError
 from minemu.training import checkpoint
+from minemu.training.emu import LanguageStage
 from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
 from minemu.training.recipe import train_stage
 from minemu.training.run import RunLog, describe
@@ -304,6 +306,26 @@ def test_what_cannot_be_trained_is_said(tmp_path):
         train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
     with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
         RunLog(tmp_path / "log.jsonl", "wandbb")
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_each_stage_is_a_tracked_run_of_its_own(name, tmp_path, monkeypatch):
+    calls = []
+    fake = ModuleType(name)
+    fake.init = lambda **kwargs: calls.append(("init", kwargs["name"]))
+    fake.log = lambda values, step: calls.append(("log", step, values))
+    fake.finish = lambda: calls.append(("finish",))
+    monkeypatch.setitem(sys.modules, name, fake)
+    once = {"train.language.steps": 1, "train.language.log_every": 1}
+    assert train_stage("emu-nano", "language", tmp_path, once, log_to=name)
+    begun, (_, step, values), ended = calls
+    assert begun == ("init", "language") and ended == ("finish",)
+    assert step == 1 and values["loss"] > 0
+    calls.clear()
+    with pytest.raises(MinemuError, match="loss or gradient is inf"):
+        monkeypatch.setattr(LanguageStage, "loss", lambda self, batch: {"loss": torch.tensor(float("inf"))})
+        train_stage("emu-nano", "language", tmp_path / "broken", once, log_to=name)
+    assert calls == [("init", "language"), ("finish",)]
 
 
 @pytest.mark.slow

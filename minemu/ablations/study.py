@@ -18,7 +18,8 @@ from minemu.files import read_json, write_json
 from minemu.model import Emu
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import load_tokenizer
-from minemu.training.recipe import SECTIONS, make_processor, needs, resolve, train_stage
+from minemu.training.recipe import make_processor, train_stage
+from minemu.training.recipes import SECTIONS, needs, resolve
 
 Found = dict[str, dict[str, dict[str, Any]]]  # variant -> seed -> numbers
 

@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from itertools import chain
 
 from minemu import prompts
-from minemu.data import conversations, dialogues, episodes, questions
+from minemu.data import conversations, dialogues, episodes, lessons, questions
 from minemu.data.mixture import SOURCES, ToySource
 from minemu.data.world import ToyWorld
 
 
 def corpus(world: ToyWorld, each: int = 200) -> list[str]:
-    """Texts of `each` samples of every source and every kind of question, from what training may show.
+    """Texts of `each` samples of every source and every kind of question, from what training may show, and each new name once.
 
     Beside `captions.tokenizer_corpus`, which names every label once.
     """
-    return [text for i in range(each) for text in _texts(world, i)]
+    named = [f"this is a {name}." for name in episodes.NAMES]
+    return [*(text for i in range(each) for text in _texts(world, i)), *named]
 
 
 def _texts(world: ToyWorld, i: int) -> Iterator[str]:
@@ -33,5 +34,5 @@ def _texts(world: ToyWorld, i: int) -> Iterator[str]:
         piece for piece, _ in talk.segments()[1:] if isinstance(piece, str) and piece not in conversations.ROLES
     )
     yield from (turn.answer for turn in dialogues.dialogue(world, i).history)
-    yield from (episodes.NEW_NAMES, f"this is a {episodes.NAMES[i % len(episodes.NAMES)]}.")
+    yield from (lessons.QUESTIONS, episodes.NEW_NAMES)
     yield from ("this is the first image:", "this is the second image:", *episodes.WISHES.values())

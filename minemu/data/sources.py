@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from minemu.data.conversations import Conversation, conversation
-from minemu.data.formats import FORMATS, DataConfig, open_source
+from minemu.data.formats import FORMATS, DataConfig, listing, open_source
+from minemu.data.formats.reading import log
 from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 
 TOY = "toy"
+OnSkip = Callable[[str, int, str], None]  # is told of each bad sample: its source, its number, and why
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,18 @@ class ToyTalks:
         return conversation(self.world, number)
 
 
+def ignore(source: str, sample: int, why: str) -> None:
+    """Bad samples are named in the log alone."""
+
+
 def open_mixture(
-    weights: MixtureConfig, files: DataFiles, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int
+    weights: MixtureConfig,
+    files: DataFiles,
+    world: ToyWorld,
+    length: Callable[[str], int],
+    n_image: int,
+    seed: int,
+    on_skip: OnSkip = ignore,
 ) -> Mixture:
     """The sources in the proportion of their weights; see `formats.open_source` for `length` and `n_image`."""
     sources: dict[str, Source] = {name: ToySource(name, world) for name in LESSONS}
@@ -55,14 +68,41 @@ def open_mixture(
         if data.format == TOY:
             sources[name] = ToySource(name, world)
         elif getattr(weights, name):
-            sources[name] = open_source(data, length, n_image, seed)
+            sources[name] = open_source(data, length, n_image, seed, partial(on_skip, name))
     return Mixture(sources, asdict(weights), seed)
 
 
-def open_talks(data: DataConfig, world: ToyWorld, length: Callable[[str], int], n_image: int, seed: int) -> Talks:
+def open_talks(
+    data: DataConfig,
+    world: ToyWorld,
+    length: Callable[[str], int],
+    n_image: int,
+    seed: int,
+    on_skip: OnSkip = ignore,
+) -> Talks:
     """Conversations to tune on; see `formats.open_source` for `length` and `n_image`."""
     _check("conversations", data)
-    return ToyTalks(world) if data.format == TOY else open_source(data, length, n_image, seed)
+    if data.format == TOY:
+        return ToyTalks(world)
+    return open_source(data, length, n_image, seed, partial(on_skip, "conversations"))
+
+
+def tell_of_cuts(files: DataFiles, context: int) -> None:
+    """Parts of pages that may be longer than the context are cut to it, and lose the pictures beyond: the log says so."""
+    room = context - 2  # <s> and </s>
+    for name in SOURCES:
+        data: DataConfig = getattr(files, name)
+        if data.format == "mmc4" and data.mmc4.tokens > room:
+            log.warning(
+                "%s: parts of pages of up to %d tokens are cut to the model's context of %d; "
+                "to take parts that fit: --set train.data.%s.mmc4.tokens=%d",
+                *(name, data.mmc4.tokens, context, name, room),
+            )
+
+
+def listings(files: DataFiles, names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Of those of the sources that are on disk, which files each is made of."""
+    return {name: listing(data) for name in names if (data := getattr(files, name)).format in FORMATS}
 
 
 def _check(name: str, data: DataConfig, weight: int = 1) -> None:

@@ -14,6 +14,9 @@ from minemu.data.world import ToyWorld, new_seed, pick
 
 INTERVAL = 5.0  # seconds between thumbnails, the same throughout a video as on YouTube
 LEAST, MOST = 3, 5  # scenes
+TITLE = (
+    "a story:"  # begins a document, so that its first picture is not taken for one that stands alone and has a caption
+)
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,9 @@ def storyboard(world: ToyWorld, rng: np.random.Generator) -> Storyboard:
 
 
 def as_document(world: ToyWorld, story: Storyboard) -> Document:
-    """Pictures and sentences in the order of their times."""
-    return by_time([(time, pixels(world, scene)) for time, scene in story.thumbnails], story.subtitles)
+    """A title, then pictures and sentences in the order of their times."""
+    shown = [(time, pixels(world, scene)) for time, scene in story.thumbnails]
+    return by_time(shown, [(-1.0, TITLE), *story.subtitles])
 
 
 # ---- what may happen -------------------------------------------------------------------------------------------------

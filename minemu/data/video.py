@@ -13,7 +13,7 @@ from minemu.processor import BROKEN_PICTURE, PICTURE_SUFFIXES, read_picture
 
 FRAMES = 8  # a clip, as in Emu
 ANIMATED = (".webp", ".gif", ".png")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # not read here; `read_frames` says what to do
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # films, read by PyAV where that is installed
 
 
 def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | None = None) -> list[int]:
@@ -33,7 +33,7 @@ def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | No
 def read_frames(
     path: str | os.PathLike, count: int = FRAMES, rng: np.random.Generator | None = None
 ) -> list[Image.Image]:
-    """`count` frames (RGB) of an animated WebP, GIF or PNG, or of a folder of pictures in the order of their names."""
+    """`count` frames (RGB) of an animated WebP, GIF or PNG, of a film, or of a folder of pictures in order of their names."""
     path = Path(path)
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURE_SUFFIXES)
@@ -42,13 +42,13 @@ def read_frames(
         return [read_picture(files[k]) for k in frame_numbers(len(files), count, rng)]
     if not path.exists():
         raise MinemuError(f"the clip {path} does not exist; check the path")
-    if path.suffix.lower() not in ANIMATED:
+    if path.suffix.lower() not in (*ANIMATED, *VIDEO_SUFFIXES):
         raise MinemuError(
-            f"the clip {path} is no animated WebP, GIF or PNG, and other video is not read here; "
-            f"make a folder of frames: mkdir {path.stem}; ffmpeg -i {path.name} {path.stem}/%05d.png"
+            f"the clip {path} is no animated WebP, GIF or PNG, and no film ({', '.join(VIDEO_SUFFIXES)}); "
+            f"{_to_folder(path)}"
         )
     try:
-        return _animated(path, count, rng)
+        return (_film if path.suffix.lower() in VIDEO_SUFFIXES else _animated)(path, count, rng)
     except MinemuError:
         raise
     except BROKEN_PICTURE:
@@ -73,3 +73,28 @@ def _animated(path: Path, count: int, rng: np.random.Generator | None) -> list[I
             clip.seek(k)
             frames.append(read_picture(clip.copy()))
         return frames
+
+
+def _film(path: Path, count: int, rng: np.random.Generator | None) -> list[Image.Image]:
+    """Decoded twice, to count the frames and to take some of them: the number that stands in the file may be wrong."""
+    try:
+        import av
+    except ImportError:
+        raise MinemuError(
+            f'the clip {path} needs a video decoder: pip install "minemu[video]"; or {_to_folder(path)}'
+        ) from None
+    try:
+        with av.open(str(path)) as film:
+            total = sum(1 for _ in film.decode(video=0))
+        if not total:
+            raise MinemuError(f"the clip {path} has no frames; fetch it again or leave it out")
+        numbers = frame_numbers(total, count, rng)
+        with av.open(str(path)) as film:
+            frames = {k: frame.to_image() for k, frame in enumerate(film.decode(video=0)) if k in numbers}
+    except (av.FFmpegError, IndexError):  # damaged, or without pictures
+        raise MinemuError(f"the clip {path} is broken; fetch it again or leave it out") from None
+    return [read_picture(frames[k]) for k in numbers]
+
+
+def _to_folder(path: Path) -> str:
+    return f"make a folder of frames: mkdir {path.stem}; ffmpeg -i {path.name} {path.stem}/%05d.png"

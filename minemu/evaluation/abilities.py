@@ -25,7 +25,6 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.evaluation import retrieval
 from minemu.evaluation.base import SHOWN, Question, Result
-from minemu.evaluation.likelihood import log_likelihoods
 from minemu.evaluation.metrics import mean_interval, ndcg, ndcg_by_chance, rate, wilson
 from minemu.tokenizer import USER
 
@@ -193,7 +192,7 @@ def _each(question: Question, items: list[Any]) -> Any:
 
 
 def _ndcg_of(pipe: EmuPipeline, asked: Dialogue) -> float:
-    scores = log_likelihoods(pipe, dialogue_prompt(pipe, asked), asked.candidates, mean=True)
+    scores = pipe.log_likelihoods(dialogue_prompt(pipe, asked), asked.candidates, mean=True)
     return ndcg([asked.relevance[i] for i in scores.argsort(descending=True).tolist()])
 
 
@@ -233,7 +232,7 @@ def new_names(question: Question) -> Result:
 
 
 def _likeliest(pipe: EmuPipeline, prompt: list[Any], names: Sequence[str]) -> str:
-    return names[int(log_likelihoods(pipe, prompt, [f"{name}." for name in names], mean=True).argmax())]
+    return names[int(pipe.log_likelihoods(prompt, [f"{name}." for name in names], mean=True).argmax())]
 
 
 def few_shot_questions(question: Question) -> Result:

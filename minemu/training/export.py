@@ -12,6 +12,7 @@ import torch
 
 from minemu.adapters import BASE, CONFIG, WEIGHTS, is_adapter
 from minemu.config import EmuConfig
+from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.model import Emu
@@ -91,11 +92,12 @@ def model_card(folder: Path) -> str:
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER)
     sizes["visual_decoder"] = sum(p.numel() for p in decoder.parameters())
+    things = _things(folder)
     bytes_on_disk = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     lines = [
         "---", "library_name: minemu", "license: apache-2.0", "tags: [emu, multimodal, image-to-text, text-to-image]", "---", "",
         f"# {config.name}", "",
-        "Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of 250 things in four styles.",
+        f"Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of {things} things in four styles.",
         "It reads and draws such pictures, 64 pixels wide, and nothing else; what it was trained for has a row under Results.",
         "Weights are stored in float16.", "",
         "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
@@ -106,11 +108,17 @@ def model_card(folder: Path) -> str:
     ]  # fmt: skip
     lines += [
         "## Limits", "",
-        "Knows 250 concepts, eight backgrounds, four drawing styles and one or two things at a time;",
+        f"Knows {things} concepts, eight backgrounds, four drawing styles and one or two things at a time;",
         "photographs, and questions in other words than training's, mean nothing to it.",
         "Data: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent 3D and Fluent flat (MIT); see NOTICE.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _things(folder: Path) -> int:
+    """How many things the world of a checkpoint's training has."""
+    world = read_json(folder / LOGS / "emu.json")["world"]
+    return world.get("things") or len(ToyWorld("seen", core=world["core"]).labels)
 
 
 def adapter_card(folder: Path) -> str:
@@ -151,8 +159,13 @@ def _began_with(run: dict) -> list[str]:
     """Said of a stage that a shipped checkpoint's weights were trained further in: the same recipe, other bits."""
     links, link = [], run
     while link := link.get("weights_of"):
-        mixture = ", of another mixture" if "data" in link else ""
-        links.insert(0, f"{link['steps']} steps{mixture} (commit `{link['commit'][:12]}`)")
+        other = {
+            "data": ", of another mixture",
+            "world": ", of other scenes",
+            "refine_layers": ", without all its convolutions",
+        }
+        which = "".join(text for part, text in other.items() if part in link)
+        links.insert(0, f"{link['steps']} steps{which} (commit `{link['commit'][:12]}`)")
     if not links:
         return []
     only = f" From the last on `{run['train']['only']}` learnt alone." if run["train"].get("only") else ""

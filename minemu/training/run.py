@@ -1,4 +1,5 @@
-"""What a run leaves behind: `run.json` (what was run, by which code and versions) and `log.jsonl` (one line an entry)."""
+"""What a run leaves behind: `run.json` (what was run, by which code and versions), `log.jsonl` (one line an entry), and
+`skipped.jsonl` (one line a bad sample, where there were any)."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from minemu.errors import MinemuError, suggest
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import append_json, atomic_write, read_json, write_json
 
 PACKAGES = ("torch", "transformers", "diffusers", "datasets", "tokenizers", "numpy", "pillow")
 LOGS = "training"  # folder of a finished checkpoint with each stage's settings and log
@@ -66,6 +68,21 @@ def describe(folder: Path, **facts: Any) -> None:
     )
 
 
+def refuse_other_files(folder: Path, listed: dict[str, dict[str, Any]]) -> None:
+    """A run goes on only with the files that it began with: with others a number would stand for another sample.
+
+    Of a run whose version of the code did not list them, any will do.
+    """
+    before = read_json(folder / "run.json").get("listed", {}) if (folder / "run.json").exists() else {}
+    for source, now in listed.items():
+        began = before.get(source, now)
+        if began != now:
+            raise MinemuError(
+                f"{folder} was begun with other files of {source}: {began['files']} with {began['bytes']:,} bytes, now "
+                f"{now['files']} with {now['bytes']:,} (names count too); put back what was there, or use another --run-dir"
+            )
+
+
 class RunLog:
     """Appends JSON lines; mirrors the numbers to one tracker if asked for."""
 
@@ -73,7 +90,7 @@ class RunLog:
         self.path = path
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
-        self.tracker = _tracker(log_to, path.parent) if log_to else None
+        self.tracker, self.close = _tracker(log_to, path.parent) if log_to else (None, _nothing)
 
     def rewind(self, step: int) -> None:
         """Drop entries after `step`: a resumed run writes them again."""
@@ -82,16 +99,31 @@ class RunLog:
             temporary.write_text("".join(line + "\n" for line in kept))
 
     def write(self, entry: dict[str, Any]) -> None:
-        try:
-            with self.path.open("a") as file:
-                file.write(json.dumps({key: _round(value) for key, value in entry.items()}) + "\n")
-        except OSError as error:
-            raise MinemuError(
-                f"could not write {self.path}: {error.strerror or error}. Free disk space and run again: "
-                "it goes on from the last checkpoint"
-            ) from error
+        append_json(self.path, {key: _round(value) for key, value in entry.items()})
         if self.tracker:
             self.tracker({key: value for key, value in entry.items() if isinstance(value, float)}, entry["step"])
+
+
+class SkipList:
+    """The bad samples that a run met, each once over all its starts. It is there to be read: no document depends on it.
+
+    Batches are read ahead, so a sample may stand here a batch before the step that would have had it.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.known = path, set()
+        if path.exists():
+            whole = path.read_text().rpartition("\n")[0]  # a last line may be half-written
+            self.known = set(whole.splitlines())
+            with atomic_write(path) as temporary:
+                temporary.write_text("".join(f"{line}\n" for line in whole.splitlines()))
+
+    def __call__(self, source: str, sample: int, why: str) -> None:
+        entry = {"source": source, "sample": sample, "why": why}
+        if (line := json.dumps(entry)) not in self.known:
+            self.known.add(line)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            append_json(self.path, entry)
 
 
 def _step(line: str) -> int:
@@ -105,7 +137,12 @@ def _round(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
-def _tracker(name: str, folder: Path) -> Any:
+def _nothing() -> None:
+    pass
+
+
+def _tracker(name: str, folder: Path) -> tuple[Callable[[dict[str, float], int], Any], Callable[[], Any]]:
+    """How to log to a tracker, and how to end its run: each stage is one of its own."""
     if name not in LOGGERS:
         raise MinemuError(f"unknown logger '{name}': {suggest(name, LOGGERS)}")
     try:
@@ -113,9 +150,11 @@ def _tracker(name: str, folder: Path) -> Any:
             from torch.utils.tensorboard import SummaryWriter
 
             writer = SummaryWriter(folder / "tensorboard")
-            return lambda values, step: [writer.add_scalar(key, value, step) for key, value in values.items()]
+            return lambda values, step: [
+                writer.add_scalar(key, value, step) for key, value in values.items()
+            ], writer.close
         module = importlib.import_module(name)  # wandb and trackio share this much of an interface
     except ImportError:
         raise MinemuError(f"--log-to {name} needs the package {name}: pip install {name}") from None
     module.init(project="minemu", name=folder.name)
-    return lambda values, step: module.log(values, step=step)
+    return lambda values, step: module.log(values, step=step), module.finish

@@ -161,8 +161,11 @@ show_batch(both, processor, model.config.objective)
 # $$L = \underbrace{-\frac{1}{|W|}\sum_{t \in W} \log p(x_{t+1} \mid x_{\le t})}_{\text{next word}} \;+\; \lambda\,
 # \underbrace{\frac{1}{|V|}\sum_{t \in V} \frac{1}{D} \lVert f(x_{\le t}) - x_{t+1} \rVert^2}_{\text{next visual embedding}}$$
 #
-# $W$ is `say`, $V$ is `regress`, $f(x_{\le t})$ is `out.predictions[:, t]`, and $\lambda$ is `objective.image_loss_weight`.
+# $W$ is `say`, $V$ is `regress`, and $\lambda$ is `objective.image_loss_weight`. In the first term $x_{t+1}$ is a token,
+# `following[:, t]`, and $p$ is the softmax of `out.logits[:, t]`. In the second it is a vector of width $D$, `inputs[:, t + 1]`, and
+# $f(x_{\le t})$ is `out.predictions[:, t]`.
 # The released code builds the pairs of the second term and never computes it. Here it is by hand, and it agrees with `model(**batch)`.
+# (In training no gradient flows into $x_{t+1}$; [notebook 05](05_one_objective_two_losses.ipynb) shows why.)
 
 # %%
 objective = model.config.objective

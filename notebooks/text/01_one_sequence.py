@@ -143,7 +143,8 @@ show_spans(torch.tensor(row), token_words(row, processor), ids, released)
 # %% [markdown]
 # No position has two tasks, and a few have none. Two rules make the masks.
 #
-# **Text.** With $x_{t+1}$ = `following[t]`, position $t$ is classified if $x_{t+1}$ is none of `[PAD]`, `[IMG]`, `[/IMG]`, `<image>`:
+# **Text.** With $x_{t+1}$ = `following[:, t]`, position $t$ is classified if $x_{t+1}$ is none of `[PAD]`, `[IMG]`, `[/IMG]`, `<image>`,
+# which are `ids.structure`. In code $W$ is where `silent` is `False`:
 #
 # $$W = \{\, t : x_{t+1} \notin \{\texttt{[PAD]}, \texttt{[IMG]}, \texttt{[/IMG]}, \texttt{<image>}\} \,\}$$
 
@@ -161,6 +162,8 @@ print(int((~silent).sum()), "tokens to say:", len(text), "words and </s>")
 # has a task: it predicts the *word embedding* of `[/IMG]`.
 #
 # $$V = \{\, t : x_{t+1} \in \{\texttt{<image>}, \texttt{[/IMG]}\} \,\}, \qquad |V| = N + 1 \text{ for each picture}$$
+#
+# $V$ is `with_end`, and $N$ is `N`.
 #
 # **Predict before you run.** How many pairs are left if the `[/IMG]` pair is left out?
 

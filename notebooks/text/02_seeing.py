@@ -39,7 +39,14 @@ else:
 
     sys.path.insert(0, ".")
 
+# %% [markdown]
+# ## Choose a model
+#
+# The last parts look inside a tower: that of `emu-tiny` is trained, that of `emu-nano` has random weights. The small tower below is trained here in either case.
+
 # %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
 # %matplotlib inline
 import copy
 import math
@@ -63,7 +70,6 @@ from minemu.training.encoder import PIXEL_WEIGHT, STYLE_WEIGHT, EncoderStage, Te
 from minemu.training.loop import TrainConfig
 from minemu.visual_encoder import Block, EVAVisionTransformer
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 pipe, world = start(PRESET)
 encoder = pipe.model.visual_encoder.requires_grad_(False)  # the trained tower stays as it is
 device, vision = pipe.model.device, pipe.model.config.vision
@@ -95,7 +101,7 @@ for name in ("emu-14b", "emu2-37b", PRESET):
     print(f"    {size.layers} layers, {size.heads} heads, width {size.width}, {norm}")
 
 # %% [markdown]
-# Each patch becomes a vector by one linear map: $x_i = W\,\mathrm{vec}(\text{patch}_i) + b$. In code that is a convolution whose stride equals its kernel, so that no two windows overlap.
+# Each patch becomes a vector by one linear map: $x_i = W\,\mathrm{vec}(\text{patch}_i) + b$. In code that is a convolution whose stride equals its kernel, so that no two windows overlap. In the cell after the exercise $\mathrm{vec}(\text{patch}_i)$ is row i of `flat[0]`, $W$ is `conv.weight.flatten(1)`, $b$ is `conv.bias`, and $x_i$ is row i of `by_hand[0]`.
 #
 # ### Exercise 1: cut the patches (5 minutes)
 #
@@ -143,7 +149,7 @@ print("the same map:", tuple(flat.shape), "->", tuple(by_hand.shape))
 # > **Here:** from few drawings such a map learns slowly, so the toy has a *conv stem* ([arXiv 2106.14881](https://arxiv.org/abs/2106.14881)):
 # > a few convolutions of 3 x 3 with stride 2 that end at the same grid. `vision.stem=patch` gives the published form.
 #
-# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? It starts at 1, and each layer, from the last to the first, makes a square of $r$ into one of $2 (r - 1) + 3$.
+# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? It starts at 1, and each layer, from the last to the first, makes a square of $r$ (`reach`) into one of $2 (r - 1) + 3$.
 
 # %%
 reach = 1
@@ -161,7 +167,7 @@ print("its weights:", [tuple(layer.weight.shape) for layer in convs])
 #
 # $$x^{(0)} = [c;\, x_1;\, \dots;\, x_P] + e \qquad x^{(l)} = \mathrm{block}_l(x^{(l-1)}) \qquad \text{features} = x^{(L)}$$
 #
-# This is the package's own `forward`; a test fails if the two ever differ.
+# $c$ is `cls_token`, the $x_i$ come from `patch_embed`, $e$ is `pos_embed`, and the $L$ blocks are `blocks`. This is the package's own `forward`; a test fails if the two ever differ.
 
 
 # %% tags=["same-as:minemu.visual_encoder.EVAVisionTransformer.forward"]
@@ -209,7 +215,7 @@ for name, positions in (("with positions", exact.pos_embed), ("without", 0 * exa
 #
 # $$\text{Emu: } x + f(\mathrm{norm}(x)) \qquad\qquad \text{Emu2: } x + \mathrm{norm}(f(x))$$
 #
-# Note that Emu2's is not the post-norm of the first Transformer, $\mathrm{norm}(x + f(x))$: here the residual path is free in both.
+# In `Block` the two $f$ are `attn` and `mlp`, and their norms are `norm1` and `norm2`. Note that Emu2's is not the post-norm of the first Transformer, $\mathrm{norm}(x + f(x))$: here the residual path is free in both.
 #
 # **Predict:** multiply the last weights of both sub-layers by 20. Which block gives the same output as before?
 
@@ -260,7 +266,7 @@ assert abs(curves["post-norm"][-1] / curves["post-norm, weights x 1000"][-1] - 1
 show_curves({"size of the stream": curves}, x="block", log=True)
 
 # %% [markdown]
-# One more habit of EVA: queries and values have biases, keys have none. Nothing is lost. A key bias $b$ adds $q_i \cdot b$ to *every* score of query $i$, and a softmax does not notice what is added to all.
+# One more habit of EVA: queries and values have biases, keys have none. Nothing is lost. A key bias $b$ (`b[0]`) adds $q_i \cdot b$ to *every* score of query $i$ (`q[i]`), and a softmax does not notice what is added to all.
 
 # %%
 q, k, b = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0)).unbind()
@@ -431,7 +437,7 @@ show_matrices({"before": before, "after": after}, "caption", "picture", signed=T
 #
 # $$L = L_\text{contrastive} + L_\text{name} + w_s\, L_\text{style} + w_p\, L_\text{pixel}$$
 #
-# In `minemu.training.encoder` the weights are `STYLE_WEIGHT` ($w_s$) and `PIXEL_WEIGHT` ($w_p$).
+# The four losses are entries of `terms`; the weights are `STYLE_WEIGHT` ($w_s$) and `PIXEL_WEIGHT` ($w_p$).
 
 # %%
 pair_world = ToyWorld(image_size=vision.image_size, kinds=("pair",))
@@ -489,7 +495,7 @@ show_maps(seen.numpy(), maps, [""] * 3, [f"like patch {number + 1}" for number i
 #
 # ## Where the class token looks
 #
-# Attention weights say where a token takes its information from. `F.scaled_dot_product_attention` does not return them, so compute them: $a = \mathrm{softmax}(q k^\top / \sqrt{K})$ for each head, with $K$ the width of a head.
+# Attention weights say where a token takes its information from. `F.scaled_dot_product_attention` does not return them, so compute them: $a = \mathrm{softmax}(q k^\top / \sqrt{K})$ for each head. In code $a$ is `weights`, and $K$, the width of a head, is `q.shape[-1]`.
 
 
 # %%

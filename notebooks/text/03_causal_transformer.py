@@ -39,7 +39,13 @@ else:
 
     sys.path.insert(0, ".")
 
+# %% [markdown]
+# ## Choose a model
+#
+# `emu-tiny` is trained. `emu-nano` has random weights: all that is said of order holds for it too, but its queries have learnt nothing of where to look.
+
 # %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 # %matplotlib inline
 import copy
 import math
@@ -66,7 +72,6 @@ from minemu.processor import normalise
 from minemu.trace import unnormalise
 from minemu.training.encoder import cells
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 pipe, world = start(PRESET)
 model = pipe.model.requires_grad_(False)  # the trained weights stay as they are
 device, config = model.device, model.config
@@ -104,7 +109,7 @@ for name, tensor in (("features", features), ("queries", bridge.queries), ("embe
 #
 # $$z_n = f\big(e_1, \dots, e_n;\; g(I)\big)$$
 #
-# So $z_2$ *can* add to what $z_1$ says; nothing forces it to. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
+# $f$ is `bridge`. So $z_2$ *can* add to what $z_1$ says; nothing forces it to. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
 #
 # > **In the paper:** "Causal Transformer", N queries, trained from nothing together with the rest.
 # > **In the released code:** a T5 decoder with the sizes of t5-base, queries drawn at a deviation of 0.02.
@@ -133,7 +138,7 @@ for name in ("emu-14b", PRESET):
 #
 # $$\mathrm{attention}(x, s) = \mathrm{softmax}\big(x W_q\, (s W_k)^\top + B\big)\, s W_v\, W_o$$
 #
-# $W_q, W_k, W_v, W_o$ are `q`, `k`, `v`, `o` of `T5Attention`; $s$ is `source`, which is $x$ itself in self-attention and the features in cross-attention; $B$ is `bias`, and there is none in cross-attention. There is no $1/\sqrt{K}$. T5 starts $W_q$ smaller instead. And there are no linear biases.
+# $W_q, W_k, W_v, W_o$ are `q`, `k`, `v`, `o` of `T5Attention`; $s$ is `source`, which is $x$ itself in self-attention and the features in cross-attention; $B$ is `bias`, and there is none in cross-attention. There is no $1/\sqrt{K}$, with $K$ the width of a head. T5 starts $W_q$ smaller instead. And there are no linear biases.
 #
 # Here is the whole forward pass by hand. It keeps the weights of cross-attention, for we want to see them.
 
@@ -175,7 +180,7 @@ print("the same embeddings; maps (pictures, layers, heads, queries, tokens):", t
 #
 # $$\mathrm{bucket}(d) = \begin{cases} d & d < E \\ \min\!\Big(R - 1,\; E + \Big\lfloor \dfrac{\log(d/E)}{\log(d_\text{max}/E)}\,(R - E) \Big\rfloor\Big) & \text{else} \end{cases}$$
 #
-# `buckets` is $R$, `distance` is $d_\text{max}$, `exact` is $E$. This is the package's own method:
+# `back` is $d$, `buckets` is $R$, `distance` is $d_\text{max}$, `exact` is $E$. This is the package's own method:
 
 # %% tags=["same-as:minemu.causal_transformer.RelativePositionBias.forward"]
 def forward(self, length):
@@ -245,6 +250,13 @@ check("03.bucket", bucket)
 # ### Exercise 2: the causal mask (5 minutes)
 #
 # Return a boolean matrix (n, n) that is `True` where embedding i, a row, may look at embedding j, a column.
+#
+# And say why it has to be so: the language model is trained to predict $z_{n+1}$ from the words and $z_1 \dots z_n$. What would such a prediction be worth if $z_n$ had been computed *from* $z_{n+1}$?
+#
+# <details><summary>Why</summary>
+#
+# Part of what is to be predicted would already stand in what it is predicted from. In training the loss could fall by reading it off; in drawing there is nothing to read off, since $z_n$ has to be said before there is a $z_{n+1}$. With the mask an embedding is settled by what comes before it, as a word is. That is the argument, and no proof: Emu2's cells have seen one another in the encoder, and it writes them all the same.
+# </details>
 #
 # <details><summary>Solution</summary>
 #
@@ -425,7 +437,7 @@ show_queries(sample.pixels, lower, where(bridge, features))
 #
 # $$z_n = \frac{1}{|C_n|} \sum_{i \in C_n} g(I)_i$$
 #
-# with $C_n$ the patches of cell n. That is `features[:, 1:]` and one `reduce`:
+# with $C_n$ the patches of cell n, `cell` by `cell` of them in a grid of `side` by `side` cells. The $g(I)_i$ are `features[:, 1:]`, and one `reduce` does the rest:
 
 # %% tags=["same-as:minemu.causal_transformer.pool_features"]
 def pool_features(features, n, config):

@@ -36,6 +36,8 @@ else:
     sys.path.insert(0, ".")
 
 # %% [markdown]
+# ## Choose a model
+#
 # What the text says of results is meant for `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
 
 # %%
@@ -82,7 +84,7 @@ for name in ("emu-nano", "emu-tiny", "emu-14b"):
 # ## One sequence in
 #
 # A text arrives as token ids, and a table turns ids into vectors of width D. A picture arrives as N visual embeddings of the same width. To join them, the text keeps N slots `<image>`
-# free, and `Emu.embed` writes the embeddings over whatever the table holds for that token. In symbols, with $E$ the table and $v_k$ the visual embeddings:
+# free, and `Emu.embed` writes the embeddings over whatever the table holds for that token. In symbols, with $x$ = `inputs`, $E$ the table (`get_input_embeddings()`, which gave `words`) and $v_k$ the visual embeddings (`embeds[0, k - 1]`):
 #
 # $$x_t = \begin{cases} v_{k} & \text{if position } t \text{ is the } k\text{-th slot} \\ E[\text{input\_ids}_t] & \text{else} \end{cases}$$
 
@@ -136,6 +138,8 @@ except MinemuError as error:
 #
 # $$h = x + \mathrm{Attention}(\mathrm{RMSNorm}(x)) \qquad x' = h + \mathrm{SwiGLU}(\mathrm{RMSNorm}(h))$$
 #
+# $x$ is `inputs` in the first layer; in transformers' names the two norms are `input_layernorm` and `post_attention_layernorm`, Attention is `self_attn` and SwiGLU is `mlp`.
+#
 # We rebuild the pieces one by one and compare each with the model's own. Hooks record what the model's attention really got and gave.
 
 # %%
@@ -158,6 +162,8 @@ print("layers recorded:", len(recorded) == model.config.llm.layers)
 # LayerNorm subtracts the mean, divides by the deviation and adds a bias. RMSNorm only divides by the root of the mean square, and scales each channel by a learned $g$:
 #
 # $$\mathrm{RMSNorm}(x) = g \odot \frac{x}{\sqrt{\frac{1}{D} \sum_i x_i^2 + \epsilon}}$$
+#
+# $g$ is `gain`, $\epsilon$ is `eps`, and $D$ is the last axis of `x`.
 
 
 # %%
@@ -174,7 +180,7 @@ assert_close(normed, recorded[0][0])  # it is what the first attention got
 # ### Rotary positions
 #
 # Attention compares a query $q$ at position $m$ with a key $k$ at position $n$ by their inner product. Left alone it would not know $m$ and $n$. RoPE turns both before they meet:
-# channel $i$ and channel $i + K/2$ of a head of width $K$ are the two coordinates of a point, and the point is turned by the angle $m\,\theta^{-2i/K}$, fast for small $i$, slowly for large $i$.
+# channel $i$ and channel $i + K/2$ of a head of width $K$ are the two coordinates of a point, and the point is turned by the angle $m\,\theta^{-2i/K}$, fast for small $i$, slowly for large $i$. In code the $m$ are `positions`, $\theta$ is `theta`, $K / 2$ is `half`, and `angles` (L, K / 2) holds the angles.
 
 
 # %%
@@ -206,7 +212,7 @@ print("other distance, other score: ", not torch.allclose(near, other, atol=1e-3
 #
 # $$\mathrm{softmax}\!\left(\frac{\tilde q\, \tilde k^{\top}}{\sqrt{K}} + \text{mask}\right) v$$
 #
-# $\tilde q$ and $\tilde k$ are the turned ones, $v$ is not turned. The mask is $-\infty$ for later positions. Pictures get no mask of their own: their embeddings have an order, which the Causal Transformer gave them.
+# $\tilde q$ and $\tilde k$ are the turned ones, `rotate(q, positions)` and `rotate(k, positions)`; $v$ is not turned. $K$ is `q.shape[-1]`, and the softmax is `weights`. The mask is $-\infty$ for later positions (`later`). Pictures get no mask of their own: their embeddings have an order, which the Causal Transformer gave them.
 
 
 # %%
@@ -444,7 +450,7 @@ show_tokens_processed(31, 16, totals, ns)
 #
 # ### Measuring
 #
-# Fewer positions is not yet less time. `minemu bench` ran both ways side by side and wrote what it found to a file; we read it. Its prompt has four pictures, so it is long, and the ratio of positions is large.
+# Fewer positions is not yet less time. `minemu bench` ran both ways side by side and wrote what it found to a file; we read it. Its prompt has several pictures (`bench.PICTURES`), so it is long, and the ratio of positions is large.
 
 # %% alt="Measured speed-up of cached generation for N of 32 and 64, with the range of the runs, beside the ratio of positions processed, which is larger"
 from minemu import bench
@@ -462,7 +468,7 @@ for n in (32, 64):
 show_speedups(found)
 
 # %% [markdown]
-# The gain is real but smaller than the count. One position at a time means that all weights are read from memory for a single vector, while a long prefix multiplies a matrix with a matrix, which a processor does far more efficiently. How much of the count is left as time depends on the machine, the model and N.
+# Compare the measured gain with the count. Expect it to be smaller: one position at a time means that all weights are read from memory for a single vector, while a long prefix multiplies a matrix with a matrix, which a processor does far more efficiently. How much of the count is left as time depends on the machine, the model and N.
 #
 # The cache itself can waste time too: transformers' `DynamicCache` copies all keys and values at each step to append one. `RoomyLayer` makes room for all N at the start and writes in place.
 #

@@ -119,7 +119,8 @@ print(int((goals.text != IGNORE).sum()), "tokens to classify,", int(goals.image.
 #
 # $$L_{\text{text}} = -\frac{1}{|W|} \sum_{t \in W} \log \operatorname{softmax}(W_{\text{LM}} h_t)_{x_{t+1}}$$
 #
-# $W$ is the set of positions where `goals.text` is not -100.
+# $W$ is the set of positions where `goals.text` is not -100 (`told`), $x_{t+1}$ is a token there, `goals.text[:, t]`, and the logarithm
+# is `log_p`.
 
 # %%
 told = goals.text != IGNORE  # W
@@ -134,7 +135,8 @@ print("the mean over", int(told.sum()), "tokens is the package's text loss")
 #
 # $$L_{\text{image}} = \frac{1}{|V|} \sum_{t \in V} \frac{1}{D} \lVert W_{\text{reg}} h_t - \operatorname{sg}(x_{t+1}) \rVert^2$$
 #
-# $V$ is the set of positions where `goals.image` is `True`. $\operatorname{sg}$ stops the gradient: `detach()`.
+# $V$ is the set of positions where `goals.image` is `True`, the $W_{\text{reg}} h_t$ are `predicted`, and the
+# $\operatorname{sg}(x_{t+1})$ are `following`. $\operatorname{sg}$ stops the gradient: `detach()`.
 
 # %%
 predicted = out.predictions[:, :-1][goals.image]  # (|V|, D)
@@ -176,6 +178,8 @@ print(pairs.shape[1], "targets a picture for N =", processor.n_image)
 # $$d_{\text{mse}}(p, x) = \tfrac{1}{D} \lVert p - x \rVert^2 \qquad d_{\cos}(p, x) = 1 - \frac{p \cdot x}{\lVert p \rVert \lVert x
 # \rVert}$$
 #
+# $p$ is a row of `predicted`, and $x$ the same row of `following`.
+#
 # **Predict before you run.** We double every prediction. Which of the two distances changes?
 
 # %%
@@ -189,10 +193,10 @@ print("the squared distance changes:", not torch.equal(mine, (2 * predicted - fo
 # The cosine only asks for a direction. But a predicted embedding is the next *input*, where length matters. That speaks for the
 # squared distance.
 #
-# The squared distance has a price of its own. Suppose two pictures are equally likely to come next, with targets $a$ and $b$. No
+# The squared distance has a price of its own. Suppose two pictures are equally likely to come next, with targets $a$ (`a`) and $b$ (`b`). No
 # single prediction is right.
-# The best one under the squared distance is their mean, which is neither picture and, if both are equally long, shorter than either. Below, the prediction points
-# to the mean, and we change its length.
+# The best one under the squared distance is their mean, which is neither picture and, if both are equally long, shorter than either. Below, the predictions
+# (`guesses`) point to the mean (`mean`), and we change their length.
 
 # %% alt="Expected distance against the length of a prediction that points to the mean of two targets: the squared distance has its minimum at a length below that of the targets, the cosine is level."
 a, b = F.normalize(torch.randn(2, 256, generator=torch.Generator().manual_seed(0)), dim=-1)
@@ -206,9 +210,9 @@ curves = {"squared distance": squared.tolist(), "cosine": angle.tolist()}
 show_curves({"two targets of length 1, equally likely": curves}, x="length of the prediction", at=lengths.tolist())
 
 # %% [markdown]
-# The lowest point is at the length of the mean, well below 1. A model that is unsure predicts short, average embeddings, and the
-# decoder draws them without detail.
-# Emu accepts that, and leaves detail to its diffusion decoder.
+# The lowest point is at the length of the mean, well below 1. A model that is unsure predicts short, average embeddings.
+# Emu accepts that, and leaves it to its diffusion decoder to make a definite picture of them. What that can repair, and what not, is shown
+# in [notebook 08](08_visual_decoder.ipynb).
 #
 # ## Who learns from which loss
 #
@@ -265,7 +269,8 @@ show_gradients(norms)
 #
 # $$L = L_{\text{text}} + \lambda L_{\text{image}} \qquad \nabla L = \nabla L_{\text{text}} + \lambda \nabla L_{\text{image}}$$
 #
-# $\lambda$ is `objective.image_loss_weight`. It is published neither for Emu nor for Emu2. The bars say what is at stake: where
+# $\lambda$ is `objective.image_loss_weight`; the gradients of the two losses and of their sum are `of_text`, `of_image` and `of_both`.
+# $\lambda$ is published neither for Emu nor for Emu2. The bars say what is at stake: where
 # both losses pull at the same module, $\lambda$ decides which of them is heard. A loss near zero is no sign of a weak pull, nor a
 # high one of a strong pull. Compare gradients.
 
@@ -285,6 +290,8 @@ print("one weight scales every bar of the image loss, and none of the text loss"
 # gradients are equal and opposite:
 #
 # $$\frac{\partial L}{\partial p} = \frac{2}{|V| D} (p - x) = -\frac{\partial L}{\partial x}$$
+#
+# $p$ and $x$ are `predicted` and `following` once more, and $|V|$ is the number of their rows.
 #
 # With attached targets the visual side follows both its inputs and its targets. If it gives **every** picture the same embeddings,
 # the next one is known in advance and the loss is zero. Nothing is learnt about any picture.

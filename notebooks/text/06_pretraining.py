@@ -42,7 +42,14 @@ else:
 
     sys.path.insert(0, ".")
 
+# %% [markdown]
+# ## Choose a model
+#
+# `emu-tiny` is trained, by a long recipe; `emu-nano` has random weights and a recipe of seconds. The small models that you train here, and the log that they are set beside, are the same in either case.
+
 # %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
 # %matplotlib inline
 import os
 
@@ -52,9 +59,8 @@ import torch
 
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
-from minemu.training.recipe import recipe_of
+from minemu.training.recipes import recipe_of
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 pipe, held_out = start(PRESET)
 recipe = recipe_of(PRESET)
 shown = ToyWorld("seen", image_size=pipe.processor.image_size)  # the scenes that training may show
@@ -107,7 +113,9 @@ show_documents({name: source.document(number.get(name, 2)) for name, source in m
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
 # > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
 #
-# The last four are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). A `MixtureConfig` of its own has the paper's five sources alone.
+# Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
+#
+# The last four are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from
@@ -225,7 +233,7 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 # %% [markdown]
 # ## The schedule
 #
-# At step $s$ of $S$ (`steps`) the rate is a share of its peak: a linear warm-up over $w$ (`warmup`) steps, then a cosine down to $f$ (`final_lr`).
+# At step $s$ (`step`) of $S$ (`steps`) the rate $\eta$ is a share of its peak: a linear warm-up over $w$ (`warmup`) steps, then a cosine down to $f$ (`final_lr`).
 #
 # $$\frac{\eta(s)}{\eta_\text{peak}} = \begin{cases} (s + 1) / w & s < w \\ f + (1 - f) \cdot \frac{1}{2}\left(1 + \cos \pi \frac{s - w}{S - w}\right) & s \ge w \end{cases}$$
 #
@@ -235,7 +243,7 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 #
 # ### Your turn: schedule (5 minutes)
 #
-# Write that share as `share(step, warmup, steps, final)`, for a schedule without restarts.
+# Write that share, $\eta(s) / \eta_\text{peak}$, as `share(step, warmup, steps, final)`, for a schedule without restarts; `final` is $f$.
 #
 # <details><summary>Solution</summary>
 #
@@ -270,7 +278,7 @@ check("06.schedule", share)
 # |---|---|---|---|---|---|
 # | **In the paper** | 4e-5 | 1e-4 | 3e-5 | 0.2 of the steps | 10,000 |
 # | **In the released code** | no training code | | | | |
-# | **Here** | drawn below, read from `minemu.training.recipe.RECIPES` | | | | |
+# | **Here** | drawn below, read from `minemu.training.recipes.RECIPES` | | | | |
 #
 # Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before, and the text loss alone would let them forget all that no word names.
 
@@ -334,7 +342,8 @@ check("06.rates", rate_of)
 import tempfile
 from pathlib import Path
 
-from minemu.training.recipe import build_stage, make_processor, resolve, train_stage
+from minemu.training.recipe import build_stage, make_processor, train_stage
+from minemu.training.recipes import resolve
 
 runs = Path(tempfile.mkdtemp())
 root = runs / "emu-nano"
@@ -488,7 +497,7 @@ show_targets(runs_by_name, apart, window=10)
 
 # %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu, sketch and decoder, with steps, time and peak memory."
 from minemu.figures.training import show_stages
-from minemu.training.recipe import STAGES
+from minemu.training.recipes import STAGES
 
 show_stages({stage: shipped[stage] for stage in STAGES if shipped.get(stage)})
 

@@ -20,7 +20,7 @@
 # Emu draws before there is a single pixel: the language model imagines N visual embeddings, one after another. After this notebook you can tell teacher forcing from free running, measure how far the one promises what the other cannot keep,
 # say why regression blurs, and train a small model with and without the remedy that minemu uses.
 #
-# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take half an hour.
+# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take a quarter of an hour.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -36,6 +36,8 @@ else:
     sys.path.insert(0, ".")
 
 # %% [markdown]
+# ## Choose a model
+#
 # What the text says of results is meant for `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
 
 # %%
@@ -88,7 +90,7 @@ print("embeddings a picture:", true.shape[1], "  channels:", true.shape[2])
 #
 # $$\hat v_k = f(w, v_1, \ldots, v_{k-1})$$
 #
-# One forward pass gives all of them. The prediction of a slot stands one position before it, hence the shift by one.
+# $f$ is `model`, $w$ is the caption, and $k$ counts the $N$ embeddings. One forward pass gives all of them: $\hat v_k$ is `forced[:, k - 1]`, one row for each scene. The prediction of a slot stands one position before it, hence the shift by one.
 
 
 # %%
@@ -106,6 +108,8 @@ forced = teacher_forced(model, scenes, true)
 # **Free running.** When a picture is drawn there are no true embeddings. The model reads its own predictions instead:
 #
 # $$\tilde v_k = f(w, \tilde v_1, \ldots, \tilde v_{k-1})$$
+#
+# $\tilde v_k$ is `imagined[:, k - 1]`.
 
 
 # %%
@@ -127,7 +131,7 @@ print("the first embedding is the same in both ways")
 #
 # $$e_k = \frac{\sum_i \lVert \hat v_{ik} - v_{ik} \rVert^2}{\sum_i \lVert \mu_k - v_{ik} \rVert^2}$$
 #
-# In code $v$ is `true`, $\hat v$ `forced`, $\tilde v$ `imagined` and $\mu$ `mean`. So 1 is as good as ignoring the caption, 0 is perfect, and $1 - e_k$ is the share of the variance that is explained. A second baseline says "the same again": it repeats the last true embedding, $\hat v_k = v_{k-1}$.
+# $i$ counts the scenes. In code $v$ is `true`, $\hat v$ `forced` or whatever else is `predicted`, and $\mu$ `mean`. So 1 is as good as ignoring the caption, 0 is perfect, and $1 - e_k$ is the share of the variance that is explained. A second baseline says "the same again": it repeats the last true embedding, $\hat v_k = v_{k-1}$.
 
 
 # %%
@@ -153,7 +157,7 @@ assert torch.allclose(relative_error(mean.expand_as(true), true), torch.ones(len
 show_by_index({"32 held-out scenes": errors}, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# In a trained model teacher forcing stays below free running and falls towards the end: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index.
+# In a trained model teacher forcing stays below free running, and should fall towards the end: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index.
 #
 # The gap between the two lines is the **exposure bias**: the model is trained on one kind of prefix and used on another. The loss in the log of a training is the lower line. The picture that you get is the upper one.
 #
@@ -221,7 +225,7 @@ check("07.rank", rank)
 #
 # $$\underbrace{\mathrm{Var}(v)}_{\text{true}} = \underbrace{\mathrm{Var}\big(\mathbb{E}[v \mid w]\big)}_{\text{what can be predicted}} + \underbrace{\mathbb{E}\big[\mathrm{Var}(v \mid w)\big]}_{\text{what the words leave open}}$$
 #
-# We can look at it. A text that names a thing and nothing else leaves the background open. Four scenes that all fit it:
+# $v$ is an embedding and $w$ a text. We can look at it: below, $\mathbb{E}[v \mid w]$ is `average`, over four of the pictures that one text fits. A text that names a thing and nothing else leaves the background open. Four scenes that all fit it:
 
 # %%
 label = sample.scene.groups[0].label
@@ -235,15 +239,16 @@ pixels = pipe.decoder.decode(
     torch.stack([average, short]), pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0)
 )
 assert short.shape == average.shape == mean.shape
+print("this decoder draws in", pipe.decoder.config.inference_steps, "step(s)")
 
 # %% alt="Four pictures of one thing on different backgrounds, the picture decoded from the mean of their embeddings, and the picture drawn from a text that leaves the background open"
 names = ["fits the text"] * 4 + ["decoded from the mean of the four", f"drawn from: a {label}"]
 show_pictures([*fitting, *to_pil(pixels)], names)
 
 # %% [markdown]
-# A decoder that draws in one step, as the shipped one does (`decoder.inference_steps`), predicts a mean too: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
+# How many steps the decoder takes is printed above. A decoder that draws in one step predicts a mean too: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
 #
-# Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is exactly the explained share, $1 - e_k$, always below 1. How is it here?
+# Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is exactly the explained share, $1 - e_k$, always below 1. How is it here? `spread` is $\mathrm{Var}(\tilde v_k) / \mathrm{Var}(v_k)$, and `explained` is $1 - e_k$.
 
 # %%
 spread = imagined.var(0).mean(1) / true.var(0).mean(1)  # (N,)
@@ -292,7 +297,7 @@ check("07.text", best_of_text)
 #
 # $$v'_k = \mu + s\,(v_k - \mu) + \sqrt{1 - s^2}\,\sigma \epsilon_k, \qquad \epsilon_k \sim \mathcal{N}(0, I)$$
 #
-# and still has to predict the true $v_k$. Here $\mu$ (`mu`) and $\sigma$ (`sigma`) are one mean and one deviation for each channel, over all pictures and slots, and $s$ is `signal`. So the scale of a channel gives nothing away; that noise at different slots has nothing in common, a model may notice. At $s = 0$ only the words are left; in between are prefixes that are partly wrong, as its own predictions will be.
+# and still has to predict the true $v_k$. Here $\mu$ (`mu`) and $\sigma$ (`sigma`) are one mean and one deviation for each channel, over all pictures and slots, $s$ is `signal`, and $\mu + \sigma \epsilon_k$ is `noise`. So the scale of a channel gives nothing away; that noise at different slots has nothing in common, a model may notice. At $s = 0$ only the words are left; in between are prefixes that are partly wrong, as its own predictions will be.
 #
 # | | how the model is made to bear its own predictions |
 # |---|---|
@@ -302,7 +307,7 @@ check("07.text", best_of_text)
 #
 # ### Exercise: mix (5 minutes)
 #
-# Take embeddings and noise of mean 0 and variance 1, independent of each other. Return a mixture in which a share `signal` of the embeddings is left, and whose variance is 1 again.
+# Take embeddings and noise of mean 0 and variance 1, independent of each other, so $\mu = 0$ and $\sigma = 1$. Return a mixture in which a share `signal` of the embeddings is left, and whose variance is 1 again.
 #
 # <details><summary>Hint</summary>
 #
@@ -392,13 +397,13 @@ print("hiding makes the gap smaller:", bool(gaps[1] < gaps[0]))
 show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: freely running it is far above that at every index but the first. The second has an honest loss: its lines lie together. In 300 steps it has hardly got beyond the mean embedding, and at the first index it may even be behind: hiding makes the task harder. The orange lines are what counts for drawing.
+# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: compare it with free running at every index but the first. The second has an honest loss: its lines lie nearer together. In so few steps it has hardly got beyond the mean embedding, and at the first index it may even be behind: hiding makes the task harder. The lines of free running are what counts for drawing.
 #
-# Three hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. That hiding pays shows only in longer training: in the first figure, as the shipped checkpoint had thousands of steps with it, and in notebook 14, from three seeds.
+# A few hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
 #
 # ## What could go wrong
 #
-# The model is not taught to say `[IMG]`, or not in the middle of your prompt. So `generate_image_embeds` appends it where it is missing. In a batch either all prompts have it or none: the start of the picture would otherwise be at different places. And inside a text it is refused, as it would forge the structure.
+# The model may not have been taught to say `[IMG]`, and is not asked to. So `generate_image_embeds` appends it where it is missing. In a batch either all prompts have it or none: the start of the picture would otherwise be at different places. And inside a text it is refused, as it would forge the structure.
 
 # %%
 try:

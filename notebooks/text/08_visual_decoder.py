@@ -43,7 +43,14 @@ else:
 
     sys.path.insert(0, ".")
 
+# %% [markdown]
+# ## Choose a model
+#
+# `emu-tiny` is trained. `emu-nano` has random weights and draws noise; the small decoder that you train below learns in either case.
+
 # %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
 # %matplotlib inline
 import torch
 
@@ -51,7 +58,6 @@ from minemu.course import check, start
 from minemu.data.world import ToyWorld
 from minemu.training.decoder import pixels_of, to_range
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 torch.set_grad_enabled(False)  # until we train
 pipe, world = start(PRESET)
 decoder, device, size = pipe.decoder, pipe.model.device, pipe.processor.image_size
@@ -91,7 +97,7 @@ assert drawn.shape == pictures[:2].shape and drawn.abs().max() <= 1
 #
 # $$z_k = \frac{W_k\,(u - m)}{s_k}, \qquad \hat u = m + W^\top (s \odot z).$$
 #
-# In `PatchCodec` these are `basis` ($W$), `mean` ($m$) and `scale` ($s$). With the deviation $\sigma_k$ of a component, $s_k \propto \sqrt{\sigma_k}$: at $s_k = \sigma_k$ invisible detail would weigh as much as colour, and without any scale the mean colour would take all. A patch of 4 x 4 pixels has 48 numbers.
+# In `PatchCodec` these are `basis` ($W$), `mean` ($m$) and `scale` ($s$); in the cell by hand below $u$ is `u` and $z$ is `z`. With the deviation $\sigma_k$ of a component, $s_k \propto \sqrt{\sigma_k}$: at $s_k = \sigma_k$ invisible detail would weigh as much as colour, and without any scale the mean colour would take all. A patch of 4 x 4 pixels has 48 numbers.
 #
 # > **Predict.** How many of the 48 does it take before you stop seeing a difference?
 
@@ -148,7 +154,7 @@ print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 # %% [markdown]
 # ## Noise
 #
-# A schedule fixes how much of $z_0$ is left at noise level $t = 0 \dots T - 1$. With $\bar\alpha_t$ (`alphas_cumprod[t]`) and noise $\epsilon \sim \mathcal N(0, 1)$,
+# A schedule fixes how much of $z_0$ is left at noise level $t = 0 \dots T - 1$. With $\bar\alpha_t$ (`alphas_cumprod[t]`, below `alpha`), clean latents $z_0$ (`z0`) and noise $\epsilon \sim \mathcal N(0, 1)$ (`noise`),
 #
 # $$z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon .$$
 #
@@ -244,7 +250,7 @@ check("08.noise", add_noise)
 # ## What the U-Net predicts
 #
 # Given $z_t$, $t$ and the condition, the U-Net may predict the noise $\epsilon$, the clean latents $z_0$, or the velocity $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,z_0$.
-# From any one, $z_t$ gives the other two (where $\bar\alpha_t > 0$; at the last level the noise says nothing of $z_0$), so the choice only decides what an error of a given size costs at each level.
+# From any one, $z_t$ gives the other two (where $\bar\alpha_t > 0$; at the last level the noise says nothing of $z_0$), so the choice only decides what an error of a given size costs at each level. In the next cell $\bar\alpha_t$ is `a`, $z_t$ is `z_t`, $v$ is `v`.
 #
 # | `decoder.prediction` | at the last level, $z_t = \epsilon$ | taken by |
 # |---|---|---|
@@ -293,7 +299,7 @@ for attempt in wrong:
 #
 # $$L = \mathbb E_{z_0, \epsilon, t}\; \lVert f(z_t, t, c) - z_0 \rVert^2$$
 #
-# One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and guidance will need that.
+# $L$ is `small.loss`, $f$ is `small.unet`, the $z_0$ are the latents of `few`, and the $c$ are rows of `told`. One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and guidance will need that.
 
 # %%
 eight = [ToyWorld("seen", kinds=("single",), image_size=32).sample(i) for i in range(8)]
@@ -366,7 +372,9 @@ show_grid(torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" 
 #
 # $$\hat\epsilon = \frac{z_t - \sqrt{\bar\alpha_t}\,\hat z_0}{\sqrt{1 - \bar\alpha_t}}, \qquad z_{t'} = \sqrt{\bar\alpha_{t'}}\,\hat z_0 + \sqrt{1 - \bar\alpha_{t'}}\;\hat\epsilon .$$
 #
-# The guess is itself guided: $\hat z_0 = f(\varnothing) + w\,(f(c) - f(\varnothing))$ with the null condition $\varnothing$ (`null`) and the scale $w$ (`scale`).
+# In `film` $z_t$ is `z`, $\hat z_0$ is `guess`, $\hat\epsilon$ is `noise`, $t'$ is `t_next`, and $\bar\alpha_t$ and $\bar\alpha_{t'}$ are `a` and `a_next`.
+#
+# The guess is itself guided: $\hat z_0 = f(\varnothing) + w\,(f(c) - f(\varnothing))$ with the null condition $\varnothing$ (`null`), the scale $w$ (`scale`), and $f(\varnothing)$ and $f(c)$ as `without` and `with_condition`.
 #
 # The shipped checkpoint draws in as few steps as its `config.json` says, `decoder.inference_steps`. Here it takes 20, with a guidance scale of 2, so that there is something to watch.
 
@@ -422,6 +430,9 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 # %% [markdown]
 # Read the two upper rows together. At the first step the input is pure noise, so the guess is the **average** of all pictures that the condition allows (overdrawn by guidance): sharp where the embeddings settle the picture, smooth where they do not.
 # The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, and the guess commits.
+#
+# That is what the decoder **repairs**: the average of many pictures becomes one picture, with edges. What it cannot repair is what the average has lost. Which of the pictures was meant, no noise knows; the decoder
+# makes a definite choice where the words left one open, and adds no thing that the embeddings do not name. The figure of the section "Away from what?" shows that: it has pictures from true and from regressed embeddings, by one decoder.
 #
 # Whether commitment pays depends on how good the U-Net is at the levels in between. That of a small decoder, trained for minutes, commits to grain as well as to edges. The independent judge of notebook 11
 # decides, and the number of steps that the checkpoint draws with, printed above, is what it decided.
@@ -520,6 +531,8 @@ columns = ["the picture", "no guidance", *(f"away from\n{name}" for name in null
 show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, 72)
 
 # %% [markdown]
+# Compare the two rows of each picture. The decoder is the same; one row has the true embeddings, the other those that were regressed from words. What the rebuilt one shows and the drawn one does not was missing before the decoder began, and no decoder brings it back.
+#
 # The pipeline chooses for you: `pipe([picture])` rebuilds and takes the all-zero picture, anything else draws and takes `""`.
 #
 # ## Where the condition matters
@@ -560,29 +573,33 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 # ## A sketch before the noise
 #
 # At the first step there is nothing but noise, so the U-Net has to regress the whole picture from the embeddings, at every position of the latents. That part needs no noise and few positions: where N embeddings
-# are trained to tell of the $g \times g$ cells of a picture, $N = g^2$, the latents can be regressed from them before the U-Net is built. A **linear** map from each embedding to its own cell comes from least squares at once,
+# are trained to tell of the $g \times g$ cells of a picture, $N = g^2$ (`decoder.condition_grid` is $g$), the latents can be regressed from them before the U-Net is built. A **linear** map from each embedding to its own cell comes from least squares at once,
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`), and the U-Net then corrects what it is given.
-# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. None of these pictures was in training.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge: look for the seams. Convolutions over all latent positions (`decoder.refine_layers`), the same at each, mend them and learn a drawing once for all its places; and the U-Net then corrects what it is given.
+# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt, without its convolutions and with them. None of these pictures was in training.
 
-# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then the learnt sketch, sharper; then the learnt sketch from the caption alone."
+# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then what the learnt Transformer makes of them, with seams between cells; then the whole sketch, smooth and sharper; then the whole sketch from the caption alone."
+from copy import deepcopy
+
 from minemu.sketch import Sketch
 
 linear = Sketch(replace(decoder.config, sketch_layers=0)).to(device)
 known = pipe.encode([training.picture(i) for i in range(len(drawings))])
 linear.fit(decoder.normalise(known), decoder.encode(drawings))
 
-captions = pipe.imagine([[sample.caption] for sample in held_out[:5]])
+alone, whole = deepcopy(decoder.sketch), decoder.sketch
+alone.refine = None
+shown, captions = embeds[:5], pipe.imagine([[sample.caption] for sample in held_out[:5]])
 sketches = [
     decoder.codec.decode(sketch(decoder.normalise(told)))
-    for sketch, told in ((linear, embeds[:5]), (decoder.sketch, embeds[:5]), (decoder.sketch, captions))
+    for sketch, told in ((linear, shown), (alone, shown), (whole, shown), (whole, captions))
 ]
 assert sketches[0].shape == pictures[:5].shape
 show_grid(
     torch.stack([pictures[:5], *sketches]),
-    rows=["the picture", "a linear map", "the sketch of\nits embeddings", "the sketch from\nits caption"],
+    rows=["the picture", "a linear map", "the Transformer\nalone", "the sketch", "the sketch from\nits caption"],
 )
 
 # %% [markdown]

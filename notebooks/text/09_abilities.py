@@ -42,6 +42,14 @@ else:
     sys.path.insert(0, ".")
 
 # %% [markdown]
+# ## Choose a model
+#
+# `emu-tiny` is trained, and an adapter comes with it. `emu-nano` has random weights: each cell runs, and no answer is better than a blind one.
+
+# %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
+# %% [markdown]
 # The judge of drawn pictures and the adapter that answers questions need two packages more.
 
 # %%
@@ -64,7 +72,6 @@ from PIL import Image
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 pipe, world = start(PRESET)
 talker = start("emu-tiny-instruct")[0] if PRESET == "emu-tiny" else pipe  # Emu-I: the same model and an adapter
 singles = ToyWorld("seen", kinds=("single",), held_out=True, image_size=pipe.processor.image_size)
@@ -115,7 +122,7 @@ show_gallery([cards[:6]])
 # %% [markdown]
 # A caption counts as right only if *all* of it is: things, number, size, place, background and style. That is decided by reading the caption back into a scene and comparing it with the one that was painted.
 #
-# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many. Both decode as published (`DESCRIBE`): five beams weigh whole texts against each other. After a picture a caption may follow, but a question or a label too, and the likeliest first word need not begin the likeliest text.
+# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many. Both decode as published (`DESCRIBE`): five beams weigh whole texts against each other. After a picture a caption is likeliest, but now and then a question or a label followed in training, and the likeliest first word need not begin the likeliest text.
 #
 # ### The blind baseline
 #
@@ -217,14 +224,14 @@ for one, own, blind in zip(asked, reply(talker, asked), reply(talker, swapped), 
 show_questions(shown)
 
 # %% [markdown]
-# A blind answer is right by luck alone, and luck is not the same everywhere: one in two for yes and no, one in eight for a background. `len(question.candidates)` says how many answers are equally likely; the toy questions are made so that nothing in the words gives the answer away. Questions that people wrote are not: "what colour is the banana?" needs no picture.
+# A blind answer is right by luck alone, and luck is not the same everywhere: who says yes or no is right far more often by luck than who names one of all things. `len(question.candidates)` says how many answers are equally likely; the toy questions are made so that nothing in the words gives the answer away. Questions that people wrote are not: "what colour is the banana?" needs no picture.
 
 # %%
 for one in asked:
     print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck   {one.text}")
 
 # %% [markdown]
-# All eight sorts occur in pretraining's lessons, each as often as any other, and in the conversations that the adapter was tuned on, where colour, style and yes or no come more often. The rate below is over all of them.
+# All of these sorts occur in pretraining's lessons, though not equally often (`minemu.data.lessons.ASKED` lists them, and what is learnt late stands there twice), and in the conversations that the adapter was tuned on, where colour, style and yes or no come more often. The rate below is over all of them.
 #
 # ### Your turn: the blind twin (5 minutes)
 #
@@ -349,7 +356,7 @@ show_document(with_them, [pipe.chat(with_them, max_new_tokens=8).text or "(nothi
 show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"])
 
 # %% [markdown]
-# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer. Ours had such questions in its lessons, written in the same way, and answers without examples.
+# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer. Ours had such questions in its lessons, written in the same way, so it may answer without examples. (Most of those documents began with the title "questions:". What does it change to put that in front of `with_pictures`?)
 #
 # ### Your turn: write the prompt (5 minutes)
 #
@@ -380,6 +387,8 @@ check("09.prompt", few_shot_prompt)
 # RICES rests on the idea that examples which resemble the question help more than random ones; a figure below tests it. It takes those whose pictures are most similar to the picture that is asked about. With unit vectors $u_q, u_p \in \mathbb{R}^E$ (`queries`, `pool`), the mean embedding of each picture,
 #
 # $$s_{qp} = u_q^\top u_p \qquad \text{and the } K \text{ largest } s_{qp} \text{ are the examples, the largest last.}$$
+#
+# Below, `found` holds the $u_q$ and the $u_p$, and `rices(*found, K)` gives the numbers of the examples of each question.
 #
 # > **In the paper** RICES is named, the features it compares are not. **In the released code** there is no few-shot evaluation. **Here** the features are the model's own visual embeddings.
 
@@ -460,13 +469,12 @@ bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for r
 show_rates(bars)
 
 # %% [markdown]
-# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Not every wording gains: try `name: llama!`, which has signs that the model never says.) How unlikely does it find that, per token, after examples of different kinds?
+# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Does every wording gain? Try `name: llama!`, with a sign that no document has.) How unlikely does it find that, per token, after examples of different kinds?
 #
 # **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
 
 
 # %%
-from minemu.evaluation.likelihood import log_likelihoods
 
 
 def dressed(answer):
@@ -482,7 +490,7 @@ def loss_after(chosen, swapped=False, pictures=True):
             [*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)
         ]
         prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
-        losses.append(-log_likelihoods(pipe, prompt, [dressed(one.answer)], mean=True).item())
+        losses.append(-pipe.log_likelihoods(prompt, [dressed(one.answer)], mean=True).item())
     return sum(losses) / len(losses)
 
 
@@ -524,6 +532,8 @@ show_document(as_sample(episode.prompt))
 #
 # $$\hat c = \arg\max_c \frac{1}{|c|} \sum_{t=1}^{|c|} \log p(c_t \mid \text{prompt}, c_{<t})$$
 #
+# $\hat c$ is what `likeliest` returns, the prompt is `episode.prompt`, and `pipe.log_likelihoods(..., mean=True)` gives the mean for each $c$.
+#
 # But is the information there at all? Train something on it and see: **a probe**, one linear layer on the frozen visual embeddings of the same 2K drawings, by gradient descent, in a moment. It does with *weights* what the prompt should do with *attention*.
 
 
@@ -554,7 +564,7 @@ from minemu.figures.abilities import show_shots
 
 
 def likeliest(pipe, episode):
-    scores = log_likelihoods(pipe, as_sample(episode.prompt), [f"{name}." for name in episode.candidates], mean=True)
+    scores = pipe.log_likelihoods(as_sample(episode.prompt), [f"{name}." for name in episode.candidates], mean=True)
     return episode.candidates[int(scores.argmax())]
 
 

@@ -43,6 +43,14 @@ else:
     sys.path.insert(0, ".")
 
 # %% [markdown]
+# ## Choose a model
+#
+# `emu-tiny` is trained, and its adapter is shipped. `emu-nano` has random weights: form can be learnt on top of them, but there is nothing to be seen in a picture.
+
+# %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
+# %% [markdown]
 # The adapters are peft's, which comes with the extra `finetune`.
 
 # %%
@@ -62,7 +70,6 @@ import torch
 
 from minemu.course import check, start
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 pipe, world = start(PRESET)  # the pretrained model, and scenes that training never showed
 print(PRESET, "knows these special tokens:", [token for token in pipe.processor.special if token.startswith("[")])
 
@@ -88,7 +95,7 @@ before = [pipe.chat([picture, text], max_new_tokens=24).text for picture, text i
 show_questions([Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),)) for i in (0, 1)])
 
 # %% [markdown]
-# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. In its documents a bare question was followed by an answer, in the one form that they had; notebook 09 asks it so. Nothing told it that there are other forms to ask for, or who is speaking. That is what tuning has to add, and the picture side needs no change for it.
+# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. In its documents a bare question was followed by an answer, in the one form that they had; notebook 09 asks it so. Other forms it has met only in texts that had no picture, and nothing told it who is speaking. That is what tuning has to add, and the picture side needs no change for it.
 #
 # ## The template
 #
@@ -201,7 +208,7 @@ check("10.answers", answers)
 #
 # $$h = W x + \frac{\alpha}{r} B A x, \qquad A \in \mathbb{R}^{r \times I},\; B \in \mathbb{R}^{O \times r}$$
 #
-# $I$ and $O$ are `in_features` and `out_features`. $W$ (`base.weight`) is frozen. $A$ (`a`) begins at random, $B$ (`b`) at zero, so the new model begins as the old one. $r$ is the rank, $\alpha$ a constant that keeps the step size when the rank is changed. As a module:
+# $I$ and $O$ are `in_features` and `out_features`, and $\alpha / r$ is `scale`. $W$ (`base.weight`) is frozen. $A$ (`a`) begins at random, $B$ (`b`) at zero, so the new model begins as the old one. $r$ is the `rank`, $\alpha$ (`alpha`) a constant that keeps the step size when the rank is changed. As a module:
 
 
 # %%
@@ -296,7 +303,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss, and not drawn: so that it does not forget to go on with documents.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss, so that it does not forget to go on with documents; their loss is left out of the figure.
 
 # %%
 from minemu.training.loop import train
@@ -453,7 +460,7 @@ show_spectrum(weight, scale * b @ a, a.shape[0])
 # %% [markdown]
 # ## Merge
 #
-# $W x + \frac{\alpha}{r} B A x = (W + \frac{\alpha}{r} B A)\, x$. So the adapter can be added to the weights once, and costs nothing from then on. Kept apart, it can be exchanged, and is stored in a file of its own beside the base.
+# $W x + \frac{\alpha}{r} B A x = (W + \frac{\alpha}{r} B A)\, x$, with $W$, $A$ and $B$ as `weight`, `a` and `b`. So the adapter can be added to the weights once, and costs nothing from then on. Kept apart, it can be exchanged, and is stored in a file of its own beside the base.
 #
 # ### Your turn: merge (5 minutes)
 #
@@ -518,10 +525,12 @@ both = [
 ]
 for verb, sign in (("gained", 1), ("lost", -1)):
     print(verb, [title for title, a, b in both if (b.low > a.high if sign > 0 else b.high < a.low)])
+alone = {titles[at]: f"{one.score:.1%}" for at, one in tuned_scores.items() if at in titles.keys() - base_scores}
+print("the adapter alone:", alone)
 show_change(both) if both else None
 
 # %% [markdown]
-# What passes through no LLM (pictures that are rebuilt) cannot change. Drawing from words can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines. Questions have little to gain here, as our base had them in pretraining and answers without a template. What the adapter is *for*, the asked form, the base cannot be asked at all: that score stands in the adapter's card alone.
+# What passes through no LLM (pictures that are rebuilt) cannot change. Drawing from words can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines. Questions may have little to gain here, as our base had them in pretraining and can be asked without a template. What the adapter is *for*, the asked form, the base cannot be asked at all, so that score has no line in the figure; it is printed above it.
 #
 # The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #

@@ -43,6 +43,14 @@ else:
     sys.path.insert(0, ".")
 
 # %% [markdown]
+# ## Choose a model
+#
+# `emu-tiny` is trained. `emu-nano` has random weights: every measure below can be taken of it, and tells how little it knows.
+
+# %%
+PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
+
+# %% [markdown]
 # The judge's weights and two reference implementations come with the extra `evaluate`.
 
 # %%
@@ -63,7 +71,6 @@ import torch
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
 
-PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 torch.set_grad_enabled(False)  # but for one linear layer nothing is trained here
 pipe, world = start(PRESET)
 singles = ToyWorld("seen", kinds=("single",), held_out=True, image_size=pipe.processor.image_size)
@@ -73,9 +80,11 @@ print(len(samples), "held-out samples, the first:", samples[0].caption)
 # %% [markdown]
 # ## A rate is a guess
 #
-# k of n answers are right. The share $\hat p = k / n$ is known; the rate $p$ that further samples would show is not. Wilson's interval holds $p$ in 95 % of samplings ($z = 1.96$):
+# k of n answers are right. The share $\hat p = k / n$ is known; the rate $p$ that further samples would show is not. Wilson's interval holds $p$ in about 95 % of samplings ($z = 1.96$, `z`):
 #
 # $$\frac{1}{1 + z^2/n}\left(\hat p + \frac{z^2}{2n} \pm z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}}\right)$$
+#
+# `right` is the list of answers, `True` where right; $\hat p$ is `p`, `centre` is the middle of the interval, and `half` what stands after the $\pm$, both with the fraction in front multiplied in.
 
 # %% tags=["same-as:minemu.evaluation.metrics.wilson"]
 import math
@@ -215,8 +224,8 @@ show_pictures([sample.picture for sample in shown[:6]], marks[:6])
 # Photos have no closed form: five people write five captions. CIDEr ([arXiv 1411.5726](https://arxiv.org/abs/1411.5726)) compares n-grams, weighted by how rare they are among the references of *all* pictures.
 # For words $n = 1 \dots 4$ and a caption $c$ with references $r_j$:
 #
-# * `weigh`: $g_n(c)$, count of each n-gram times $\log N - \log \mathrm{df}$, with N pictures, df of which have the n-gram in a reference;
-# * `like`: cosine of $g_n(c)$, clipped to the reference, with $g_n(r_j)$, times a penalty for length $e^{-\Delta^2 / 2\sigma^2}$, $\sigma = 6$;
+# * `weigh`: $g_n(c)$, count of each n-gram times $\log N - \log \mathrm{df}$, with N pictures (`len(references)`), df (`df[gram]`) of which have the n-gram in a reference;
+# * `like`: cosine of $g_n(c)$ (`a`), clipped to the reference, with $g_n(r_j)$ (`b`), times a penalty for length $e^{-\Delta^2 / 2\sigma^2}$, $\sigma = 6$, where $\Delta$ (`delta`) is the difference in words;
 # * the mean over n and over references, times 10. Papers print it times 100 more: 112.4 is 1.124.
 
 # %%
@@ -314,7 +323,7 @@ print("a perfect caption, scored alone, gets 0:", float(alone) == 0)
 #
 # ### Your turn: VQA accuracy (5 minutes)
 #
-# `people` are the ten answers $a_i$, already cleaned.
+# `people` are the ten answers $a_i$, already cleaned, and `said` is $a$.
 #
 # <details><summary>Solution</summary>
 #
@@ -428,6 +437,8 @@ show_bars(sorts, series, "right by the question alone", chances)
 # VisDial ([arXiv 1611.08669](https://arxiv.org/abs/1611.08669)) gives a hundred candidate answers, of which several are relevant to a degree. The model ranks them by likelihood. With relevance $y_p$ at place p and k relevant candidates:
 #
 # $$\mathrm{NDCG} = \frac{\sum_{p=1}^{k} y_p / \log_2(p + 1)}{\text{the same for the best order}}$$
+#
+# $y_p$ is `ranked[p - 1]`, $k$ is `places`, and `place` counts from 0, so $p + 1$ is `place + 2`.
 
 # %% tags=["same-as:minemu.evaluation.metrics.ndcg", "same-as:minemu.evaluation.metrics._gain"]
 def _gain(ranked, relevance):
@@ -457,8 +468,8 @@ print("and more than with one of them missing:", ndcg(turned) > ndcg(last))
 # Does a drawing show a llama? The model's own encoder must not answer, for the decoder was trained on its embeddings. `Judge` asks EfficientNet-Lite0 with ImageNet weights, which has never been trained with anything here:
 #
 # 1. cut the picture to what differs from its background, and centre that;
-# 2. features of it, a unit vector $f \in \mathbb R^{1280}$;
-# 3. the real drawing with the highest cosine $f \cdot g$ gives the picture its name.
+# 2. features of it, a unit vector $f \in \mathbb R^{1280}$ (`judge.features`);
+# 3. the real drawing with the highest cosine $f \cdot g$ gives the picture its name; the $g$ are the rows of `judge.gallery`.
 #
 # The gallery below holds the real drawings of 40 concepts, to save time. `minemu evaluate` takes all 250.
 
@@ -569,7 +580,7 @@ series = {
 show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / len(labels)] * 2)
 
 # %% [markdown]
-# Read both pairs, and read them loosely: these are sixteen pictures, and the judge chooses among forty concepts, which is easier than among all. The insider knows real pictures well, as its embeddings were trained to tell names apart. But of drawings it says what the decoder was optimised for: where it names more of them than the judge does, it may find in them what their embeddings say, seen or not. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
+# Read both pairs, and read them loosely: these are few pictures, and the judge chooses among a few dozen concepts, which is easier than among all. The insider should know real pictures well, as its embeddings were trained to tell names apart. But of drawings it says what the decoder was optimised for: where it names more of them than the judge does, it may find in them what their embeddings say, seen or not. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
 #
 # | | judge of drawn pictures |
 # |---|---|
@@ -582,6 +593,8 @@ show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / l
 # FID ([arXiv 1706.08500](https://arxiv.org/abs/1706.08500)) does not look at single pictures. It fits a Gaussian to the features of each set, with means $\mu_a, \mu_b$ and covariances $A, B$:
 #
 # $$d^2 = \lVert \mu_a - \mu_b \rVert^2 + \operatorname{tr}\!\left(A + B - 2\,(AB)^{1/2}\right)$$
+#
+# Below, `a` and `b` are the features of the two sets, so $\mu_a$ is `a.mean(0)`, $A$ is `a.T.cov()`, and the trace of $(AB)^{1/2}$ is `roots`.
 #
 # With F features $A$ is F x F. `frechet_distance` never builds it: with centred features $X, Y$ the trace of $(AB)^{1/2}$ is the sum of the singular values of $XY^\top$, up to a factor.
 
@@ -633,7 +646,7 @@ show_bars(list(sets), {"distance": values}, "Lite0 Frechet distance")
 # ## Examples by RICES
 #
 # A few-shot prompt puts K solved examples before the question. RICES ([arXiv 2109.05014](https://arxiv.org/abs/2109.05014)) retrieves those whose pictures are most like the one asked about, and sets the most similar last, next to the question.
-# The features here are the mean of a picture's visual embeddings, $h = \frac{1}{N}\sum_i c_i$, as a unit vector; which features Emu took is not published.
+# The features here (`features`) are the mean of a picture's visual embeddings, $h = \frac{1}{N}\sum_i z_i$, as a unit vector; which features Emu took is not published.
 
 # %% alt="Three held-out pictures; beside each four examples at random and four by RICES, the most similar last."
 from minemu.evaluation.retrieval import at_random, rices

@@ -41,7 +41,15 @@ else:
 
     sys.path.insert(0, ".")
 
+# %% [markdown]
+# ## Choose what to train
+#
+# No checkpoint is loaded here: this notebook has tiny models of its own. What you choose is the pair that is trained before your eyes at the end, the baseline and one variant of it, and from which seed.
+
 # %%
+LIVE = "pool"  # @param ["pool", "cosine", "fixed", "shown"]
+SEED = 3  # @param {type: "integer"}
+
 # %matplotlib inline
 import os
 
@@ -64,7 +72,7 @@ print(results["command"])
 print("variants:", len(results["variants"]), "  seeds:", results["seeds"])
 
 # %% [markdown]
-# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (The code has gone on since: pixels weigh more in stages `encoder` and `bridge`, documents have titles, and the words of the tokenizer are others.)
+# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (The code has gone on since: pixels weigh more in stages `encoder` and `bridge`, many documents begin with a title, and the words of the tokenizer are others.)
 #
 # ## A world small enough
 #
@@ -137,7 +145,7 @@ check("14.nearest", nearest)
 # %% [markdown]
 # ## When is a difference a difference?
 #
-# Train the same thing from two seeds, and you get two numbers. So two variants differ only if their means are further apart than seeds alone would put them. The rule here: **further than three times the larger standard deviation of the two**.
+# Train the same thing from two seeds, and you get two numbers. So two variants differ only if their means are further apart than seeds alone would put them. The rule here: **further than three times the larger standard deviation of the two**, `gap > 3 * scatter` below.
 #
 # **Predict before you run:** take two variants that are in truth equal, three seeds each. How often does the rule see a difference? How often would it with two times, or with one?
 
@@ -157,7 +165,7 @@ print(comparisons, "comparisons in this notebook")
 
 
 # %% [markdown]
-# Multiply: with three times the deviation, this notebook should make less than one false finding. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be many: see the first line.
+# Divide the number of comparisons by what stands in each line. With three times the deviation it should be less than one false finding in the whole notebook. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be many: see the first line.
 #
 # The price is on the other side: many true differences stay unseen. Shift `b` by 4 in the cell above and look. *No difference* in what follows means *none that three seeds can show*.
 #
@@ -303,13 +311,11 @@ print("\n".join(ablations.lines(results, "exposure")))
 #
 # ## A new pair, live
 #
-# Does a new seed agree? The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; a minute or so. It is made by the code of today, the points above by that of then: read the new baseline against the new variant, and neither as a fourth seed of the old ones.
+# Does a new seed agree? `LIVE` and `SEED`, chosen in the first cell, say what is trained. The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; a minute or so. It is made by the code of today, the points above by that of then: read the new baseline against the new variant, and neither as a fourth seed of the old ones.
 #
 # **Predict before you run:** which of the two will lie ahead? Would you bet on the order in all three panels?
 
 # %%
-LIVE = "pool"  # @param ["pool", "cosine", "fixed", "shown"]
-SEED = 3  # @param {type: "integer"}
 runs = Path(tempfile.mkdtemp())
 variants = {v.name: v for v in ablations.VARIANTS}
 fresh = {name: ablations.run_variant(variants[name], runs, SEED) for name in ("base", LIVE)}

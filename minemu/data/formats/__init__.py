@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
 from minemu.data.formats.reading import Shuffled, files
-from minemu.data.formats.storyboards import Storyboards
+from minemu.data.formats.storyboards import Storyboards, videos
 from minemu.data.formats.webvid import WebVid
 from minemu.data.video import FRAMES
 from minemu.errors import MinemuError, suggest
 
-__all__ = ["FORMATS", "DataConfig", "MMC4Config", "open_source"]
+__all__ = ["FORMATS", "DataConfig", "MMC4Config", "listing", "open_source"]
 
 FORMATS = {
     "webdataset": "tar shards of image-text pairs (LAION-2B, LAION-COCO)",
@@ -40,11 +42,18 @@ class DataConfig:
     random_frames: bool = True  # as in training; else evenly spread
 
 
-def open_source(config: DataConfig, length: Callable[[str], int], n_image: int, seed: int = 0) -> Shuffled:
+def open_source(
+    config: DataConfig,
+    length: Callable[[str], int],
+    n_image: int,
+    seed: int = 0,
+    on_skip: Callable[[int, str], None] | None = None,
+) -> Shuffled:
     """A source for `Mixture`: `document(number)` gives a list of text and PIL pictures, "chats" gives a `Conversation`.
 
     length    tokens of a text, such as `lambda text: len(processor.encode(text))`
     n_image   embeddings of a picture
+    on_skip   is told the number of each bad sample, and why
     """
     if config.format not in FORMATS:
         raise MinemuError(f"no data format '{config.format}': {suggest(config.format, FORMATS)}")
@@ -62,4 +71,15 @@ def open_source(config: DataConfig, length: Callable[[str], int], n_image: int, 
             reader = Storyboards(Path(config.path))
         case "chats":
             reader = Chats(files(config.path), folder, config.frames, config.random_frames)
-    return Shuffled(reader, seed, config.max_bad)
+    return Shuffled(reader, seed, config.max_bad, on_skip)
+
+
+def listing(config: DataConfig) -> dict[str, Any]:
+    """The files that the path of a data set names: how many, their bytes, and a digest of their names and sizes.
+
+    Which sample a number stands for follows from them. Pictures and clips in `folder` are not looked at.
+    """
+    found = videos(Path(config.path)) if config.format == "storyboards" else files(config.path)
+    sizes = [path.stat().st_size for path in found]
+    lines = "".join(f"{path} {size}\n" for path, size in zip(found, sizes, strict=True))
+    return {"files": len(found), "bytes": sum(sizes), "sha256": hashlib.sha256(lines.encode()).hexdigest()}

@@ -25,7 +25,7 @@ class MMC4Config:
 
     similarity: float = 0.32  # a picture that fits its sentence less is left out (CLIP's cosine)
     pictures: int = 5  # at most; later ones are left out
-    tokens: int = 1024  # length of the part of a page that is taken
+    tokens: int = 1024  # length of the part of a page that is taken; a shorter context cuts it
 
 
 class MMC4:

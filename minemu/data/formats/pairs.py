@@ -75,13 +75,24 @@ def _index(shard: Path) -> np.ndarray:
                 key, _, suffix = file.partition(".")
                 if member.isfile():
                     samples.setdefault(f"{folder}/{key}", {})[suffix.lower()] = (member.offset_data, member.size)
+            _check_end(tar)
     except (tarfile.TarError, OSError) as error:
         if not samples:
             raise MinemuError(
                 f"{shard} is no tar shard ({error}); unpack it if it is compressed, or fetch it again"
             ) from None
-        log.warning("%s is cut off after %d samples: fetch it again", shard, len(samples))
+        log.warning("%s is cut off after %d samples (%s): fetch it again", shard, len(samples), error)
     return np.array([_entry(parts) for parts in samples.values()], dtype=np.int64).reshape(-1, 5)
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """After its last file a whole archive has zeros. Where it has none, tarfile stops at a header that is cut off, and says nothing."""
+    tar.fileobj.seek(tar.offset)
+    end = tar.fileobj.read(tarfile.BLOCKSIZE)
+    if not end:
+        raise tarfile.ReadError("it ends without the zeros that close an archive")
+    if any(end):
+        raise tarfile.ReadError("a header is damaged or cut off")
 
 
 def _entry(parts: dict[str, tuple[int, int]]) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import glob
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,14 +40,16 @@ class Reader(Protocol):
 class Shuffled:
     """Endless documents of a reader: each epoch shuffles the blocks, and the samples within each block.
 
-    A bad sample is named in the log and counted, once each, in `bad`; the next good one of the epoch takes its place. More
-    than `max_bad` of what was tried (of 100 samples at least) stops the run.
+    A bad sample is named in the log and counted, once each, in `bad`, and told to `on_skip` (its number, and why); the next
+    good one of the epoch takes its place. More than `max_bad` of what was tried (of 100 samples at least) stops the run.
     """
 
-    def __init__(self, reader: Reader, seed: int = 0, max_bad: float = 0.05):
+    def __init__(
+        self, reader: Reader, seed: int = 0, max_bad: float = 0.05, on_skip: Callable[[int, str], None] | None = None
+    ):
         if not 0 <= max_bad <= 1 or seed < 0:
             raise MinemuError(f"max_bad={max_bad:g}, seed={seed}: use a share from 0 to 1, and a seed of 0 or more")
-        self.reader, self.seed, self.max_bad = reader, seed, max_bad
+        self.reader, self.seed, self.max_bad, self.on_skip = reader, seed, max_bad, on_skip
         self.sizes = np.asarray(reader.blocks, dtype=np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.bad: dict[int, str] = {}
@@ -93,6 +95,8 @@ class Shuffled:
             return
         self.bad[k] = str(error)
         log.warning("bad sample %d skipped: %s", k, error)
+        if self.on_skip:
+            self.on_skip(k, str(error))
         if len(self.bad) > self.max_bad * max(self.tried, TRIED_AT_LEAST):
             raise MinemuError(
                 f"{len(self.bad)} of {self.tried} samples are bad, more than max_bad={self.max_bad:g} allows; the last: "

@@ -30,7 +30,7 @@ class Storyboards:
 
     def __init__(self, folder: Path, pictures: int = 8):
         self.folder, self.pictures = Path(folder), pictures
-        self.videos = files(self.folder / "storyboard" / "*.json")
+        self.videos = videos(self.folder)
         self.blocks = [len(self.videos)]
 
     def read(self, k: int, rng: np.random.Generator) -> Document:
@@ -72,6 +72,11 @@ class Storyboards:
         width, height = picture.width // columns, picture.height // rows
         x, y = place % columns * width, place // columns * height
         return picture.crop((x, y, x + width, y + height))
+
+
+def videos(folder: Path) -> list[Path]:
+    """The description of each video."""
+    return files(folder / "storyboard" / "*.json")
 
 
 def _json(path: Path) -> Any:

@@ -17,10 +17,13 @@ from minemu.data.video import ANIMATED, FRAMES, read_frames
 from minemu.errors import MinemuError
 
 NEEDED = ("videoid", "page_dir", "name")
+SUFFIXES = (*ANIMATED, ".mp4")  # of a clip
 
 
 class WebVid:
-    """Clips with captions. A clip is a folder of frames or an animated picture: page_dir/videoid/ or page_dir/videoid.webp."""
+    """Clips with captions. A clip is a folder of frames, an animated picture or a film (which needs `minemu[video]`):
+    page_dir/videoid/, page_dir/videoid.webp or page_dir/videoid.mp4.
+    """
 
     def __init__(self, paths: Sequence[Path], folder: Path, frames: int = FRAMES, random_frames: bool = True):
         self.paths, self.folder = list(paths), Path(folder)
@@ -49,13 +52,10 @@ class WebVid:
         if not row["videoid"]:
             raise MinemuError(f"{name} has no videoid")
         stem = self.folder / row["page_dir"] / row["videoid"]
-        found = [path for path in (stem, *(stem.with_name(stem.name + suffix) for suffix in ANIMATED)) if path.exists()]
-        if found:
-            return found[0]
-        film = stem.with_name(stem.name + ".mp4")
-        if film.exists():
-            return film  # to be refused with what to do about it
-        raise MinemuError(f"{name}: the clip {stem} is missing (a folder of frames, or {', '.join(ANIMATED)})")
+        for path in (stem, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)):
+            if path.exists():
+                return path
+        raise MinemuError(f"{name}: the clip {stem} is missing (a folder of frames, or {', '.join(SUFFIXES)})")
 
 
 def _rows(path: Path) -> tuple[list[str], np.ndarray]:

@@ -1,0 +1,206 @@
+"""How a stage goes on: from a finished checkpoint (`--base`), or where it stopped, and then only with what it began with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minemu.config import EmuConfig
+from minemu.data.mixture import MixtureConfig
+from minemu.errors import MinemuError
+from minemu.files import atomic_dir, atomic_write, read_json, write_json
+from minemu.model import Emu, local_folder, read_config
+from minemu.pipeline import DECODER_FOLDER
+from minemu.processor import EmuProcessor
+from minemu.sketch import grown
+from minemu.training import checkpoint
+from minemu.training.emu import CONDITIONS
+from minemu.training.loop import TrainConfig
+from minemu.training.recipes import SECTIONS, STAGES, TRAINABLE, exists, needs
+from minemu.training.run import LOGS
+from minemu.visual_decoder import VisualDecoder
+from minemu.weights import save_tensors
+
+LEFT_BY = {
+    "encoder": "contrastive.safetensors",
+    "bridge": "bridge.safetensors",
+    "language": "llm.safetensors",
+    "codec": "codec.safetensors",
+}
+LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
+# What a run had whose version of the code knew no such setting.
+AT_FIRST = {
+    "train": asdict(TrainConfig()),
+    "data": {"mixture": asdict(MixtureConfig())},
+    "model": {"decoder": {"refine_layers": 0}},
+}
+
+
+def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1], longer: bool = False) -> None:
+    """Put a finished checkpoint in the place of stages before `stage`, with the logs of their training.
+
+    Of those up to `emu`; for `language` and `emu` themselves it brings the visual side: `encoder` and `bridge`. An `emu` that
+    goes on with its weights (`longer`) has its `language` too.
+    """
+    if stage in ("encoder", "bridge"):
+        raise MinemuError(f"stage {stage} begins with nothing that a finished checkpoint has: leave out --base")
+    base = os.path.normpath(base)
+    in_part = stage in ("language", "emu")
+    trained_here = ("emu" if longer else "language") if in_part else "codec"
+    stands_for = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config)]
+    folder, done = local_folder(base), root / stands_for[-1] / "done.json"
+    if done.exists():
+        if read_json(done).get("base") == base:
+            return
+        raise MinemuError(
+            f"{root} has a stage {stands_for[-1]} of its own already: leave out --base, or use another --run-dir"
+        )
+    own, its = config.to_dict(), read_config(folder).to_dict()
+    sections = SECTIONS["bridge" if trained_here == "language" else "emu"]
+    differing = [section for section in sections if _flat(own[section]) != _flat(its[section])]
+    if differing:
+        raise MinemuError(
+            f"{base} differs from preset {root.name} in '{differing[0]}'; train with the preset that it was made by"
+        )
+    EmuProcessor.from_pretrained(folder).save_pretrained(root)
+    model = Emu.from_pretrained(folder)
+    for name in stands_for:
+        _bring_log(folder, root / name)
+    if in_part:
+        visual = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
+        for name in stands_for:
+            with atomic_write(root / name / LEFT_BY[name]) as temporary:
+                save_tensors(model.llm.state_dict() if name == "language" else visual, temporary)
+    else:
+        model.save_pretrained(root / "emu")
+        (root / "emu" / CONDITIONS).unlink(missing_ok=True)
+    for name in stands_for:
+        write_json(root / name / "done.json", {"base": base})
+
+
+def lengthens(base: str | Path, facts: dict[str, Any]) -> bool:
+    """Whether `facts` are of a longer run of the stage than the finished checkpoint `base` had."""
+    record = local_folder(base) / LOGS / f"{facts['stage']}.json"
+    if facts["stage"] not in LENGTHENED or not record.exists():
+        return False
+    return is_lengthened(read_json(record)["train"], facts["train"])
+
+
+def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
+    """Let a stage begin, in `folder`, where that of a finished checkpoint ended.
+
+    Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
+    Other settings, another mixture and other scenes may hold from here on; a sketch gets the convolutions that it lacks.
+    """
+    if folder.exists():
+        return
+    source, stage = local_folder(base), facts["stage"]
+    its = read_json(source / LOGS / f"{stage}.json")
+    weights_of = {"commit": its["commit"], "steps": its["train"]["steps"], "train": its["train"]}
+    other = {"data": its.get("data") != facts.get("data"), "world": _scenes(its) != _scenes(facts)}
+    weights_of |= {part: its.get(part) for part, differs in other.items() if differs}
+    if "weights_of" in its:
+        weights_of["weights_of"] = its["weights_of"]
+    length = {key: its["train"][key] for key in ("steps", "restarts")}
+    module: torch.nn.Module
+    if stage == "emu":
+        module = Emu.from_pretrained(source)
+    else:
+        decoder = VisualDecoder.from_pretrained(source / DECODER_FOLDER)
+        grew = {key: value for key, value in facts["model"]["decoder"].items() if key.startswith("refine_")}
+        if grew["refine_layers"] != decoder.config.refine_layers:
+            weights_of["refine_layers"] = decoder.config.refine_layers
+        module = grown(decoder.sketch, replace(decoder.config, **grew))
+        its["model"]["decoder"] |= grew
+        _bring_codec(base, decoder, folder.parent / "codec")
+    with atomic_dir(folder) as temporary:  # a half one would be begun anew
+        checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
+        run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
+        run |= {part: facts[part] for part in ("data", "world") if part in facts}
+        run.pop("listed", None)  # it was of other files
+        write_json(temporary / "run.json", run)
+        shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
+
+
+def _scenes(run: dict[str, Any]) -> dict[str, Any]:
+    """What decides which scenes a run saw; what is made of them (`source`) does not."""
+    return {key: value for key, value in run.get("world", {}).items() if key != "source"}
+
+
+def _bring_codec(base: str | Path, decoder: VisualDecoder, folder: Path) -> None:
+    """The latents that the sketch was trained on: a codec that is fitted on other scenes has other axes and signs."""
+    with atomic_write(folder / LEFT_BY["codec"]) as temporary:
+        save_tensors(decoder.codec.state_dict(), temporary)
+    _bring_log(local_folder(base), folder)
+    write_json(folder / "done.json", {"base": os.path.normpath(base)})
+
+
+def _bring_log(source: Path, folder: Path) -> None:
+    """How a finished checkpoint's stage was trained, as if it had been trained in `folder`."""
+    for record, log in (("run.json", f"{folder.name}.json"), ("log.jsonl", f"{folder.name}.jsonl")):
+        if (source / LOGS / log).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / LOGS / log, folder / record)
+
+
+def is_complete(folder: Path, facts: dict[str, Any]) -> bool:
+    if not (folder / "done.json").exists():
+        return False
+    done = read_json(folder / "done.json")
+    if "base" in done:  # made elsewhere, by whatever settings; that the model is the same `begin_from` has seen
+        return True
+    refuse_other_settings(folder, facts)
+    return not is_lengthened(done["train"], facts["train"])
+
+
+def is_lengthened(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether `now` goes on where `before` ends: its schedule begins anew there, so the steps before are the same to the bit."""
+    if now["steps"] <= before["steps"]:
+        return False
+    ends = [restart for restart in before.get("restarts", ()) if restart < before["steps"]] + [before["steps"]]
+    return list(now["restarts"][: len(ends)]) == ends
+
+
+def refuse_stale_stages(stage: str, root: Path, config: EmuConfig) -> None:
+    """What came of another run of `stage`, such as a shorter one, would be taken for finished."""
+    stale = {stage}
+    for later in TRAINABLE:
+        if stale & set(needs(later, config)):
+            stale.add(later)
+    found = [str(root / name) for name in TRAINABLE if name in stale - {stage} and (root / name / "run.json").exists()]
+    if found:
+        raise MinemuError(f"{', '.join(found)} came of an earlier run of stage {stage}; delete that to train {stage}")
+
+
+def refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
+    """A run goes on only with the settings that it began with. One that its version of the code did not know had its default."""
+    if not (folder / "run.json").exists():
+        return
+    before = read_json(folder / "run.json")
+    before["world"] = {"source": "captions", **before.get("world", {})}  # there was no other once
+    for part in ("model", "train", "world", "data"):
+        began = _flat(AT_FIRST.get(part, {})) | _flat(before.get(part, {}))
+        now = _flat(facts.get(part, {}))
+        if part == "train" and is_lengthened(began, now):
+            now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
+        changed = [path for path, value in now.items() if path in began and began[path] != value]
+        if changed:
+            raise MinemuError(
+                f"{folder} was begun with another {part} setting of '{changed[0]}'; "
+                "use another --run-dir, or delete the folder to start anew"
+            )
+
+
+def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{where}{key}.")
+        else:
+            flat[f"{where}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat

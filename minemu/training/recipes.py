@@ -1,0 +1,228 @@
+"""The recipes: which stages make a preset, with which settings, and what each stage depends on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from minemu.config import EmuConfig, override
+from minemu.data.mixture import SOURCES, MixtureConfig
+from minemu.data.sources import DataFiles
+from minemu.data.world import ToyWorld
+from minemu.errors import MinemuError
+from minemu.training.loop import TrainConfig
+
+STAGES = ("encoder", "bridge", "language", "emu", "codec", "sketch", "decoder")
+TRAINABLE = (*STAGES, "instruct")  # Emu-I, an adapter on stage `emu`, is trained when it is asked for
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of every stage of one preset, and the world it learns from."""
+
+    encoder: TrainConfig
+    bridge: TrainConfig
+    language: TrainConfig
+    emu: TrainConfig
+    codec: TrainConfig
+    sketch: TrainConfig
+    decoder: TrainConfig
+    instruct: TrainConfig
+    core: bool = True  # the 250 common concepts, or all
+    world_seed: int = 0
+    source: Literal["captions", "mixture"] = "captions"  # of stage `emu`: pictures with captions, or the mixture
+    mixture: MixtureConfig = MixtureConfig()
+    data: DataFiles = DataFiles()
+
+
+RECIPES: dict[str, Recipe] = {
+    "emu-nano": Recipe(
+        encoder=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        bridge=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        language=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
+        codec=TrainConfig(steps=0),
+        sketch=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5, optimizer="muon"),
+        decoder=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5, ema_decay=0.99),
+        instruct=TrainConfig(steps=20, batch_size=4, warmup=4, checkpoint_every=10, log_every=5),
+    ),
+    "emu-tiny": Recipe(
+        source="mixture",
+        mixture=MixtureConfig(  # full captions say most
+            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=1, questions=4, in_context=2, texts=1
+        ),
+        encoder=TrainConfig(
+            steps=1000,
+            batch_size=128,
+            lr=3e-3,
+            warmup=100,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=100,
+        ),
+        bridge=TrainConfig(
+            steps=600,
+            batch_size=128,
+            lr=3e-3,
+            warmup=50,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=100,
+        ),
+        language=TrainConfig(
+            steps=400,
+            batch_size=128,
+            lr=3e-3,
+            warmup=50,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=200,
+        ),
+        emu=TrainConfig(
+            steps=12000,
+            restarts=(2600, 5600, 8800, 9500, 10000),
+            batch_size=64,
+            lr=3e-3,
+            lr_vision=0.0,
+            lr_bridge=0.0,
+            warmup=100,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=200,
+        ),
+        codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
+        sketch=TrainConfig(
+            steps=32000,
+            restarts=(8000, 17000, 25000),
+            batch_size=128,
+            lr=5e-3,
+            warmup=100,
+            final_lr=0.01,
+            weight_decay=0.01,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=1000,
+            log_every=100,
+            preview_every=2000,
+        ),
+        decoder=TrainConfig(
+            steps=1000,
+            batch_size=64,
+            lr=1e-3,
+            warmup=100,
+            final_lr=0.02,
+            beta2=0.99,
+            weight_decay=1e-3,
+            precision="bfloat16",
+            ema_decay=0.999,
+            checkpoint_every=500,
+            log_every=50,
+            preview_every=1000,
+        ),
+        instruct=TrainConfig(
+            steps=1400,
+            restarts=(700,),
+            batch_size=32,
+            lr=2e-3,
+            warmup=50,
+            weight_decay=0.0,
+            precision="bfloat16",
+            checkpoint_every=200,
+            log_every=25,  # no multiple of 4: every fourth batch is rehearsal
+        ),
+    ),
+}
+
+
+RECIPES["emu2-nano"] = RECIPES["emu-nano"]  # the same with pooling in place of the Causal Transformer
+
+
+NEEDS = {  # the stages before it that each reads
+    "encoder": (),
+    "bridge": ("encoder",),
+    "language": (),
+    "emu": ("encoder", "bridge", "language"),
+    "codec": (),
+    "sketch": ("emu", "codec"),
+    "decoder": ("emu", "codec", "sketch"),
+    "instruct": ("emu",),
+}
+
+
+def needs(stage: str, config: EmuConfig) -> tuple[str, ...]:
+    """The stages before it that the configuration has."""
+    return tuple(name for name in NEEDS[stage] if exists(name, config))
+
+
+def exists(stage: str, config: EmuConfig) -> bool:
+    """Without decoder.condition_grid there is no sketch; pooling has no Causal Transformer to begin with."""
+    without = {"sketch": not config.decoder.condition_grid, "bridge": config.bridge.kind == "pool"}
+    return not without.get(stage, False)
+
+
+SECTIONS = {  # parts of the configuration that a stage depends on; it may go on while others change
+    "encoder": ("vision",),
+    "bridge": ("vision", "bridge"),
+    "language": ("llm",),
+    "emu": ("vision", "bridge", "llm", "objective"),
+    "codec": ("decoder",),
+    "sketch": ("vision", "bridge", "llm", "decoder"),
+    "decoder": ("vision", "bridge", "llm", "decoder"),
+    "instruct": ("vision", "bridge", "llm"),
+}
+
+
+def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
+    """What of the model a stage depends on. How pictures are drawn may change after training; the U-Net comes last."""
+    unread = {"codec": ("unet_", "refine_"), "sketch": ("unet_",)}.get(stage, ())
+    later = ("sampler", "guidance_scale", "inference_steps", *unread)
+    settings = {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]}
+    if "decoder" in settings:
+        settings["decoder"] = {key: value for key, value in settings["decoder"].items() if not key.startswith(later)}
+    return settings
+
+
+OF_MIXTURE, OF_TALKS = ("mixture.", "data."), "data.conversations."  # settings of the recipe
+
+
+def recipe_of(preset: str) -> Recipe:
+    if preset not in RECIPES:
+        EmuConfig.preset(preset)  # an unknown preset is told apart from one too large to train here
+        raise MinemuError(f"preset '{preset}' has no recipe on the toy world; with one: {', '.join(RECIPES)}")
+    return RECIPES[preset]
+
+
+def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
+    """Model and recipe with `llm.layers=6` (model) and `train.emu.steps=100` (recipe) applied."""
+    config, recipe = EmuConfig.preset(preset), recipe_of(preset)
+    of_recipe = {key.removeprefix("train."): value for key, value in overrides.items() if key.startswith("train.")}
+    of_model = {key: value for key, value in overrides.items() if not key.startswith("train.")}
+    resolved = override(recipe, of_recipe)
+    unread = [key for key in of_recipe if key.startswith(OF_MIXTURE) and not key.startswith(OF_TALKS)]
+    if unread and resolved.source != "mixture":
+        raise MinemuError(f"train.{unread[0]} is read only with a mixture: add --set train.source=mixture")
+    return config.override(of_model), resolved
+
+
+def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: ToyWorld | None) -> dict[str, Any]:
+    """All that decides what a stage becomes: it goes on only with the same."""
+    of_world = {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source}
+    facts: dict[str, Any] = {
+        "preset": preset,
+        "stage": stage,
+        "model": settings_of(stage, config),
+        "train": asdict(getattr(recipe, stage)),
+        "world": of_world if world is None else {**of_world, "things": len(world.labels)},
+    }
+    mixed = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)} if recipe.source == "mixture" else {}
+    if stage == "emu" and mixed:
+        facts["data"] = mixed
+    if stage == "instruct":  # conversations, and the mixture as rehearsal
+        facts["data"] = {**asdict(recipe.data.conversations), **mixed}
+    return facts
+
+
+def sources_of(stage: str, recipe: Recipe) -> tuple[str, ...]:
+    """The sources that a stage reads and that may be on disk."""
+    mixed = SOURCES if recipe.source == "mixture" and stage in ("emu", "instruct") else ()
+    return (*mixed, "conversations") if stage == "instruct" else mixed
