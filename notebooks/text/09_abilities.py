@@ -230,6 +230,7 @@ show_questions(shown)
 for one in asked:
     print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck   {one.text}")
 
+
 # %% [markdown]
 # All of these sorts occur in pretraining's lessons, though not equally often (`minemu.data.lessons.ASKED` lists them, and what is learnt late stands there twice), and in the conversations that the adapter was tuned on, where colour, style and yes or no come more often. The rate below is over all of them.
 #
@@ -251,7 +252,6 @@ for one in asked:
 #     return [replace(one, pictures=after.pictures) for one, after in zip(asked, asked[1:] + asked[:1])]
 # ```
 # </details>
-
 
 # %%
 def blind_twin(asked):
@@ -355,6 +355,7 @@ show_document(with_them, [pipe.chat(with_them, max_new_tokens=8).text or "(nothi
 # %% alt="The same prompt with the text of the two examples only, and the model's answer after it."
 show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"])
 
+
 # %% [markdown]
 # The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer. Ours had such questions in its lessons, written in the same way, so it may answer without examples. (Most of those documents began with the title "questions:". What does it change to put that in front of `with_pictures`?)
 #
@@ -372,7 +373,6 @@ show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"
 #     return [*prompt, picture, question]
 # ```
 # </details>
-
 
 # %%
 def few_shot_prompt(examples, picture, question, shown=True):
@@ -417,6 +417,7 @@ rows = [
 ]
 show_gallery(rows)
 
+
 # %% [markdown]
 # Now look at the answers below the retrieved pictures. Where one of them is already the right one, the prompt *contains the answer*, and the model only has to repeat it. So a few-shot score by RICES has a baseline that uses no language model at all: **copy the answer of the most similar example**.
 #
@@ -432,7 +433,6 @@ show_gallery(rows)
 # ```
 # </details>
 
-
 # %%
 def copy_nearest(queries, pool, answers):
     return None  # your line here
@@ -440,9 +440,9 @@ def copy_nearest(queries, pool, answers):
 
 check("09.copy", copy_nearest)
 
+
 # %% [markdown]
 # Who needs the language model? Four ways to answer the 48 questions "what is this?" of the base model: no example, two examples at random, the two nearest by RICES, and copying.
-
 
 # %% alt="Shares of right answers to the question what is this: without examples, with two random ones, with two by RICES and by copying the nearest example's answer, beside chance."
 def prompts_with(chosen):
@@ -468,15 +468,13 @@ bars = [
 bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for row in nearest]), chance))
 show_rates(bars)
 
+
 # %% [markdown]
 # Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Does every wording gain? Try `name: llama!`, with a sign that no document has.) How unlikely does it find that, per token, after examples of different kinds?
 #
 # **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
 
-
 # %%
-
-
 def dressed(answer):
     return f"answer {answer}."
 
@@ -527,6 +525,7 @@ new = ToyWorld("new-concept", image_size=pipe.processor.image_size)
 episode = names_episode(new, 0, shots=2)
 show_document(as_sample(episode.prompt))
 
+
 # %% [markdown]
 # How does one ask a language model to choose? By the likelihood of each name $c$ (`candidates`) as the next words, per token, so that a long name does not lose by its length:
 #
@@ -535,7 +534,6 @@ show_document(as_sample(episode.prompt))
 # $\hat c$ is what `likeliest` returns, the prompt is `episode.prompt`, and `pipe.log_likelihoods(..., mean=True)` gives the mean for each $c$.
 #
 # But is the information there at all? Train something on it and see: **a probe**, one linear layer on the frozen visual embeddings of the same 2K drawings, by gradient descent, in a moment. It does with *weights* what the prompt should do with *attention*.
-
 
 # %%
 def probe(pipe, episode, steps=60):
