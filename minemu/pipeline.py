@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -18,9 +19,11 @@ from minemu.loading import main_device
 from minemu.model import Emu, local_folder, push
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
 from minemu.prompts import DESCRIBE
+from minemu.retrieval import rices
 from minemu.visual_decoder import VisualDecoder
 
 Sample = Sequence[str | PictureLike]
+BATCH = 32  # pictures encoded at a time, where there may be many
 DECODER_FOLDER = "visual_decoder"
 
 
@@ -53,6 +56,9 @@ class EmuPipeline:
                 "use the tokenizer of this checkpoint"
             )
         self.model, self.processor, self.decoder = model.eval(), processor, decoder.eval()
+        model.config = replace(
+            model.config, decoder=decoder.config
+        )  # stage `emu` may have been trained with another one
 
     @classmethod
     def from_pretrained(
@@ -146,6 +152,20 @@ class EmuPipeline:
         return self.model.encode_images(
             torch.stack([self.processor.preprocess(picture) for picture in pictures]).to(self.model.device)
         )
+
+    def features(self, pictures: Sequence[PictureLike]) -> Tensor:
+        """The mean of each picture's visual embeddings as a unit vector: (n, E)."""
+        parts = [self.encode(pictures[i : i + BATCH]).float().mean(1).cpu() for i in range(0, len(pictures), BATCH)]
+        return F.normalize(torch.cat(parts), dim=1)
+
+    def nearest(self, picture: PictureLike, pool: Sequence[PictureLike], shots: int) -> list[int]:
+        """RICES: the numbers of the `shots` pictures of `pool` most like this one, the most similar last (arXiv 2109.05014).
+
+        For a few-shot prompt: `[part for k in pipe.nearest(picture, pool, 2) for part in (pool[k], answers[k])]`, then the question.
+        """
+        if not 0 <= shots <= len(pool):
+            raise MinemuError(f"shots={shots} examples of a pool of {len(pool)}: ask for 0 to {len(pool)}")
+        return rices(self.features([picture]), self.features(pool), shots)[0] if shots else []
 
     @torch.no_grad()
     def imagine(self, samples: Sequence[Sample]) -> Tensor:

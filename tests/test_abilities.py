@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from minemu import retrieval
 from minemu.config import EmuConfig
 from minemu.data import captions, episodes, questions
 from minemu.data.conversations import FORMS
 from minemu.data.world import SIZES, SPLITS, Group, Scene, ToyWorld
 from minemu.errors import MinemuError
-from minemu.evaluation import abilities, composing, efficientnet, judge, retrieval, tasks
+from minemu.evaluation import abilities, composing, efficientnet, judge, tasks
 from minemu.evaluation.judge import Judge
 from minemu.evaluation.metrics import mean_interval, ndcg, ndcg_by_chance
 from minemu.files import write_json
@@ -37,6 +38,8 @@ class Pipe:
     def __init__(self, special=(), context=4096):
         self.processor = SimpleNamespace(image_size=32, special=special, n_image=4, encode=str.split)
         self.model = SimpleNamespace(config=SimpleNamespace(llm=SimpleNamespace(context=context)))
+
+    features, nearest = EmuPipeline.features, EmuPipeline.nearest
 
     def encode(self, pictures):
         return torch.stack([torch.from_numpy(np.array(picture)).float().view(-1, 3) for picture in pictures])
@@ -278,6 +281,11 @@ def test_rices_takes_the_nearest_and_puts_it_last():
     queries = nn.functional.normalize(torch.tensor([[0.1, 0.9, 0.3, 0.0]]), dim=1)
     assert retrieval.rices(queries, pool, 2) == [[2, 1]]
     assert retrieval.rices(queries, pool, 0) == [[]]
+    pictures = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "maroon", "orange")]
+    assert Pipe().nearest(pictures[0], pictures[1:], 2) == [2, 1]
+    assert Pipe().nearest(pictures[0], pictures[1:], 0) == []
+    with pytest.raises(MinemuError, match="shots=4 examples of a pool of 3: ask for 0 to 3"):
+        Pipe().nearest(pictures[0], pictures[1:], 4)
     drawn = retrieval.at_random(5, 10, 4, seed=1)
     assert drawn == retrieval.at_random(5, 10, 4, seed=1) and all(len(set(row)) == 4 for row in drawn)
 

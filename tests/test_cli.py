@@ -249,7 +249,7 @@ def test_evaluate_lists_tasks(tmp_path, capsys):
     assert list(listed) == list(tasks.TASKS)
     assert listed["caption"]["trained"] and listed["form"]["trained"] and not listed["edit"]["trained"]
     assert all(name in shown for name in listed) and "not trained yet" in shown
-    assert cli.run(["evaluate", str(cli.CHECKPOINT), "--list", "--json", str(tmp_path / "y.json")]) == 0
+    assert cli.run(["evaluate", str(cli.measure.CHECKPOINT), "--list", "--json", str(tmp_path / "y.json")]) == 0
     of_base = json.loads((tmp_path / "y.json").read_text())  # forms of answers are the adapter's
     assert of_base["vqa"]["trained"] and not of_base["form"]["trained"]
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.model import Emu
+from minemu.model import Emu, read_config
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
 from minemu.training.continuing import is_lengthened, lengthen
@@ -25,6 +25,7 @@ from minemu.training.export import export
 from minemu.training.loop import make_optimizers
 from minemu.training.recipe import make_processor, run_recipe, train_stage
 from minemu.training.recipes import STAGES, resolve
+from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
@@ -49,6 +50,13 @@ def test_the_checkpoint_loads_draws_and_speaks(finished):
     assert isinstance(pipe.caption(out.images[0], max_new_tokens=3), str)
     assert pipe([out.images[0]]).embeds.shape == (1, 4, 48)
     assert pipe([["a cat"], ["a dog", out.images[0], "a cat"]], output_type="pt").images.shape == (2, 3, 32, 32)
+
+
+def test_the_configuration_is_that_of_the_decoder_beside_it(finished, tmp_path):
+    pipe = EmuPipeline.from_pretrained(finished[1])
+    other = replace(pipe.decoder.config, unet_channels=(16, 16), sketch_layers=2)
+    EmuPipeline(pipe.model, pipe.processor, VisualDecoder(other)).save_pretrained(tmp_path)
+    assert EmuPipeline.from_pretrained(tmp_path).decoder.config == other == read_config(tmp_path).decoder
 
 
 def test_a_picture_is_one_however_it_is_named(finished, tmp_path):

@@ -18,7 +18,7 @@ from minemu.training import checkpoint
 from minemu.training.emu import LanguageStage
 from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
 from minemu.training.recipe import train_stage
-from minemu.training.run import RunLog, describe
+from minemu.training.run import RunLog, alone, describe
 
 
 class Toy(Stage):
@@ -306,6 +306,15 @@ def test_what_cannot_be_trained_is_said(tmp_path):
         train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
     with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
         RunLog(tmp_path / "log.jsonl", "wandbb")
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    folder = tmp_path / "emu-nano" / "encoder"
+    with alone(folder), pytest.raises(MinemuError, match=f"another process trains in {folder}; wait until it ends"):
+        train_stage("emu-nano", "encoder", tmp_path)
+    assert not (folder / "log.jsonl").exists()
+    with alone(folder):  # and the lock ends with its block
+        pass
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

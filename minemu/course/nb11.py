@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from minemu.course import call, exercise, same
 from minemu.evaluation.metrics import wilson
-from minemu.evaluation.retrieval import rices
+from minemu.retrieval import rices
 
 
 @exercise(

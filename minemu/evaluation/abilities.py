@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from minemu import prompts
+from minemu import prompts, retrieval
 from minemu.chat import CHAT_TEMPLATES, conversation
 from minemu.data import questions
 from minemu.data.conversations import FORMS, Turn, follows
@@ -23,7 +23,6 @@ from minemu.data.episodes import names_episode
 from minemu.data.movies import Movie
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.evaluation import retrieval
 from minemu.evaluation.base import SHOWN, Question, Result
 from minemu.evaluation.metrics import mean_interval, ndcg, ndcg_by_chance, rate, wilson
 from minemu.tokenizer import USER
@@ -246,7 +245,7 @@ def few_shot_questions(question: Question) -> Result:
     asked, others = _in_turn(question, questions.ASKS, questions.question)
     train = ToyWorld("seen", seed=question.seed, image_size=question.pipe.processor.image_size)
     pool = [questions.question(train, POOL_FROM + i) for i in range(POOL)]
-    found = [retrieval.features(question.pipe, [as_sample(q.pictures)[0] for q in part]) for part in (asked, pool)]
+    found = [question.pipe.features([as_sample(q.pictures)[0] for q in part]) for part in (asked, pool)]
     nearest = retrieval.rices(*found, question.shots)
     beside = "random" if question.shots else "text_only"
     drawn = retrieval.at_random(question.n, len(pool), question.shots or TEXT_SHOTS, question.seed)

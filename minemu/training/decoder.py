@@ -98,17 +98,22 @@ class Conditions:
 
     @torch.no_grad()
     def make(self) -> dict[str, Tensor]:
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("pixels", *self.names)}
+        made: dict[str, Tensor] = {}
         for start in tqdm(range(0, self.cached, CACHE_BATCH), desc="conditions", unit="batch"):
             samples = batch_samples(self.world, start, min(CACHE_BATCH, self.cached - start))
-            parts["pixels"].append(pixels_of(samples))
-            if "encoder" in parts:
-                embeds = self.pipe.model.encode_images(normalise(parts["pixels"][-1]))
-                parts["encoder"].append(embeds.half())
-            if "generated" in parts:
-                texts = [[self.text(sample)] for sample in samples]
-                parts["generated"].append(self.pipe.imagine(texts).half())
-        return {name: torch.cat(tensors) for name, tensors in parts.items()}
+            for name, rows in self.of_samples(samples).items():
+                whole = made.setdefault(name, rows.new_empty(self.cached, *rows.shape[1:]))  # once: they are large
+                whole[start : start + len(rows)] = rows
+        return made
+
+    def of_samples(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """Pictures of samples and the embeddings of each kind."""
+        found = {"pixels": pixels_of(samples)}
+        if "encoder" in self.names:
+            found["encoder"] = self.pipe.model.encode_images(normalise(found["pixels"])).half()
+        if "generated" in self.names:
+            found["generated"] = self.pipe.imagine([[self.text(sample)] for sample in samples]).half()
+        return found
 
     def text(self, sample: Sample) -> str:
         """What its picture is imagined from. What the words leave open can only be averaged."""

@@ -393,12 +393,12 @@ check("09.prompt", few_shot_prompt)
 # > **In the paper** RICES is named, the features it compares are not. **In the released code** there is no few-shot evaluation. **Here** the features are the model's own visual embeddings.
 
 # %% alt="Two pictures that are asked about; for each the three pictures of the pool that RICES finds most similar, and two at random, with the answers that stand below them in a prompt."
-from minemu.evaluation.retrieval import at_random, features, rices
+from minemu.retrieval import at_random, rices
 
 train = ToyWorld("seen", image_size=pipe.processor.image_size)
 pool = [questions.question(train, POOL_FROM + i, "what") for i in range(128)]
 queries = [questions.question(world, i, "what") for i in range(48)]
-found = [features(pipe, [pictures_of(one)[0] for one in part]) for part in (queries, pool)]
+found = [pipe.features([pictures_of(one)[0] for one in part]) for part in (queries, pool)]
 nearest, by_lot = rices(*found, 3), at_random(len(queries), len(pool), 3, seed=0)
 
 
@@ -541,7 +541,7 @@ def probe(pipe, episode, steps=60):
     *shown, query = [Image.fromarray(piece) for piece in episode.prompt if not isinstance(piece, str)]
     words = [piece for piece in episode.prompt if isinstance(piece, str)][1:-1]  # between the title and the question
     truth = torch.tensor([next(k for k, name in enumerate(episode.candidates) if name in text) for text in words])
-    vectors = features(pipe, [*shown, query])  # (2K + 1, E)
+    vectors = pipe.features([*shown, query])  # (2K + 1, E)
     torch.manual_seed(0)
     with torch.enable_grad():
         layer = torch.nn.Linear(vectors.shape[1], len(episode.candidates))

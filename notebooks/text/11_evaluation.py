@@ -561,15 +561,13 @@ show_bars(bars, {"judge": [rate(marks) for marks in right_among]}, "named right"
 # An insider is worse. Here is the same test with the model's own embeddings as the judge's features:
 
 # %% alt="Rate of pictures named right by the independent judge and by the model's own embeddings, for real pictures and for pictures drawn from words, with chance."
-from minemu.evaluation.retrieval import features
-
 own = [key for key in ToyWorld("seen").keys if key[0] in labels]
 render = ToyWorld("seen", image_size=pipe.processor.image_size).render
-gallery = features(pipe, [render(Scene((Group(a),), size="medium", background="white", style=b))[0] for a, b in own])
+gallery = pipe.features([render(Scene((Group(a),), size="medium", background="white", style=b))[0] for a, b in own])
 inside = [
     [
         own[i][0] == scene.groups[0].label
-        for i, scene in zip((features(pipe, some) @ gallery.T).argmax(1).tolist(), scenes, strict=True)
+        for i, scene in zip((pipe.features(some) @ gallery.T).argmax(1).tolist(), scenes, strict=True)
     ]
     for some in (real, drawn)
 ]
@@ -649,11 +647,11 @@ show_bars(list(sets), {"distance": values}, "Lite0 Frechet distance")
 # The features here (`features`) are the mean of a picture's visual embeddings, $h = \frac{1}{N}\sum_i z_i$, as a unit vector; which features Emu took is not published.
 
 # %% alt="Three held-out pictures; beside each four examples at random and four by RICES, the most similar last."
-from minemu.evaluation.retrieval import at_random, rices
+from minemu.retrieval import at_random, rices
 
 train = ToyWorld("seen", image_size=pipe.processor.image_size)
 pool = [train.picture(i) for i in range(96)]
-queries, offered = features(pipe, real[:3]), features(pipe, pool)
+queries, offered = pipe.features(real[:3]), pipe.features(pool)
 by_rices, by_lot = rices(queries, offered, 4), at_random(3, len(pool), 4, seed=0)
 
 rows = [[real[i], *(pool[k] for k in by_lot[i]), *(pool[k] for k in by_rices[i])] for i in range(3)]
