@@ -56,7 +56,6 @@ import os
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
-
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
 from minemu.training.recipes import recipe_of
@@ -106,7 +105,9 @@ print("lessons:", lessons, "parts of", sum(mixture.weights.values()))
 from minemu.figures.mixture import show_documents
 
 number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
-show_documents({name: source.document(number.get(name, 2)) for name, source in mixture.sources.items()})
+show_documents(
+    {name: source.document(number.get(name, 2)) for name, source in mixture.sources.items()}
+)
 
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
@@ -135,7 +136,13 @@ show_mixture([mixture.place(i) for i in range(4 * size)], size)
 again = toy_mixture(shown, recipe.mixture)  # a new process, nothing remembered
 assert again.place(1_000_000) == mixture.place(1_000_000)
 assert str(again.document(1_000_000)) == str(mixture.document(1_000_000))
-print("nothing but the number; it is document", mixture.place(1_000_000)[1], "of", mixture.place(1_000_000)[0])
+print(
+    "nothing but the number; it is document",
+    mixture.place(1_000_000)[1],
+    "of",
+    mixture.place(1_000_000)[0],
+)
+
 
 # %% [markdown]
 # ### Your turn: place (10 minutes)
@@ -159,7 +166,6 @@ print("nothing but the number; it is document", mixture.place(1_000_000)[1], "of
 # answer = place
 # ```
 # </details>
-
 
 # %%
 def place(index, names_of):
@@ -228,7 +234,15 @@ def losses(batch, shown_in_order):
 alone, together = losses(padded, pictures), losses(packed, [pictures[i] for i in order])
 torch.testing.assert_close(alone.text_loss, together.text_loss, rtol=1e-4, atol=1e-4)
 torch.testing.assert_close(alone.image_loss, together.image_loss, rtol=1e-4, atol=1e-4)
-print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed["input_ids"]), "rows: the same losses")
+print(
+    len(order),
+    "documents,",
+    len(padded["input_ids"]),
+    "rows or",
+    len(packed["input_ids"]),
+    "rows: the same losses",
+)
+
 
 # %% [markdown]
 # ## The schedule
@@ -261,7 +275,6 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 # ```
 # </details>
 
-
 # %%
 def share(step, warmup, steps, final):
     return None  # your line here
@@ -286,18 +299,28 @@ check("06.schedule", share)
 from minemu.figures.training import show_schedule
 from minemu.training.loop import TrainConfig, learning_rate
 
-paper = TrainConfig(steps=10_000, warmup=2_000, final_lr=0.0, lr=3e-5, lr_vision=4e-5, lr_bridge=1e-4)
+paper = TrainConfig(
+    steps=10_000, warmup=2_000, final_lr=0.0, lr=3e-5, lr_vision=4e-5, lr_bridge=1e-4
+)
 
 
 def rates(config):
     """The rate of each module at each step; final_lr of the paper is not known, and drawn as 0."""
-    peaks = {"Causal Transformer": config.lr_bridge, "Visual Encoder": config.lr_vision, "LLM": config.lr}
+    peaks = {
+        "Causal Transformer": config.lr_bridge,
+        "Visual Encoder": config.lr_vision,
+        "LLM": config.lr,
+    }
     peaks = {name: config.lr if peak is None else peak for name, peak in peaks.items()}
     shares = [learning_rate(step, config) for step in range(config.steps)]
-    return {name if peak else f"{name}: frozen": [peak * s for s in shares] for name, peak in peaks.items()}
+    return {
+        name if peak else f"{name}: frozen": [peak * s for s in shares]
+        for name, peak in peaks.items()
+    }
 
 
 show_schedule({"in the paper": rates(paper), f"here, {PRESET}": rates(recipe.emu)})
+
 
 # %% [markdown]
 # ### Your turn: rates (10 minutes)
@@ -325,7 +348,6 @@ show_schedule({"in the paper": rates(paper), f"here, {PRESET}": rates(recipe.emu
 # ```
 # </details>
 
-
 # %%
 def rate_of(name, config):
     return None  # your line here
@@ -348,9 +370,16 @@ from minemu.training.recipes import resolve
 runs = Path(tempfile.mkdtemp())
 root = runs / "emu-nano"
 stages = {"encoder": 300, "bridge": 200, "language": 300}  # steps
-small = {f"train.{stage}.{key}": steps for stage, steps in stages.items() for key in ("steps", "checkpoint_every")}
+small = {
+    f"train.{stage}.{key}": steps
+    for stage, steps in stages.items()
+    for key in ("steps", "checkpoint_every")
+}
 small |= {f"train.{stage}.lr": 4e-3 for stage in stages}  # small models bear high rates
-mixed = {"train.source": "mixture", "objective.hide_written": 0.5}  # against exposure bias: notebook 07
+mixed = {
+    "train.source": "mixture",
+    "objective.hide_written": 0.5,
+}  # against exposure bias: notebook 07
 config, nano = resolve("emu-nano", {**small, **mixed})
 processor = make_processor(root, config, nano)  # whose tokenizer knows all wordings
 print({stage: train_stage("emu-nano", stage, runs, small) for stage in stages})
@@ -369,8 +398,17 @@ FROZEN = {"lr_vision": 0.0, "lr_bridge": 0.0}
 
 
 def new_stage(seed, steps=STEPS, rates=FROZEN):
-    settings = {"steps": steps, "batch_size": 16, "lr": 4e-3, "warmup": 10, "checkpoint_every": steps, "log_every": 2}
-    changed = override(nano, {f"emu.{key}": value for key, value in {**settings, **rates, "seed": seed}.items()})
+    settings = {
+        "steps": steps,
+        "batch_size": 16,
+        "lr": 4e-3,
+        "warmup": 10,
+        "checkpoint_every": steps,
+        "log_every": 2,
+    }
+    changed = override(
+        nano, {f"emu.{key}": value for key, value in {**settings, **rates, "seed": seed}.items()}
+    )
     return build_stage("emu", config, changed, processor, tiny_world, root)
 
 
@@ -406,7 +444,7 @@ def captions(model):
 
 
 def learn(seed, stops, rates=FROZEN, name=None):
-    """Train to each of `stops` in turn; what was said at the start and at each of them, and the model."""
+    """Train to each of `stops`; what was said at the start and at each of them, and the model."""
     stage, folder = new_stage(seed, rates=rates), runs / (name or f"seed-{seed}")
     said = {"step 0": captions(stage.module)}
     for stop in stops:
@@ -457,7 +495,9 @@ from minemu.figures.training import show_losses
 
 folder = Path(os.environ.get(CHECKPOINT, data_dir() / "emu-tiny")) / "training"
 shipped = {path.stem: read(path) for path in folder.glob("*.jsonl")}
-show_losses(logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a nano run here", window=10)
+show_losses(
+    logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a nano run here", window=10
+)
 
 # %% [markdown]
 # How to read it: a batch is 16 documents drawn at random, so the loss trembles from step to step even if nothing is learnt. Each point of the nano lines is therefore a mean of 10 entries. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer.
@@ -519,7 +559,10 @@ def short_run(folder, stop_after=None):
 
 print("complete:", short_run(runs / "whole"))
 print("complete:", short_run(runs / "parts", stop_after=6))
-print("holds:   ", sorted(path.name for path in checkpoint.latest(runs / "parts" / "checkpoints").iterdir()))
+print(
+    "holds:   ",
+    sorted(path.name for path in checkpoint.latest(runs / "parts" / "checkpoints").iterdir()),
+)
 print("complete:", short_run(runs / "parts"))  # finds step 6 and goes on
 
 # %% [markdown]
@@ -529,7 +572,10 @@ print("complete:", short_run(runs / "parts"))  # finds step 6 and goes on
 from minemu.weights import load_tensors
 
 for name in ("model.safetensors", "optimizer.safetensors"):
-    whole, parts_ = (load_tensors(checkpoint.latest(runs / run / "checkpoints") / name) for run in ("whole", "parts"))
+    whole, parts_ = (
+        load_tensors(checkpoint.latest(runs / run / "checkpoints") / name)
+        for run in ("whole", "parts")
+    )
     assert whole.keys() == parts_.keys()
     assert all(torch.equal(whole[key], parts_[key]) for key in whole)
     print(f"{name}: {len(whole)} tensors, equal bit for bit")

@@ -67,13 +67,14 @@ os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
-
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
+from PIL import Image
 
 pipe, world = start(PRESET)
-talker = start("emu-tiny-instruct")[0] if PRESET == "emu-tiny" else pipe  # Emu-I: the same model and an adapter
+talker = (
+    start("emu-tiny-instruct")[0] if PRESET == "emu-tiny" else pipe
+)  # Emu-I: the same model and an adapter
 singles = ToyWorld("seen", kinds=("single",), held_out=True, image_size=pipe.processor.image_size)
 print("one scene that training never showed:", world.sample(0).caption)
 
@@ -88,13 +89,17 @@ from minemu.data.samples import data_dir
 from minemu.evaluation.tasks import TASKS, trained, trained_on
 
 folder = os.environ.get(CHECKPOINT, str(data_dir() / "emu-tiny"))
-base, tuned = (trained_on(folder + end) if PRESET == "emu-tiny" else set() for end in ("", "-instruct"))
+base, tuned = (
+    trained_on(folder + end) if PRESET == "emu-tiny" else set() for end in ("", "-instruct")
+)
 print("base knows     ", ", ".join(sorted(base)))
 print("Emu-I adds     ", ", ".join(sorted(tuned - base)))
 for name, task in TASKS.items():
     if task.run:
         who = "base" if name in trained(base) else "Emu-I" if name in trained(tuned) else "nobody"
-        print(f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}")
+        print(
+            f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}"
+        )
 
 # %% [markdown]
 # Keep this table in mind. Some of what the base knows came from *lessons* (notebook 06), documents that the paper does not have. Where the table says *nobody*, as it does for `emu-nano`, the model is asked for something that no training document looked like: what it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
@@ -111,7 +116,9 @@ from minemu.prompts import DESCRIBE
 torch.set_grad_enabled(False)  # until something is trained below
 samples = [world.sample(i) for i in range(25)]
 said = [one.text for one in pipe.chat_batch([[sample.picture] for sample in samples], **DESCRIBE)]
-read = [captions.parse(text, world.labels) for text in said]  # words back to a scene, as far as they name one
+read = [
+    captions.parse(text, world.labels) for text in said
+]  # words back to a scene, as far as they name one
 named = [captions.same(sample.scene, scene) for sample, scene in zip(samples, read, strict=True)]
 cards = [
     Card(sample.picture, text, "text", right, "" if right else f"truth: {sample.caption}")
@@ -130,7 +137,8 @@ show_gallery([cards[:6]])
 
 # %%
 blind_named = [
-    captions.same(sample.scene, scene) for sample, scene in zip(samples[1:] + samples[:1], read, strict=True)
+    captions.same(sample.scene, scene)
+    for sample, scene in zip(samples[1:] + samples[:1], read, strict=True)
 ]
 print(len(named), "captions, each held against its own picture and against the next one")
 
@@ -148,17 +156,25 @@ from minemu.evaluation.judge import Judge
 wanted = [singles.sample(i) for i in range(14)]  # twelve to draw now, two for a document
 wishes = [in_context(world, i, wish) for i in range(3) for wish in WISHES]  # for later
 scenes = [sample.scene for sample in wanted] + [scene for one in wishes for scene in one.scenes]
-labels = {group.label for scene in scenes for group in scene.groups} | {label for label, _ in world.keys[::31]}
+labels = {group.label for scene in scenes for group in scene.groups} | {
+    label for label, _ in world.keys[::31]
+}
 judge = Judge(labels=sorted(labels), cache="")
 print(len(judge.labels), "concepts to choose from,", len(judge.gallery), "real drawings of them")
 
 # %% alt="Six drawings made from captions, each with what the judge takes it for and a tick or a cross; below each the real drawing of the same scene."
-drawn = pipe([[sample.caption] for sample in wanted[:12]], generator=torch.Generator().manual_seed(0)).images
+drawn = pipe(
+    [[sample.caption] for sample in wanted[:12]], generator=torch.Generator().manual_seed(0)
+).images
 names = judge.names(drawn)
-verdicts = [name == sample.scene.groups[0].label for name, sample in zip(names, wanted[:12], strict=True)]
+verdicts = [
+    name == sample.scene.groups[0].label for name, sample in zip(names, wanted[:12], strict=True)
+]
 made = [
     Card(picture, sample.caption, "picture", right, f"the judge: {name}")
-    for picture, sample, right, name in zip(drawn[:6], wanted[:6], verdicts[:6], names[:6], strict=True)
+    for picture, sample, right, name in zip(
+        drawn[:6], wanted[:6], verdicts[:6], names[:6], strict=True
+    )
 ]
 real = [Card(sample.picture, "", note="real") for sample in wanted[:6]]
 show_gallery([made, real])
@@ -207,7 +223,9 @@ from minemu.figures.abilities import Answer, Asked, show_questions
 
 def reply(pipe, asked):
     """What the model says to each question, by the likeliest word each time."""
-    return [one.text for one in pipe.chat_batch([asking(pipe, one) for one in asked], max_new_tokens=20)]
+    return [
+        one.text for one in pipe.chat_batch([asking(pipe, one) for one in asked], max_new_tokens=20)
+    ]
 
 
 def pictures_of(one):
@@ -215,7 +233,10 @@ def pictures_of(one):
 
 
 asked = [questions.question(world, i, asks) for i, asks in enumerate(questions.ASKS)]
-swapped = [replace(one, pictures=questions.question(world, 100 + i, one.asks).pictures) for i, one in enumerate(asked)]
+swapped = [
+    replace(one, pictures=questions.question(world, 100 + i, one.asks).pictures)
+    for i, one in enumerate(asked)
+]
 shown = []
 for one, own, blind in zip(asked, reply(talker, asked), reply(talker, swapped), strict=True):
     pairs = (("its picture", own), ("another picture", blind))
@@ -272,9 +293,13 @@ check("09.blind", blind_twin)
 # %% alt="Three clips of eight frames with a question each; the true answer, and the answers with all eight frames, with the middle frame held and with another clip, marked right or wrong."
 clips = [questions.clip_question(world, 4, asks) for asks in questions.CLIP_ASKS]
 others = [
-    replace(one, pictures=questions.clip_question(world, 50 + i, one.asks).pictures) for i, one in enumerate(clips)
+    replace(one, pictures=questions.clip_question(world, 50 + i, one.asks).pictures)
+    for i, one in enumerate(clips)
 ]
-stills = [replace(one, pictures=(one.pictures[len(one.pictures) // 2],) * len(one.pictures)) for one in clips]
+stills = [
+    replace(one, pictures=(one.pictures[len(one.pictures) // 2],) * len(one.pictures))
+    for one in clips
+]
 replies = {
     "eight frames": reply(talker, clips),
     "one frame": reply(talker, stills),
@@ -285,7 +310,10 @@ shown = [
         pictures_of(one),
         one.text,
         one.answer,
-        tuple(Answer(condition, texts[k], is_right(one, texts[k])) for condition, texts in replies.items()),
+        tuple(
+            Answer(condition, texts[k], is_right(one, texts[k]))
+            for condition, texts in replies.items()
+        ),
     )
     for k, one in enumerate(clips)
 ]
@@ -339,12 +367,17 @@ show_rates(rates)
 from minemu.evaluation.abilities import POOL_FROM, as_sample
 
 examples = [
-    questions.question(ToyWorld("seen", image_size=pipe.processor.image_size), POOL_FROM + i, "colour") for i in (2, 3)
+    questions.question(
+        ToyWorld("seen", image_size=pipe.processor.image_size), POOL_FROM + i, "colour"
+    )
+    for i in (2, 3)
 ]
 query = questions.question(world, 1, "colour")
 with_pictures = [item for one in examples for item in (*one.pictures, f"{one.text} {one.answer}.")]
 text_only = [item for item in with_pictures if isinstance(item, str)]
-without, with_them = (as_sample([*before, *query.pictures, query.text]) for before in (text_only, with_pictures))
+without, with_them = (
+    as_sample([*before, *query.pictures, query.text]) for before in (text_only, with_pictures)
+)
 assert len(with_them) == len(without) + len(examples)
 
 # %% alt="The prompt with two examples and their pictures, and the model's answer after it."
@@ -440,15 +473,20 @@ def copy_nearest(queries, pool, answers):
 
 check("09.copy", copy_nearest)
 
-
 # %% [markdown]
 # Who needs the language model? Four ways to answer the 48 questions "what is this?" of the base model: no example, two examples at random, the two nearest by RICES, and copying.
 
 # %% alt="Shares of right answers to the question what is this: without examples, with two random ones, with two by RICES and by copying the nearest example's answer, beside chance."
+from itertools import chain
+
+
 def prompts_with(chosen):
     """Each question after its examples."""
-    shots = [[item for k in row for item in (*pool[k].pictures, f"{pool[k].text} {pool[k].answer}.")] for row in chosen]
-    return [as_sample([*some, *one.pictures, one.text]) for some, one in zip(shots, queries, strict=True)]
+    prompts = []
+    for row, one in zip(chosen, queries, strict=True):
+        shots = ((*pool[k].pictures, f"{pool[k].text} {pool[k].answer}.") for k in row)
+        prompts.append(as_sample([*chain(*shots), *one.pictures, one.text]))
+    return prompts
 
 
 def right_of(texts):
@@ -461,12 +499,12 @@ ways = {
     "two by RICES": [row[1:] for row in nearest],
 }
 chance = 1 / len(queries[0].candidates)
-bars = [
-    Rate(name, right_of([one.text for one in pipe.chat_batch(prompts_with(chosen), max_new_tokens=12)]), chance)
+texts = {
+    name: [one.text for one in pipe.chat_batch(prompts_with(chosen), max_new_tokens=12)]
     for name, chosen in ways.items()
-]
-bars.append(Rate("copy the nearest answer", right_of([pool[row[-1]].answer for row in nearest]), chance))
-show_rates(bars)
+}
+texts["copy the nearest answer"] = [pool[row[-1]].answer for row in nearest]
+show_rates([Rate(name, right_of(said), chance) for name, said in texts.items()])
 
 
 # %% [markdown]
@@ -480,12 +518,13 @@ def dressed(answer):
 
 
 def loss_after(chosen, swapped=False, pictures=True):
-    """Mean loss per token of the true answer in the new wording, after the examples `chosen` for each question."""
+    """Mean loss per token of the true answer in the new wording, after the `chosen` examples."""
     losses = []
     for row, one in [(chosen[q], queries[q]) for q in differing]:
         answers = [pool[k].answer for k in row][:: -1 if swapped else 1]
         shots = [
-            [*(pool[k].pictures if pictures else ()), dressed(answer)] for k, answer in zip(row, answers, strict=True)
+            [*(pool[k].pictures if pictures else ()), dressed(answer)]
+            for k, answer in zip(row, answers, strict=True)
         ]
         prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
         losses.append(-pipe.log_likelihoods(prompt, [dressed(one.answer)], mean=True).item())
@@ -496,7 +535,9 @@ def loss_after(chosen, swapped=False, pictures=True):
 from minemu.figures.scores import show_bars
 
 lot, near = ways["two at random"], ways["two by RICES"]
-differing = [q for q, row in enumerate(near) if len({pool[k].answer for k in row}) > 1][:24]  # else nothing to swap
+differing = [q for q, row in enumerate(near) if len({pool[k].answer for k in row}) > 1][
+    :24
+]  # else nothing to swap
 print(len(differing), "questions whose two nearest examples have different answers")
 losses = {
     "no\nexample": loss_after(ways["no example"]),
@@ -537,10 +578,16 @@ show_document(as_sample(episode.prompt))
 
 # %%
 def probe(pipe, episode, steps=60):
-    """Train a linear layer to tell the episode's names apart by its examples; the name that it gives to the last drawing."""
-    *shown, query = [Image.fromarray(piece) for piece in episode.prompt if not isinstance(piece, str)]
-    words = [piece for piece in episode.prompt if isinstance(piece, str)][1:-1]  # between the title and the question
-    truth = torch.tensor([next(k for k, name in enumerate(episode.candidates) if name in text) for text in words])
+    """The name that a linear layer, trained on the examples, gives to the last drawing."""
+    *shown, query = [
+        Image.fromarray(piece) for piece in episode.prompt if not isinstance(piece, str)
+    ]
+    words = [piece for piece in episode.prompt if isinstance(piece, str)][
+        1:-1
+    ]  # between the title and the question
+    truth = torch.tensor(
+        [next(k for k, name in enumerate(episode.candidates) if name in text) for text in words]
+    )
     vectors = pipe.features([*shown, query])  # (2K + 1, E)
     torch.manual_seed(0)
     with torch.enable_grad():
@@ -562,7 +609,9 @@ from minemu.figures.abilities import show_shots
 
 
 def likeliest(pipe, episode):
-    scores = pipe.log_likelihoods(as_sample(episode.prompt), [f"{name}." for name in episode.candidates], mean=True)
+    scores = pipe.log_likelihoods(
+        as_sample(episode.prompt), [f"{name}." for name in episode.candidates], mean=True
+    )
     return episode.candidates[int(scores.argmax())]
 
 
@@ -594,12 +643,19 @@ given = [as_sample([one.first, one.second]) for one in sums]
 mixed = pipe(given, generator=torch.Generator().manual_seed(0)).images
 looks = judge.features(mixed)  # (3, F)
 near = {}
-for name, part in zip(("the first", "the second", "the artist's"), ("first", "second", "target"), strict=True):
-    near[name] = looks @ judge.features([Image.fromarray(getattr(one, part)) for one in sums]).T  # (3, 3)
+for name, part in zip(
+    ("the first", "the second", "the artist's"), ("first", "second", "target"), strict=True
+):
+    near[name] = (
+        looks @ judge.features([Image.fromarray(getattr(one, part)) for one in sums]).T
+    )  # (3, 3)
 rows = []
 for k, one in enumerate(sums):
     own = {name: float(cosines[k, k]) for name, cosines in near.items()}
-    rest = {name: float((cosines[k].sum() - cosines[k, k]) / (len(sums) - 1)) for name, cosines in near.items()}
+    rest = {
+        name: float((cosines[k].sum() - cosines[k, k]) / (len(sums) - 1))
+        for name, cosines in near.items()
+    }
     rows.append(Blended(*given[k], mixed[k], Image.fromarray(one.target), own, rest))
 show_blends(rows)
 
@@ -641,7 +697,14 @@ for one, picture, parts in list(zip(wishes, fulfilled, found, strict=True))[: le
     verdict = ", ".join(f"{part} {'right' if good else 'wrong'}" for part, good in parts.items())
     first, second = (piece for piece in as_sample(one.prompt) if not isinstance(piece, str))
     mine = Card(picture, "drawn", "picture", all(parts.values()), verdict)
-    rows.append([Card(first, "first"), Card(second, "second"), mine, Card(Image.fromarray(one.target), "meant")])
+    rows.append(
+        [
+            Card(first, "first"),
+            Card(second, "second"),
+            mine,
+            Card(Image.fromarray(one.target), "meant"),
+        ]
+    )
 show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(WISHES)]])
 
 # %% [markdown]
@@ -662,7 +725,9 @@ from minemu import MinemuError
 pair = wanted[12:]
 begun = ["two pictures:", pair[0].caption + ".", pair[0].picture, pair[1].caption + "."]
 try:
-    went_on = pipe.continue_document(begun, max_pictures=3, generator=torch.Generator().manual_seed(0))
+    went_on = pipe.continue_document(
+        begun, max_pictures=3, generator=torch.Generator().manual_seed(0)
+    )
 except MinemuError as error:
     went_on = [f"({error})"]  # emu-nano does not say [IMG]
 show_document(begun, went_on)
@@ -677,8 +742,15 @@ placed = [k for k in range(len(begun), len(pieces)) if not isinstance(pieces[k],
 cards = []
 for k in placed:
     before = next((piece for piece in reversed(pieces[:k]) if isinstance(piece, str)), "")
-    cards.append(Card(pieces[k], before, "picture", note=f"the judge: {judge.names([pieces[k]])[0]}"))
-show_gallery([cards or [Card(pair[1].picture, "the model drew nothing; this is the scene that was named last")]])
+    cards.append(
+        Card(pieces[k], before, "picture", note=f"the judge: {judge.names([pieces[k]])[0]}")
+    )
+show_gallery(
+    [
+        cards
+        or [Card(pair[1].picture, "the model drew nothing; this is the scene that was named last")]
+    ]
+)
 
 # %% [markdown]
 # ## What it cannot do
@@ -690,7 +762,13 @@ from minemu.data.samples import load_photos
 
 photos = load_photos()
 chosen = [photos[k] for k in range(0, len(photos), len(photos) // 4)][:4]
-seen = lambda photo: Image.fromarray(pipe.processor.pixels(photo["image"]).numpy())  # noqa: E731, as the model sees it
+
+
+def seen(photo):
+    """As the model sees it."""
+    return Image.fromarray(pipe.processor.pixels(photo["image"]).numpy())
+
+
 told = pipe.chat_batch([[photo["image"]] for photo in chosen])
 show_gallery(
     [
@@ -704,7 +782,9 @@ show_gallery(
 # %% alt="Three prompts outside of the toy world's grammar and what the model draws for each."
 odd = ["seven llamas in a circle", "a llama reading a newspaper on the moon", "the number 42"]
 sketches = pipe([[text] for text in odd], generator=torch.Generator().manual_seed(0)).images
-show_gallery([[Card(picture, text, "picture") for picture, text in zip(sketches, odd, strict=True)]])
+show_gallery(
+    [[Card(picture, text, "picture") for picture, text in zip(sketches, odd, strict=True)]]
+)
 
 # %% [markdown]
 # Nothing here is a bug. A language model completes; it does not check whether it may. What a large model adds is a larger world and more kinds of documents, not another mechanism. That it answers fluently says nothing about whether it has looked, at any size; that is why the blind baseline belongs beside every score.
@@ -735,7 +815,9 @@ for what, make in mistakes.items():
 # %%
 from minemu.data.world import BACKGROUNDS, SIZES, STYLES
 
-looks = len(world.labels) * len(SIZES) * len(BACKGROUNDS) * len(STYLES)  # captions of a single drawing
+looks = (
+    len(world.labels) * len(SIZES) * len(BACKGROUNDS) * len(STYLES)
+)  # captions of a single drawing
 new_names = evaluate(pipe, "few-shot-names", n=40, shots=2)
 document = evaluate(pipe, "interleaved", n=8) if pipe.model.config.objective.say_image else None
 print("measured:", *(result.task for result in (new_names, document) if result))

@@ -67,11 +67,14 @@ import os
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
-
 from minemu.course import check, start
 
 pipe, world = start(PRESET)  # the pretrained model, and scenes that training never showed
-print(PRESET, "knows these special tokens:", [token for token in pipe.processor.special if token.startswith("[")])
+print(
+    PRESET,
+    "knows these special tokens:",
+    [token for token in pipe.processor.special if token.startswith("[")],
+)
 
 # %% [markdown]
 # ## What a base model does with a question
@@ -79,11 +82,10 @@ print(PRESET, "knows these special tokens:", [token for token in pipe.processor.
 # > **Predict.** Pretraining showed captions, documents, clips, and among them plain questions, each with a short answer. What follows after a picture and "what colour is the background? answer in a sentence."?
 
 # %% alt="Two held-out pictures, each with a question, and how the pretrained model goes on after it."
-from PIL import Image
-
 from minemu.data import questions
 from minemu.data.conversations import FORMS
 from minemu.figures.abilities import Answer, Asked, show_questions
+from PIL import Image
 
 asked = [
     questions.question(world, i, asks)
@@ -91,8 +93,16 @@ asked = [
 ]
 pictures = [Image.fromarray(question.pictures[0]) for question in asked]
 texts = [f"{question.text} {FORMS['sentence']}" for question in asked]
-before = [pipe.chat([picture, text], max_new_tokens=24).text for picture, text in zip(pictures, texts, strict=True)]
-show_questions([Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),)) for i in (0, 1)])
+before = [
+    pipe.chat([picture, text], max_new_tokens=24).text
+    for picture, text in zip(pictures, texts, strict=True)
+]
+show_questions(
+    [
+        Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),))
+        for i in (0, 1)
+    ]
+)
 
 # %% [markdown]
 # Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. In its documents a bare question was followed by an answer, in the one form that they had; notebook 09 asks it so. Other forms it has met only in texts that had no picture, and nothing told it who is speaking. That is what tuning has to add, and the picture side needs no change for it.
@@ -125,13 +135,15 @@ from minemu.training.loop import TrainConfig
 root = Path(tempfile.mkdtemp())
 pipe.model.save_pretrained(root / "emu")
 pipe.processor.save_pretrained(root)
-short = TrainConfig(steps=80, batch_size=8, lr=3e-3, warmup=4, weight_decay=0.0, log_every=2, checkpoint_every=80)
+short = TrainConfig(
+    steps=80, batch_size=8, lr=3e-3, warmup=4, weight_decay=0.0, log_every=2, checkpoint_every=80
+)
 stage = InstructStage(pipe.model.config, short, root, ToyTalks(shown))
 
 table, special = stage.emu.llm.get_input_embeddings().weight, stage.processor.special
 for token, word in (("[USER]", "user"), ("[ASSISTANT]", "assistant")):
     torch.testing.assert_close(table[special[token]], table[stage.processor.encode(word)].mean(0))
-    print(f"{token} has id {special[token]}, the mean of {len(stage.processor.encode(word))} embeddings")
+    print(f"{token} has id {special[token]}: {len(stage.processor.encode(word))} embeddings' mean")
 
 # %% [markdown]
 # Now the processor can write the conversation. What you see is all that the model sees, and the system message is the published one, word for word:
@@ -139,7 +151,9 @@ for token, word in (("[USER]", "user"), ("[ASSISTANT]", "assistant")):
 # %%
 written = stage.processor.apply_chat_template(talk.messages())
 n_image = stage.processor.n_image
-written = written.replace("<image>" * n_image, f"<image> x {n_image} ").replace(" [ASSISTANT]", "\n[ASSISTANT]")
+written = written.replace("<image>" * n_image, f"<image> x {n_image} ").replace(
+    " [ASSISTANT]", "\n[ASSISTANT]"
+)
 print(written.replace(" [USER]", "\n[USER]"))
 
 # %% [markdown]
@@ -169,6 +183,7 @@ from minemu.figures.dialogue import show_spoken
 
 show_spoken(batch, batch["answers"], stage.processor, row)
 
+
 # %% [markdown]
 # The `</s>` matters as much as the words: it is how the model learns to stop.
 #
@@ -193,13 +208,13 @@ show_spoken(batch, batch["answers"], stage.processor, row)
 # ```
 # </details>
 
-
 # %%
 def answers(row, opens, skip, eos):
     return None  # your line here
 
 
 check("10.answers", answers)
+
 
 # %% [markdown]
 # ## LoRA
@@ -209,7 +224,6 @@ check("10.answers", answers)
 # $$h = W x + \frac{\alpha}{r} B A x, \qquad A \in \mathbb{R}^{r \times I},\; B \in \mathbb{R}^{O \times r}$$
 #
 # $I$ and $O$ are `in_features` and `out_features`, and $\alpha / r$ is `scale`. $W$ (`base.weight`) is frozen. $A$ (`a`) begins at random, $B$ (`b`) at zero, so the new model begins as the old one. $r$ is the `rank`, $\alpha$ (`alpha`) a constant that keeps the step size when the rank is changed. As a module:
-
 
 # %%
 class LowRank(torch.nn.Module):
@@ -246,8 +260,13 @@ sizes = {"adapter": 0, "LLM": 0}
 for name, parameter in stage.emu.llm.named_parameters():
     sizes["adapter" if ".lora_" in name else "LLM"] += parameter.numel()
 trained = sum(parameter.numel() for parameter in stage.emu.parameters() if parameter.requires_grad)
-assert trained == sizes["adapter"] == sum(parameter.numel() for parameter in stage.module.parameters())
-print({name: f"{numbers:,}" for name, numbers in sizes.items()}, "and", trained, "numbers are trained")
+assert (
+    trained == sizes["adapter"] == sum(parameter.numel() for parameter in stage.module.parameters())
+)
+print(
+    {name: f"{numbers:,}" for name, numbers in sizes.items()}, "and", trained, "numbers are trained"
+)
+
 
 # %% [markdown]
 # ### Your turn: count (5 minutes)
@@ -264,7 +283,6 @@ print({name: f"{numbers:,}" for name, numbers in sizes.items()}, "and", trained,
 # answer = count
 # ```
 # </details>
-
 
 # %%
 def count(config, rank):
@@ -284,7 +302,8 @@ adapter = full.layers * 4 * 16 * 2 * full.width
 tokens = 2 * full.width * 2  # [USER] and [ASSISTANT], in the embedding table and in the LM head
 assert 13_042_119_680 + adapter + tokens == 13_068_354_560
 print(
-    f"{adapter:,} in the adapter, {tokens:,} for two tokens: it adds up; one number in {13_042_119_680 // adapter} is new"
+    f"{adapter:,} in the adapter, {tokens:,} for two tokens: it adds up;",
+    f"one number in {13_042_119_680 // adapter} is new",
 )
 
 # %% [markdown]
@@ -293,11 +312,15 @@ print(
 # $B = 0$, so tuning starts from a model that has lost nothing:
 
 # %%
-ids = torch.tensor([[stage.processor.ids.bos, *stage.processor.encode("a llama on a blue background")]])
+ids = torch.tensor(
+    [[stage.processor.ids.bos, *stage.processor.encode("a llama on a blue background")]]
+)
 words = pipe.model.config.llm.vocab_size  # without the two new tokens
 with torch.no_grad():
     base_logits = pipe.model(ids.to(pipe.model.device)).logits.cpu()
-    torch.testing.assert_close(stage.emu(ids).logits[..., :words], base_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        stage.emu(ids).logits[..., :words], base_logits, rtol=1e-4, atol=1e-4
+    )
 print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 
 # %% [markdown]
@@ -328,7 +351,10 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-own_log, long_log = read(root / "instruct" / "log.jsonl"), read(folder / "training" / "instruct.jsonl")
+own_log, long_log = (
+    read(root / "instruct" / "log.jsonl"),
+    read(folder / "training" / "instruct.jsonl"),
+)
 show_losses([own_log], ["answers"], long_log, run="this notebook", width=480)
 
 # %% [markdown]
@@ -354,7 +380,10 @@ def ask(model, messages):
 
 
 def about(picture, text):
-    return {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}
+    return {
+        "role": "user",
+        "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}],
+    }
 
 
 def reply(who, text, truth):
@@ -391,7 +420,11 @@ def follows(form, answer):
             return re.fullmatch(r"(?!\d)\S+( \S+){2,}\.", answer) is not None
         case "list":
             numbers = [int(number) for number in re.findall(r"(?:^|\s)(\d+)\. \S", answer)]
-            return answer.startswith("1. ") and numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 1
+            return (
+                answer.startswith("1. ")
+                and numbers == list(range(1, len(numbers) + 1))
+                and len(numbers) > 1
+            )
     raise MinemuError(f"no form of answer '{form}': {suggest(form, FORMS)}")
 
 
@@ -415,7 +448,10 @@ picture = singles.sample(3).picture
 cards = []
 for form, wish in FORMS.items():
     text = wish if form == "list" else f"what is this? {wish}"
-    told = {"base": pipe.chat([picture, text], max_new_tokens=24).text, "tuned": ask(tuned, [about(picture, text)])}
+    told = {
+        "base": pipe.chat([picture, text], max_new_tokens=24).text,
+        "tuned": ask(tuned, [about(picture, text)]),
+    }
     answers = tuple(Answer(who, words, follows(form, words)) for who, words in told.items())
     cards.append(Asked((picture,), text, "", answers))
 show_questions(cards)
@@ -434,8 +470,15 @@ for wish in ("which style is this drawn in? answer in a sentence.", FORMS["list"
     if wish:
         messages.append({"role": "user", "content": wish})
 
-words = [m["content"] if isinstance(m["content"], str) else m["content"][1]["text"] for m in messages]
-show_talk([(m["role"], text, picture if m is messages[0] else None) for m, text in zip(messages, words, strict=True)])
+words = [
+    m["content"] if isinstance(m["content"], str) else m["content"][1]["text"] for m in messages
+]
+show_talk(
+    [
+        (m["role"], text, picture if m is messages[0] else None)
+        for m, text in zip(messages, words, strict=True)
+    ]
+)
 
 # %% [markdown]
 # ## What was added
@@ -446,7 +489,11 @@ show_talk([(m["role"], text, picture if m is messages[0] else None) for m, text 
 from minemu.figures.lora import show_low_rank, show_spectrum
 
 layer = tuned.model.llm.model.layers[0].self_attn.q_proj
-weight, a, b = layer.get_base_layer().weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight
+weight, a, b = (
+    layer.get_base_layer().weight,
+    layer.lora_A["default"].weight,
+    layer.lora_B["default"].weight,
+)
 scale = layer.scaling["default"]
 torch.testing.assert_close(layer.get_delta_weight("default"), scale * b @ a)
 show_low_rank(weight, b, a, scale)
@@ -456,6 +503,7 @@ show_low_rank(weight, b, a, scale)
 
 # %% alt="Singular values of W and of what the adapter adds, on a logarithmic axis: W has values all along the axis, what is added has none beyond its rank."
 show_spectrum(weight, scale * b @ a, a.shape[0])
+
 
 # %% [markdown]
 # ## Merge
@@ -477,7 +525,6 @@ show_spectrum(weight, scale * b @ a, a.shape[0])
 # ```
 # </details>
 
-
 # %%
 def merged(weight, a, b, alpha):
     return None  # your line here
@@ -493,7 +540,9 @@ from minemu.adapters import merge
 one = merge(copy.deepcopy(tuned.model))
 batch = tuned.processor.apply_chat_template(messages, tokenize=True).to(tuned.model.device)
 with torch.no_grad():
-    torch.testing.assert_close(one(**batch).logits, tuned.model(**batch).logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        one(**batch).logits, tuned.model(**batch).logits, rtol=1e-3, atol=1e-3
+    )
 left = [name for name, _ in one.named_parameters() if "lora" in name]
 print("the same logits for the whole dialogue;", len(left), "adapter tensors left")
 
@@ -509,11 +558,12 @@ from minemu.files import read_json
 
 
 def scores(folder):
-    found = read_json(folder / "results.json")["results"] if (folder / "results.json").exists() else []
-    return {
-        (r["task"], r["split"], r["details"].get("shots")): Measured(r["score"], *r["details"]["interval"])
-        for r in found
-    }
+    path = folder / "results.json"
+    found = {}
+    for r in read_json(path)["results"] if path.exists() else []:
+        at = r["task"], r["split"], r["details"].get("shots")
+        found[at] = Measured(r["score"], *r["details"]["interval"])
+    return found
 
 
 base_scores, tuned_scores = scores(base_folder), scores(folder)
@@ -525,7 +575,8 @@ both = [
 ]
 for verb, sign in (("gained", 1), ("lost", -1)):
     print(verb, [title for title, a, b in both if (b.low > a.high if sign > 0 else b.high < a.low)])
-alone = {titles[at]: f"{one.score:.1%}" for at, one in tuned_scores.items() if at in titles.keys() - base_scores}
+new = titles.keys() - base_scores
+alone = {titles[at]: f"{one.score:.1%}" for at, one in tuned_scores.items() if at in new}
 print("the adapter alone:", alone)
 show_change(both) if both else None
 

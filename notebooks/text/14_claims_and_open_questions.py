@@ -59,7 +59,6 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-
 from minemu import ablations
 from minemu.course import check
 from minemu.data.samples import data_dir
@@ -324,14 +323,20 @@ print("trained:", *sorted(path.parts[-4] for path in runs.glob("*/*/*/emu/done.j
 # %% alt="The question of the live pair once more, with the new pair alone: one point for the baseline and one for the variant in each panel"
 alone = {
     **results,
-    "variants": {name: {**results["variants"][name], "runs": {str(SEED): numbers}} for name, numbers in fresh.items()},
+    "variants": {
+        name: {**results["variants"][name], "runs": {str(SEED): numbers}}
+        for name, numbers in fresh.items()
+    },
 }
 show_ablation(alone, variants[LIVE].question)
 
 # %%
 for name, numbers in fresh.items():
     assert numbers["caption_loss"] < numbers["caption_blind"] < numbers["caption_unigram"], name
-print("the baseline finds its own picture more often:", fresh["base"]["nearest"] > fresh[LIVE]["nearest"])
+print(
+    "the baseline finds its own picture more often:",
+    fresh["base"]["nearest"] > fresh[LIVE]["nearest"],
+)
 
 # %% [markdown]
 # One pair shows an order, and no more: with one seed there is no spread, and by the rule above no point is filled.
@@ -346,7 +351,9 @@ try:
 except MinemuError as error:
     print(str(error).replace(str(runs), "RUNS"))
 try:
-    ablations.run_variant(ablations.Variant("n-8", "count", "N = 8", {"bridge.n_image": 8}), runs, SEED)
+    ablations.run_variant(
+        ablations.Variant("n-8", "count", "N = 8", {"bridge.n_image": 8}), runs, SEED
+    )
 except MinemuError as error:
     print(error)
 
