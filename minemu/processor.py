@@ -196,7 +196,7 @@ class EmuProcessor(ChatTemplates):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         folder = Path(folder)
         with atomic_write(folder / "tokenizer.json") as temporary:
-            self.tokenizer.backend_tokenizer.save(str(temporary))
+            temporary.write_text(self.tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         settings = {"image_size": self.image_size, "n_image": self.n_image, "n_frame": self.n_frame}
         write_json(folder / "processor.json", settings)
 

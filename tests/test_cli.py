@@ -1,5 +1,6 @@
 """The command line: what programs read, and one clear line on bad input."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -29,6 +30,15 @@ def module(monkeypatch, name, **contents):
     monkeypatch.setitem(sys.modules, name, fake)
     parent, _, child = name.rpartition(".")
     monkeypatch.setattr(sys.modules[parent], child, fake, raising=False)
+
+
+def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "demo"))
+
+    module(monkeypatch, "minemu.demo", run_demo=full)
+    says = f"{tmp_path / 'demo'}: No space left on device; free disk space, or check the path and its rights"
+    assert refused(capsys, "demo") == says
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from minemu import files
 from minemu.errors import MinemuError
-from minemu.training import checkpoint
+from minemu.training import checkpoint, loop, machine
 from minemu.training.emu import LanguageStage
 from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
 from minemu.training.recipe import train_stage
@@ -117,6 +118,32 @@ def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path):
     run(tmp_path / "good", stop_after=4)
     good, kept = bits(tmp_path / "good"), bits(tmp_path / "broken")
     assert all(torch.equal(good[name], kept[name]) for name in good)
+
+
+def test_a_gradient_that_is_no_number_names_its_batches(tmp_path):
+    class Steep(Toy):
+        def loss(self, batch):
+            return {"loss": (self.module(batch).sum() * 0).sqrt()}  # a loss of 0 whose slope is endless
+
+    with pytest.raises(MinemuError, match="stage toy: loss or gradient is nan in batches 0 to 1; stopped before"):
+        run(tmp_path / "steep", Steep())
+
+
+@pytest.mark.parametrize(("cost", "told"), [(400.0, True), (0.5, False)])
+def test_a_processor_that_is_slow_in_bfloat16_is_told(tmp_path, monkeypatch, capsys, cost, told):
+    monkeypatch.setattr(loop, "bfloat16_cost", lambda: cost)
+    run(tmp_path / "toy", config=replace(CONFIG, steps=1, precision="bfloat16"))
+    says = "stage toy: bfloat16 takes 400 times as long as float32 on this processor; another run folder with --set train.toy"
+    assert (says in capsys.readouterr().out) == told
+
+
+def test_the_peak_of_memory_is_a_stages_own():
+    assert 0 < machine.bfloat16_cost() < 1e5
+    block = torch.ones(2 * 10**8 // 4)
+    high = machine.peak_memory_gb()
+    del block
+    machine.forget_peak_memory()
+    assert machine.peak_memory_gb() < high - 0.1 or not os.access("/proc/self/clear_refs", os.W_OK)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "accumulate", "checkpoint_every", "log_every", "steps"])
@@ -315,6 +342,33 @@ def test_two_processes_do_not_train_in_one_folder(tmp_path):
     assert not (folder / "log.jsonl").exists()
     with alone(folder):  # and the lock ends with its block
         pass
+
+
+def test_tensorboard_is_written_and_closed(tmp_path, monkeypatch):
+    calls = []
+
+    class Writer:
+        def __init__(self, folder):
+            calls.append(folder)
+
+        def add_scalar(self, key, value, step):
+            calls.append((key, value, step))
+
+        def close(self):
+            calls.append("closed")
+
+    fake = ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    log = RunLog(tmp_path / "log.jsonl", "tensorboard")
+    log.write({"step": 3, "loss": 0.5})
+    log.close()
+    assert calls == [tmp_path / "tensorboard", ("loss", 0.5, 3), "closed"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(
+        MinemuError, match="--log-to tensorboard needs the package tensorboard: pip install tensorboard"
+    ):
+        RunLog(tmp_path / "log.jsonl", "tensorboard")
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

@@ -28,6 +28,9 @@ def run(arguments: list[str]) -> int:
         status = int(command.main(arguments or ["--help"], prog_name="minemu", standalone_mode=False) or 0)
     except MinemuError as error:
         return _fail(str(error))
+    except OSError as error:  # a full disk, a folder that may not be written
+        what = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{what}{error.strerror or error}; free disk space, or check the path and its rights")
     except typer.Abort:
         status = INTERRUPTED
     except Exception as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -150,6 +151,11 @@ def prepare(
     return decoder, pipe, conditions
 
 
+def save_preview(folder: Path, step: int, rows: list[list[Image.Image]]) -> None:
+    with atomic_write(folder / f"preview-{step:06d}.png") as temporary:
+        sheet(rows).save(temporary, format="PNG")
+
+
 class SketchStage(Stage):
     """The regression of latents from visual embeddings, all else frozen. Cheap: N positions a picture, and no noise."""
 
@@ -176,9 +182,7 @@ class SketchStage(Stage):
         """A sheet of training scenes: the real picture above the sketch from each kind of embeddings."""
         pictures, embeds = self.conditions.first(PREVIEWED)
         drawn = self.decoder.codec.decode(self.module(self.decoder.normalise(embeds))).clamp(-1, 1)
-        sheet([to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))]).save(
-            folder / f"preview-{step:06d}.png"
-        )
+        save_preview(folder, step, [to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))])
 
     def finish(self, folder: Path) -> None:
         with atomic_write(folder / "sketch.safetensors") as temporary:
@@ -217,7 +221,7 @@ class DecoderStage(Stage):
         for conditions in embeds.split(PREVIEWED):
             generator = torch.Generator().manual_seed(0)
             rows.append(to_pil(self.module.decode(conditions, self.null[:1], generator=generator)))
-        sheet(rows).save(folder / f"preview-{step:06d}.png")
+        save_preview(folder, step, rows)
 
     def finish(self, folder: Path) -> None:
         self.module.save_pretrained(folder / DECODER_FOLDER)

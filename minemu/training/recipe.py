@@ -28,6 +28,7 @@ from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
+from minemu.training.machine import forget_peak_memory
 from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, facts_of, needs, resolve, sources_of
 from minemu.training.run import RunLog, SkipList, alone, describe, refuse_other_files
 
@@ -77,6 +78,7 @@ def train_stage(
         world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
     with alone(folder):
+        forget_peak_memory()
         built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
         try:
             (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
