@@ -92,7 +92,7 @@ def test_a_batch_holds_conversations_of_like_length(stage):
 def test_every_fourth_batch_rehearses_pretraining(root, stage):
     config, recipe = resolve("emu-nano", SETTINGS)
     world = ToyWorld("seen", image_size=32)
-    rehearsing = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world))
+    rehearsing = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world), every=4)
     for index, without in ((0, 0), (1, 1), (2, 2), (4, 3), (5, 4)):
         assert torch.equal(rehearsing.batch(index)["input_ids"], stage.batch(without)["input_ids"])
     documents = rehearsing.batch(3)
@@ -293,3 +293,12 @@ def test_emu_i_answers_messages_in_its_template(root):
         base.chat(messages)
     with pytest.raises(MinemuError, match="give a list of text and pictures"):
         tuned.chat(messages[0])
+
+
+def test_without_rehearsal_there_are_conversations_alone(root, stage):
+    config, recipe = resolve("emu-nano", SETTINGS)
+    world = ToyWorld("seen", image_size=32)
+    plain = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world), every=0)
+    assert all(torch.equal(plain.batch(i)["input_ids"], stage.batch(i)["input_ids"]) for i in range(4))
+    with pytest.raises(MinemuError, match="train.rehearse=1 leaves no conversations: give 2 or more, or 0"):
+        resolve("emu-nano", {"train.rehearse": 1})

@@ -142,7 +142,7 @@ def build_stage(
         return EmuStage(config, settings, processor, world, root, mixture)
     if name == "instruct":
         talks = open_talks(recipe.data.conversations, world, length, n_image, seed, skipped)
-        return InstructStage(config, settings, root, talks, mixture)
+        return InstructStage(config, settings, root, talks, mixture, recipe.rehearse)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     if name == "sketch":
