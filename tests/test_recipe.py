@@ -397,6 +397,8 @@ def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
         {"objective.targets": "frozen"},
         {"objective.image_loss": "cosine", "objective.say_image": True},
         {"decoder.codec": "vae", "decoder.latent_channels": 4, "train.codec.steps": 4},
+        {"decoder.conditions": "generated", "decoder.guidance_scale": 3.0, "decoder.inference_steps": 2},
+        {"decoder.conditions": "encoder"},
     ],
 )
 def test_named_options_train(tmp_path, changes):
