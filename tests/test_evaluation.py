@@ -252,6 +252,7 @@ def test_every_contract_task_is_listed():
     later = [
         "vqa",
         "video-qa",
+        "video-caption",
         "form",
         "dialogue",
         "few-shot-names",
