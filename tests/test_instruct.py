@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from minemu import adapters
+from minemu import adapters, cli
 from minemu.chat import user_message
 from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversation
 from minemu.data.formats import DataConfig
@@ -221,6 +221,16 @@ def test_an_adapter_of_another_base_is_refused(root, tmp_path):
         adapters.load_adapter(
             larger, EmuProcessor.of(config, root), tmp_path / "bare", adapters.read_settings(folder, larger.config)
         )
+
+
+def test_the_command_line_refuses_an_adapter_of_another_base(root, tmp_path, capsys):
+    config, _ = resolve("emu-nano", SETTINGS)
+    other = EmuPipeline(Emu(config), EmuProcessor.from_pretrained(root / "checkpoint"), VisualDecoder(config.decoder))
+    other.save_pretrained(tmp_path / "emu-nano")
+    shutil.copytree(root / "instruct" / "adapter", tmp_path / "adapter")
+    assert cli.run(["generate", str(tmp_path / "adapter"), "what is this?"]) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "was trained on another base" in error
 
 
 def test_what_is_no_adapter_is_said(root, tmp_path):

@@ -102,25 +102,25 @@ def generate(
 
 def _piece(piece: str) -> Any:
     """What a word of the command line stands for: a picture, a clip, or words. What is named like a file has to be one."""
-    from minemu.data.video import VIDEO_SUFFIXES, is_clip, read_frames
-    from minemu.processor import PICTURE_SUFFIXES
-    from minemu.sequence import Video
+    from minemu.data.video import as_item
+    from minemu.processor import PICTURE_SUFFIXES, VIDEO_SUFFIXES
 
     if os.path.isdir(piece) and piece.endswith(("/", os.sep)):  # a folder of frames; without the slash it may be a word
-        return Video(read_frames(piece))
+        return as_item(Path(piece))
     named = Path(piece).suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and " " not in piece
     if not (Path(piece).suffix and os.path.isfile(piece)):
         if named:
             raise MinemuError(f"there is no file {piece}; check the path")
         return piece
-    moves = is_clip(piece) or Path(piece).suffix.lower() in VIDEO_SUFFIXES
-    return Video(read_frames(piece)) if moves else Path(piece)
+    return as_item(Path(piece))
 
 
 def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:
     from minemu.prompts import DESCRIBE
+    from minemu.sequence import Video
 
-    described = DESCRIBE if len(sample) == 1 and isinstance(sample[0], Path) else {}  # as `EmuPipeline.caption` does
+    alone = len(sample) == 1 and isinstance(sample[0], (Path, Video))
+    described = DESCRIBE if alone else {}  # as `EmuPipeline.caption` does
     return pipe.chat(_as_asked(pipe, sample), max_new_tokens=max_new_tokens, **described).text
 
 

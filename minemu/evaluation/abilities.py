@@ -104,16 +104,23 @@ def _marks(asked: Sequence[questions.Question], said: Sequence[str]) -> list[boo
 def _score(
     question: Question, asked: list[questions.Question], said: list[str], blind: list[str], **details: Any
 ) -> Result:
-    right = _marks(asked, said)
+    right, unseen = _marks(asked, said), _marks(asked, blind)
     parts = {}
     for name in dict.fromkeys(one.asks for one in asked):
-        of_name = [mark for mark, one in zip(right, asked, strict=True) if one.asks == name]
-        parts[name] = {"n": len(of_name), "rate": rate(of_name), "interval": list(wilson(of_name))}
+        numbers = [i for i, one in enumerate(asked) if one.asks == name]
+        of_name = [right[i] for i in numbers]
+        parts[name] = {
+            "n": len(of_name), "rate": rate(of_name), "interval": list(wilson(of_name)),
+            "chance": _chance([asked[i] for i in numbers]), "blind": rate([unseen[i] for i in numbers]),
+        }  # fmt: skip
     examples = [
         {"asked": one.text, "true": one.answer, "said": text} for one, text in zip(asked[:SHOWN], said, strict=False)
     ]
-    chance = sum(1 / len(one.candidates) for one in asked) / len(asked)
-    return question.result(right, chance, _marks(asked, blind), parts=parts, **details, examples=examples)
+    return question.result(right, _chance(asked), unseen, parts=parts, **details, examples=examples)
+
+
+def _chance(asked: Sequence[questions.Question]) -> float:
+    return sum(1 / len(one.candidates) for one in asked) / len(asked)
 
 
 def _rate_of(name: str, right: list[bool]) -> dict[str, Any]:
