@@ -230,7 +230,11 @@ def train_peak(checkpoint: Path) -> dict[str, Any]:
     logs = sorted((checkpoint / LOGS).glob("*.jsonl"))
     if not logs:
         raise MinemuError(f"{checkpoint} has no training logs; run it where data_samples is")
-    peaks = {log.stem: max(json.loads(line)["peak_gb"] for line in log.open()) for log in logs if log.stat().st_size}
+    peaks = {
+        log.stem: max(json.loads(line)["peak_gb"] for line in log.read_text().splitlines())
+        for log in logs
+        if log.stat().st_size
+    }
     stage = max(peaks, key=peaks.__getitem__)
     ratio = peaks[stage] / TRAIN_LIMIT
     said = f"{peaks[stage]:.2f} GB, stage {stage}"
