@@ -390,6 +390,13 @@ def test_parquet(parquet):
         Parquet([parquet / "c.parquet"])
 
 
+def test_parquet_of_laion_coco_gives_its_captions_and_not_what_the_web_said(tmp_path):
+    table = {"URL": ["http://x.invalid"], "TEXT": ["IMG_0042 buy now"], "top_caption": ["a red square"]}
+    table |= {"all_captions": [["a red square", "a box"]], "jpg": [encoded(coloured(3))]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert split(Parquet([tmp_path / "a.parquet"]).read(0, LOT)) == ([3], ["a red square"])
+
+
 @pytest.mark.parametrize("token", ["<unk>", "[USER]", "[ASSISTANT]", "</s>"])
 def test_a_text_with_a_special_token_is_a_bad_sample(token):
     with pytest.raises(MinemuError, match="a.tar: the text contains the special token"):
