@@ -650,8 +650,11 @@ def test_bad_record_files(tmp_path):
         Records([path])[1]
     with pytest.raises(MinemuError, match="record 2 of .*a.json is not a JSON object"):
         Records([path])[2]
-    with pytest.raises(MinemuError, match="a.jsonl.gz is compressed .*; unpack it: gunzip a.jsonl.gz"):
-        Records([tmp_path / "a.jsonl.gz"])
+    for name, unpack in [("a.jsonl.gz", "gunzip"), ("docs_no_face_shard_0_v3.jsonl.zip", "unzip")]:
+        with pytest.raises(
+            MinemuError, match=f"{name} is compressed and cannot be read .*; unpack it: {unpack} {name}$"
+        ):
+            Records([tmp_path / name])
 
 
 # ---- damaged files ---------------------------------------------------------------------------------------------------
