@@ -25,7 +25,8 @@ from minemu.data.formats.reading import Filtered, Shuffled, checked_text
 from minemu.data.formats.records import Records
 from minemu.data.formats.storyboards import Storyboards
 from minemu.data.formats.webvid import WebVid
-from minemu.data.mixture import Mixture
+from minemu.data.mixture import Mixture, MixtureConfig
+from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.video import read_frames
 from minemu.errors import MinemuError
 
@@ -736,7 +737,7 @@ def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboar
         DataConfig("parquet", str(parquet / "*.parquet")),
         DataConfig("mmc4", str(pages), folder, mmc4=MMC4Config(pictures=1)),
         DataConfig("webvid", str(webvid), folder, frames=3),
-        DataConfig("storyboards", str(storyboards)),
+        DataConfig("storyboards", str(storyboards), frames=1),
         DataConfig("chats", str(talks), folder, frames=3, random_frames=False),
     ]
     assert [config.format for config in configs] == list(FORMATS)
@@ -744,6 +745,7 @@ def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboar
         assert open_source(config, words, 4, seed=3).document(2)
     assert len(split(open_source(configs[2], words, 4).document(0))[0]) == 1
     assert len(split(open_source(configs[3], words, 4).document(0))[0]) == 3
+    assert len(split(open_source(configs[4], words, 4).document(0))[0]) == 1
 
 
 def test_what_is_listed_of_a_data_set(shards, storyboards):
@@ -760,7 +762,47 @@ def test_what_is_listed_of_a_data_set(shards, storyboards):
         listing(DataConfig("storyboards", shards))
 
 
+@pytest.mark.parametrize(
+    "source, config, says",
+    [
+        ("scenes", DataConfig("parquet", "x", folder="y"),
+         "scenes.folder is not read by format 'parquet', only by mmc4, webvid, chats: leave it out"),
+        ("clips", DataConfig("webvid", "x", mmc4=MMC4Config(pictures=3)),
+         "clips.mmc4.pictures is not read by format 'webvid', only by mmc4: leave it out"),
+        ("interleaved", DataConfig("mmc4", "x", frames=4),
+         "interleaved.frames is not read by format 'mmc4', only by webvid, storyboards, chats: leave it out"),
+        ("storyboards", DataConfig("storyboards", "x", random_frames=False),
+         "storyboards.random_frames is not read by format 'storyboards', only by webvid, chats: leave it out"),
+        ("labels", DataConfig("toy", "", max_bad=0.5),
+         "labels.max_bad is not read by format 'toy', only by webdataset, parquet, mmc4, webvid, storyboards, chats: leave"),
+        ("conversations", DataConfig("chats", "x", mmc4=MMC4Config(tokens=99)),
+         "conversations.mmc4.tokens is not read by format 'chats', only by mmc4: leave it out"),
+    ],
+)  # fmt: skip
+def test_settings_that_a_format_does_not_read_are_refused(source, config, says):
+    with pytest.raises(MinemuError, match=f"^train.data.{says}"):
+        if source == "conversations":
+            open_talks(config, None, words, 4, 0)
+        else:
+            open_mixture(MixtureConfig(), DataFiles(**{source: config}), None, words, 4, 0)
+
+
+def test_settings_that_a_format_reads_are_not_refused(pages, webvid, storyboards, talks):
+    folder = str(pages.parent)
+    files = DataFiles(
+        interleaved=DataConfig("mmc4", str(pages), folder, 0.1, MMC4Config(0.3, 4, 99)),
+        clips=DataConfig("webvid", str(webvid), folder, frames=3, random_frames=False),
+        storyboards=DataConfig("storyboards", str(storyboards), max_bad=0.1, frames=3),
+        conversations=DataConfig("chats", str(talks), folder, frames=3, random_frames=False),
+    )
+    mixture = open_mixture(MixtureConfig(), files, None, words, 4, 0)
+    assert len(mixture.sources["clips"]) == 6 and mixture.sources["storyboards"].reader.pictures == 3
+    assert len(open_talks(files.conversations, None, words, 4, 0)) == 5
+
+
 def test_bad_configuration(tmp_path):
+    with pytest.raises(MinemuError, match="frames=0: take 1 or more of each clip"):
+        open_source(DataConfig("storyboards", str(tmp_path), frames=0), words, 4)
     with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'?"):
         open_source(DataConfig("webdatset", "x"), words, 4)
     with pytest.raises(MinemuError, match=r"no file matches .*\*.tar; check the path"):
