@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 sys.path.insert(0, str(FOLDER))
@@ -37,14 +38,31 @@ def test_each_notebook_has_a_page_and_the_index_leads_to_it(site):
     assert ">98 The second</a>" in index
 
 
-def test_pages_hold_their_figures_and_link_to_pages(site):
-    folder, first = site
-    page = (folder / f"{first}.html").read_text(encoding="utf-8")
-    pictures = [
-        output.data["image/png"][:2000].strip()
+def figures(folder, first):
+    """The picture outputs of the first notebook, and its page."""
+    outputs = [
+        output
         for cell in nbformat.read(FOLDER / f"{first}.ipynb", as_version=4).cells
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
-    assert pictures and all(picture in page for picture in pictures)
+    assert outputs
+    return outputs, (folder / f"{first}.html").read_text(encoding="utf-8")
+
+
+def test_pages_hold_their_figures_and_link_to_pages(site):
+    folder, first = site
+    outputs, page = figures(folder, first)
+    assert all(output.data["image/png"][:2000].strip() in page for output in outputs)
     assert f'href="{first}.html#One-loss"' in (folder / "98_second.html").read_text(encoding="utf-8")
+
+
+def test_every_figure_on_a_page_has_its_alternative_text(site):
+    outputs, page = figures(*site)
+    assert "No description has been provided" not in page
+    shown = {
+        image["src"].partition("base64,")[2].strip(): image["alt"]
+        for image in BeautifulSoup(page, "html.parser").select("img[src^='data:image/png']")
+    }
+    told = {output.data["image/png"].strip(): output.metadata["image/png"]["alt"] for output in outputs}
+    assert shown == told
