@@ -27,6 +27,12 @@ KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 }
 TIMEOUT = 600  # seconds a cell
+FIGURE_WITH_ALT = """{%- extends "lab/index.html.j2" -%}
+{%- block data_png scoped -%}
+{%- set alt = output | get_metadata("alt", "image/png") -%}
+{{ super() if alt is none else super() | replace("<img ", '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}
+{%- endblock -%}
+"""  # the template of JupyterLab leaves the alternative text of a figure out
 
 
 def numbered(numbers: list[str], files: list[Path]) -> list[Path]:
@@ -88,9 +94,9 @@ def adopt(path: Path) -> None:
 def site(folder: Path) -> None:
     """Pages that open from disk, with a list of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines, exporter = [], HTMLExporter(raw_template=FIGURE_WITH_ALT)
     for path in sorted(HERE.glob("*.ipynb")):
-        page, _ = HTMLExporter().from_filename(str(path))
+        page, _ = exporter.from_filename(str(path))
         page = re.sub(
             r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page
         )  # from page to page, not to the notebooks
