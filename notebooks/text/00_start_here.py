@@ -30,7 +30,7 @@
 # * read a sequence of words and pictures, and say what each position has to predict;
 # * recompute the training loss by hand, and train a small copy with it.
 #
-# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory.
+# It needs about half a minute on two CPU cores, less on a T4, and 2 GB of memory.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do

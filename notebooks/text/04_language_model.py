@@ -20,7 +20,7 @@
 # After this notebook you can say what a LLaMA layer computes and rebuild it, put visual embeddings into the slots of a text, read the same hidden state with two heads,
 # and generate both words and visual embeddings without doing any work twice.
 #
-# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take half an hour.
+# It needs about half a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take half an hour.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
