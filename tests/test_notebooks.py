@@ -22,6 +22,7 @@ IGNORED_OUTPUTS = 2
 LONGEST_CELL = 30  # lines
 BADGE = "https://colab.research.google.com/github/minemu/minemu/blob/main/notebooks/{name}"
 SOLUTION = re.compile(r"<details><summary>Solution</summary>\s*```python\n(.*?)```\s*</details>", re.S)
+INSTALL = re.compile(r"%pip install --quiet --editable (.*)$", re.M)
 CHECK = re.compile(r'^check\("([\w.-]+)"', re.M)
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -58,7 +59,12 @@ def test_it_opens_with_badge_needs_and_install(path):
     assert "two CPU cores" in first and "T4" in first and "memory" in first, (
         "say what it needs: time on two CPU cores and on a T4, memory"
     )
-    assert cells[1].source == code(NOTEBOOKS[0])[0].source, "the install cell is the same everywhere"
+    first_code, *rest = (cell.source for cell in code(path))
+    installs, others = INSTALL.findall(first_code), [source for source in rest if "pip install" in source]
+    same, wanted = (INSTALL.sub("", source) for source in (cells[1].source, code(NOTEBOOKS[0])[0].source))
+    assert same == wanted, "the install cell is the same everywhere, but for the extras"
+    assert len(installs) == 1 and not others, "install in one cell, on Colab only"
+    assert installs[0] == "." or f"pip install -e {installs[0]}" in first, "say which extras it needs"
 
 
 @each
@@ -217,3 +223,11 @@ def test_the_exercises_that_the_table_of_contents_names_exist():
 def test_the_table_of_contents_is_complete():
     listed = re.findall(r"\]\((\d\d_\w+\.ipynb)\)", (FOLDER / "README.md").read_text(encoding="utf-8"))
     assert listed == [path.name for path in NOTEBOOKS]
+
+
+def test_the_table_of_contents_tells_the_time_that_the_notebook_tells():
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| \d\d \| \[.*\]\((\d\d_\w+\.ipynb)\) \|.*\| ([^|]+) \|$", readme, re.M)
+    assert len(told) == len(NOTEBOOKS)
+    for name, time in told:
+        assert f"about {time} on two CPU cores" in read(FOLDER / name).cells[0].source, f"{name}: {time}?"

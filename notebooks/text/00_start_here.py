@@ -30,7 +30,7 @@
 # * read a sequence of words and pictures, and say what each position has to predict;
 # * recompute the training loss by hand, and train a small copy with it.
 #
-# It needs one to two minutes on two CPU cores, less on a T4, and 2 GB of memory.
+# It needs about half a minute on two CPU cores, less on a T4, and 2 GB of memory.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -38,11 +38,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -147,10 +149,10 @@ assert imagined.shape == embeds.shape
 #
 # The last slot predicts the word embedding of `[/IMG]`, so there can be N + 1 regressed pairs.
 #
-# | | In the released code | Here |
-# |---|---|---|
-# | `[/IMG]` | its word embedding is the last regression target | `objective.end_of_image_pair` chooses |
-# | `[IMG]` | never a target: whoever wants a picture appends it | `objective.say_image` chooses; `generate_image_embeds` appends it |
+# | | In the paper | In the released code | Here |
+# |---|---|---|---|
+# | `[/IMG]` | not stated | its word embedding is the last regression target | `objective.end_of_image_pair` chooses |
+# | `[IMG]` | the model says it, then draws | never a target: whoever wants a picture appends it | `objective.say_image` chooses; `generate_image_embeds` appends it |
 
 # %% alt="One sequence as a strip: input tokens, attention mask, the next word for the LM head and the next embedding for the regression head."
 show_sequence(batch, processor, model.config.objective)

@@ -24,7 +24,7 @@
 # * show by experiment that embedding n does not depend on the queries after it, and say why that matters,
 # * watch queries learn where to look, and set Emu2's mean pooling beside them.
 #
-# **Needs:** less than a minute on two CPU cores or on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
+# **Needs:** about a minute on two CPU cores, less on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -32,11 +32,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]

@@ -20,7 +20,7 @@
 # After this notebook you can say what a LLaMA layer computes and rebuild it, put visual embeddings into the slots of a text, read the same hidden state with two heads,
 # and generate both words and visual embeddings without doing any work twice.
 #
-# It needs less than a minute on two CPU cores or a T4, and 2 GB of memory. The exercises take half an hour.
+# It needs about half a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take half an hour.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -28,11 +28,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -44,7 +46,6 @@ else:
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 
 # %%
-# NBVAL_IGNORE_OUTPUT
 # %matplotlib inline
 import torch
 from minemu.config import EmuConfig

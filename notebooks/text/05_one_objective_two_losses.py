@@ -37,11 +37,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -387,9 +389,9 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 # Only frozen targets cannot move at all. That run dips too, because the left panel shows what the language model *reads*, and this
 # still moves. Its targets keep their spread, and pull the embeddings back.
 #
-# | | In the released code | Emu2 | Here |
-# |---|---|---|---|
-# | targets | detached, they move with the visual side | features of an encoder that does not change in this stage | `detached`; the recipe of `emu-tiny` also keeps the visual side fixed in this stage |
+# | | In the paper | In the released code | Emu2 | Here |
+# |---|---|---|---|---|
+# | targets | the embeddings that the LLM reads; whether they are detached is not said | detached, they move with the visual side | features of an encoder that does not change in this stage | `detached`; the recipe of `emu-tiny` also keeps the visual side fixed in this stage |
 #
 # ## Where the error is
 #

