@@ -9,6 +9,7 @@ _HOME = {
     "EmuProcessor": "minemu.processor",
     "EmuPipeline": "minemu.pipeline",
     "MinemuError": "minemu.errors",
+    "Video": "minemu.sequence",
     "VisualDecoder": "minemu.visual_decoder",
 }
 __all__ = [*_HOME, "__version__"]

@@ -25,6 +25,7 @@ from minemu.files import read_json, write_json
 from minemu.model import Emu
 from minemu.official import our_shapes, published_name
 from minemu.shards import write_index, write_shard
+from minemu.training.run import LOGS
 
 RUNS = 3
 PARITY = 1e-5  # largest error of float32
@@ -38,17 +39,19 @@ ROWS = {
     "train-step-packed": "a training step of emu-tiny's LLM on packed rows against the same documents padded, float32",
     "train-step-bf16": "the packed step in bfloat16 autocast against float32",
     "convert-peak": "memory that converting a sharded checkpoint of 5 GB takes, against its largest shard",
+    "train-peak": "memory of the largest stage of the shipped checkpoint, by its logs, against 4 GB",
+    "make-demo": "3 minutes against `make demo` after its set-up",
+    "make-test": "12 minutes against `make test` after its set-up",
 }
+LIMITS = {"make-demo": 3 * 60, "make-test": 12 * 60}  # seconds
+TRAIN_LIMIT = 4.0  # GB
 
 
 def run_bench(rows: list[str]) -> dict[str, Any]:
     """`{"machine", "rows": {NAME: {"ratio", "min", "max", "runs", "against", ...}}}`; prints each row as it is known."""
     found = {}
     for row in rows:
-        if row.startswith("train-step"):
-            entry = train_step(row.removeprefix("train-step-"))
-        else:
-            entry = convert_peak() if row == "convert-peak" else _image_embeds_row(row)
+        entry = _measured(row)
         found[row] = entry
         print(f"{row:24} {entry['ratio']:.1f} x  ({entry['said']})")
     machine = {
@@ -58,6 +61,16 @@ def run_bench(rows: list[str]) -> dict[str, Any]:
         "torch": torch.__version__,
     }
     return {"machine": machine, "rows": found}
+
+
+def _measured(row: str) -> dict[str, Any]:
+    if row.startswith("train-step"):
+        return train_step(row.removeprefix("train-step-"))
+    if row in LIMITS:
+        return make_target(row.removeprefix("make-"), LIMITS[row])
+    if row == "train-peak":
+        return train_peak(Path("data_samples/emu-tiny"))
+    return convert_peak() if row == "convert-peak" else _image_embeds_row(row)
 
 
 def _image_embeds_row(row: str) -> dict[str, Any]:
@@ -210,6 +223,44 @@ def print_peak() -> None:
     print(
         json.dumps({"peak": _memory("VmHWM") - before})
     )  # ru_maxrss would also remember the process that started this one
+
+
+def train_peak(checkpoint: Path) -> dict[str, Any]:
+    """The largest `peak_gb` in the logs of a checkpoint's training."""
+    logs = sorted((checkpoint / LOGS).glob("*.jsonl"))
+    if not logs:
+        raise MinemuError(f"{checkpoint} has no training logs; run it where data_samples is")
+    peaks = {
+        log.stem: max(json.loads(line)["peak_gb"] for line in log.read_text().splitlines())
+        for log in logs
+        if log.stat().st_size
+    }
+    stage = max(peaks, key=peaks.__getitem__)
+    ratio = peaks[stage] / TRAIN_LIMIT
+    said = f"{peaks[stage]:.2f} GB, stage {stage}"
+    return {
+        "ratio": ratio,
+        "min": ratio,
+        "max": ratio,
+        "runs": 1,
+        "gb": peaks,
+        "against": f"{TRAIN_LIMIT:g} GB",
+        "said": said,
+    }
+
+
+def make_target(target: str, limit: int) -> dict[str, Any]:
+    """A limit of seconds over the time that `make TARGET` takes; what it sets up is set up before."""
+    for what in ("setup", target):
+        started = time.perf_counter()
+        done = subprocess.run(["make", what], capture_output=True, text=True)
+        seconds = time.perf_counter() - started
+        if done.returncode:
+            last = (done.stdout + done.stderr).strip().splitlines()[-1:]
+            raise MinemuError(f"make {what} failed: {' '.join(last)} (it is run in the folder that this is started in)")
+    ratio, said = limit / seconds, f"{seconds:.0f} s"
+    against = f"{limit // 60} minutes, its limit"
+    return {"ratio": ratio, "min": ratio, "max": ratio, "runs": 1, "seconds": seconds, "against": against, "said": said}
 
 
 def _memory(field: str) -> int:

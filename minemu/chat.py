@@ -10,6 +10,7 @@ Both write `<system message> [USER]: <instruction> [ASSISTANT]: <answer>`, and l
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,8 +79,8 @@ class ChatTemplates:
         """One conversation, or a list of them: as text, or with `tokenize` as a batch that `Emu.generate` takes.
 
         messages               {"role": "system" | "user" | "assistant", "content": text, or a list of {"type": "text", "text": ...},
-                               {"type": "image", "image": PIL picture or path}, {"type": "video", "video": list of frames}}; of a
-                               long video 8 frames are taken (Emu2-Chat: 16), at equal distances
+                               {"type": "image", "image": PIL picture or path}, {"type": "video", "video": list of frames or path}};
+                               of a long video 8 frames are taken (Emu2-Chat: 16), at equal distances
         chat_template          "emu-i" or "emu2-chat"; without it, the one that the tokenizer has the tokens of
         add_generation_prompt  end with [ASSISTANT]: so that an answer follows
         continue_final_message leave the last answer open, to be gone on with: "the answer is:"
@@ -106,8 +107,10 @@ class ChatTemplates:
 
     def as_text(self, sample: Sequence) -> str:
         """A sample as the text that the tokenizer would see, with <image> slots for each picture."""
+        from minemu.data.video import as_item
+
         parts = []
-        for item in sample:
+        for item in map(as_item, sample):
             if isinstance(item, Special):
                 parts.append(item.token)
             elif isinstance(item, Video) and self.ids.frame is not None:
@@ -242,12 +245,15 @@ def _item(part: dict, template: ChatTemplate) -> Any:
         raise MinemuError(f"a part of a message has type {kind!r}; use text, image or video")
     if kind not in part and not (kind == "image" and "path" in part):
         raise MinemuError(f"a part of type '{kind}' has no {kind}: write {{'type': '{kind}', '{kind}': ...}}")
-    if kind == "video":
-        return Video.sampled(part["video"], template.frames)
     if kind == "text":
         return part["text"].strip()
-    picture = part.get("image", part.get("path"))
-    return Path(picture) if isinstance(picture, str) else picture
+    from minemu.data.video import as_item, read_frames
+
+    shown = part.get(kind, part.get("path"))
+    is_path = isinstance(shown, (str, os.PathLike))
+    if kind == "video":
+        return Video(read_frames(shown, template.frames)) if is_path else Video.sampled(shown, template.frames)
+    return as_item(Path(shown), template.frames) if is_path else shown
 
 
 def _system(message: dict | None, template: ChatTemplate, grounding: bool, items: Sequence) -> list:

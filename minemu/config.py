@@ -117,7 +117,9 @@ class ObjectiveConfig:
 
     image_loss_weight: float = 1.0  # not published for Emu or Emu2; 1 is what the one open trainer used
     image_loss: Literal["mse", "cosine"] = "mse"
-    targets: Literal["detached", "attached", "frozen"] = "detached"  # released code: detached, so a moving target
+    # Released code: detached, so a moving target. With "frozen" stage `emu` keeps a copy of the visual side as it began; whoever
+    # trains otherwise gives a copy's embeddings as `image_targets`, else they are those of the same forward pass, detached.
+    targets: Literal["detached", "attached", "frozen"] = "detached"
     end_of_image_pair: bool = True  # released code: the last of the N + 1 targets is the word embedding of [/IMG]
     say_image: bool = False  # released code never classifies [IMG]: the user appends it
     hide_written: float = 0.0  # share of pictures whose embeddings are hidden while they are being written

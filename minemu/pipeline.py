@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from minemu import adapters
+from minemu.data.video import is_clip
 from minemu.errors import MinemuError
 from minemu.loading import main_device
 from minemu.model import Emu, local_folder, push
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
 from minemu.prompts import DESCRIBE
+from minemu.retrieval import rices
+from minemu.sequence import Video
 from minemu.visual_decoder import VisualDecoder
 
-Sample = Sequence[str | PictureLike]
+Sample = Sequence[str | PictureLike | Video]
+BATCH = 32  # pictures encoded at a time, where there may be many
 DECODER_FOLDER = "visual_decoder"
 
 
@@ -53,6 +58,9 @@ class EmuPipeline:
                 "use the tokenizer of this checkpoint"
             )
         self.model, self.processor, self.decoder = model.eval(), processor, decoder.eval()
+        model.config = replace(
+            model.config, decoder=decoder.config
+        )  # stage `emu` may have been trained with another one
 
     @classmethod
     def from_pretrained(
@@ -147,6 +155,20 @@ class EmuPipeline:
             torch.stack([self.processor.preprocess(picture) for picture in pictures]).to(self.model.device)
         )
 
+    def features(self, pictures: Sequence[PictureLike]) -> Tensor:
+        """The mean of each picture's visual embeddings as a unit vector: (n, E)."""
+        parts = [self.encode(pictures[i : i + BATCH]).float().mean(1).cpu() for i in range(0, len(pictures), BATCH)]
+        return F.normalize(torch.cat(parts), dim=1)
+
+    def nearest(self, picture: PictureLike, pool: Sequence[PictureLike], shots: int) -> list[int]:
+        """RICES: the numbers of the `shots` pictures of `pool` most like this one, the most similar last (arXiv 2109.05014).
+
+        For a few-shot prompt: `[part for k in pipe.nearest(picture, pool, 2) for part in (pool[k], answers[k])]`, then the question.
+        """
+        if not 0 <= shots <= len(pool):
+            raise MinemuError(f"shots={shots} examples of a pool of {len(pool)}: ask for 0 to {len(pool)}")
+        return rices(self.features([picture]), self.features(pool), shots)[0] if shots else []
+
     @torch.no_grad()
     def imagine(self, samples: Sequence[Sample]) -> Tensor:
         """Visual embeddings that the LLM predicts to come next after each sample: (B, N, E)."""
@@ -181,9 +203,13 @@ class EmuPipeline:
         _refuse_bare(sample)
         return self.processor.read_messages(sample) if isinstance(sample[0], dict) else list(sample)
 
-    def caption(self, picture: PictureLike, **kwargs) -> str:
-        """What is in a picture, decoded as published: beams weigh whole texts, where one word at a time is carried off by the first."""
-        return self.chat([picture], **{**DESCRIBE, **kwargs}).text
+    def caption(self, shown: PictureLike | Video | str, **kwargs) -> str:
+        """What is in a picture or happens in a clip (frames as a `Video`, or a path: of a long one 8 frames are read).
+
+        Decoded as published: beams weigh whole texts, where one word at a time is carried off by the first.
+        """
+        sample = [Path(shown) if isinstance(shown, str) else shown]
+        return self.chat(sample, **{**DESCRIBE, **kwargs}).text
 
     def log_likelihoods(self, sample: Sample | Sequence[dict], texts: Sequence[str], mean: bool = False) -> Tensor:
         """log P(text | sample) of each text as what comes next: (R,). With `mean` per token, so that long texts do not lose."""
@@ -287,4 +313,7 @@ def _refuse_bare(prompt: Sample | Sequence[Sample]) -> None:
 
 def _is_one_picture(sample: Sequence) -> bool:
     one = sample[0] if len(sample) == 1 else ""
-    return is_picture_path(one) if isinstance(one, str) else isinstance(one, (Image.Image, os.PathLike))
+    if isinstance(one, Image.Image):
+        return True
+    is_path = is_picture_path(one) if isinstance(one, str) else isinstance(one, os.PathLike)
+    return is_path and not is_clip(one)

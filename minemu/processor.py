@@ -26,6 +26,7 @@ CLIP_MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073))
 CLIP_STD = torch.tensor((0.26862954, 0.26130258, 0.27577711))
 MIN_SIDE, MAX_PIXELS = 8, 100_000_000
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # films, read by PyAV where that is installed
 
 PictureLike = Image.Image | os.PathLike
 Item = str | PictureLike | sequence.Special | sequence.Video
@@ -124,13 +125,16 @@ class EmuProcessor(ChatTemplates):
         """One sample as token ids, its pictures and the frames of its videos (each (3, S, S)), in order.
 
         Emu reads the frames of a video as pictures; Emu2, whose vocabulary has [gIMG], as [VIDEO] and frames of their own.
+        A path to what moves is a video: an animated picture, a film, a folder of frames.
         """
+        from minemu.data.video import as_item  # it reads its frames with this module
+
         if isinstance(sample, (str, Image.Image, os.PathLike, sequence.Video, sequence.Special)):
             sample = [sample]
         pieces: list[list[int] | sequence.Picture] = []
         pictures: list[Tensor] = []
         frames: list[Tensor] = []
-        for item in sample:
+        for item in map(as_item, sample):
             if isinstance(item, sequence.Special):
                 pieces.append([self._special_id(item.token)])
             elif isinstance(item, sequence.Video) and self.ids.frame is not None:
@@ -162,7 +166,9 @@ class EmuProcessor(ChatTemplates):
         eos: bool = False,
         max_length: int | None = None,
     ) -> BatchFeature:
-        """One list a sample; a picture is a PIL image or a path. `eos` closes the samples with </s>, as in training.
+        """One list a sample; a picture is a PIL image or a path, a clip a `Video` or a path.
+
+        `eos` closes the samples with </s>, as in training.
 
         Returns input_ids and attention_mask (B, L), and in reading order, where there are any, images (pictures, 3, S, S)
         and Emu2's frames of videos (frames, 3, S, S).
@@ -196,7 +202,7 @@ class EmuProcessor(ChatTemplates):
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         folder = Path(folder)
         with atomic_write(folder / "tokenizer.json") as temporary:
-            self.tokenizer.backend_tokenizer.save(str(temporary))
+            temporary.write_text(self.tokenizer.backend_tokenizer.to_str(pretty=True), encoding="utf-8")
         settings = {"image_size": self.image_size, "n_image": self.n_image, "n_frame": self.n_frame}
         write_json(folder / "processor.json", settings)
 
@@ -228,6 +234,6 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def is_picture_path(text: str) -> bool:
-    """Is this text of a sample the name of a picture file? One with spaces in it only if there is such a file: it may be a sentence."""
-    named = text.lower().endswith(PICTURE_SUFFIXES) and "\n" not in text and len(text) < 1024
+    """Is this text of a sample the name of a picture or film? One with spaces in it only if there is such a file: it may be a sentence."""
+    named = text.lower().endswith(PICTURE_SUFFIXES + VIDEO_SUFFIXES) and "\n" not in text and len(text) < 1024
     return named and (" " not in text or os.path.isfile(text))

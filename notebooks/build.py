@@ -23,8 +23,16 @@ from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
 HERE = Path(__file__).resolve().parent
-KERNEL = {"kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}}
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+}
 TIMEOUT = 600  # seconds a cell
+FIGURE_WITH_ALT = """{%- extends "lab/index.html.j2" -%}
+{%- block data_png scoped -%}
+{%- set alt = output | get_metadata("alt", "image/png") -%}
+{{ super() if alt is none else super() | replace("<img ", '<img alt="' ~ (alt | escape_html) ~ '" ', 1) }}
+{%- endblock -%}
+"""  # the template of JupyterLab leaves the alternative text of a figure out
 
 
 def numbered(numbers: list[str], files: list[Path]) -> list[Path]:
@@ -33,7 +41,9 @@ def numbered(numbers: list[str], files: list[Path]) -> list[Path]:
     for number in numbers:
         match = [path for path in files if path.stem.startswith(number)]
         if len(match) != 1:
-            sys.exit(f"{len(match)} files begin with '{number}': {', '.join(path.name for path in files)}")
+            sys.exit(
+                f"{len(match)} files begin with '{number}': {', '.join(path.name for path in files)}"
+            )
         found += match
     return found
 
@@ -65,7 +75,10 @@ def build(text: Path) -> float:
         cell.metadata.pop("execution", None)
         for output in cell.get("outputs", []):
             if "image/png" in output.get("data", {}) and "alt" in cell.metadata:
-                output.metadata["image/png"] = {**output.metadata.get("image/png", {}), "alt": cell.metadata["alt"]}
+                output.metadata["image/png"] = {
+                    **output.metadata.get("image/png", {}),
+                    "alt": cell.metadata["alt"],
+                }
     notebook.metadata = nbformat.from_dict(KERNEL)  # not the version of this machine's Python
     nbformat.write(notebook, notebook_of(text))
     return time.time() - started
@@ -81,23 +94,29 @@ def adopt(path: Path) -> None:
 def site(folder: Path) -> None:
     """Pages that open from disk, with a list of them."""
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    lines, exporter = [], HTMLExporter(raw_template=FIGURE_WITH_ALT)
     for path in sorted(HERE.glob("*.ipynb")):
-        page, _ = HTMLExporter().from_filename(str(path))
-        page = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page)  # from page to page, not to the notebooks
+        page, _ = exporter.from_filename(str(path))
+        page = re.sub(
+            r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', page
+        )  # from page to page, not to the notebooks
         (folder / f"{path.stem}.html").write_text(page, encoding="utf-8")
         first = nbformat.read(path, as_version=4).cells[0].source
         title = next(line[2:] for line in first.splitlines() if line.startswith("# "))
         lines.append(f'<li><a href="{path.stem}.html">{path.stem[:2]} {title}</a></li>')
     items = "\n".join(lines)
-    head = '<!doctype html><html lang="en"><meta charset="utf-8"><title>minemu: the notebooks</title>'
+    head = (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>minemu: the notebooks</title>'
+    )
     style = "<style>body{font:17px/1.6 sans-serif;max-width:44em;margin:3em auto;padding:0 1em}ol{list-style:none;padding:0}</style>"
     page = f"{head}{style}<h1>minemu: the notebooks</h1><ol>\n{items}\n</ol></html>\n"
     (folder / "index.html").write_text(page, encoding="utf-8")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("numbers", nargs="*", help="01 05 ...")
     parser.add_argument("--all", action="store_true")
     parser.add_argument("--adopt", action="store_true")

@@ -9,18 +9,20 @@ import torch
 from PIL import Image
 from torch import nn
 
+from minemu import retrieval
 from minemu.config import EmuConfig
-from minemu.data import captions, episodes, questions
+from minemu.data import captions, episodes, movies, questions
 from minemu.data.conversations import FORMS
 from minemu.data.world import SIZES, SPLITS, Group, Scene, ToyWorld
 from minemu.errors import MinemuError
-from minemu.evaluation import abilities, composing, efficientnet, judge, retrieval, tasks
+from minemu.evaluation import abilities, composing, efficientnet, judge, tasks
 from minemu.evaluation.judge import Judge
 from minemu.evaluation.metrics import mean_interval, ndcg, ndcg_by_chance
 from minemu.files import write_json
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
+from minemu.prompts import DESCRIBE
 from minemu.tokenizer import train_tokenizer
 
 SEED, N = 5, 24
@@ -37,6 +39,8 @@ class Pipe:
     def __init__(self, special=(), context=4096):
         self.processor = SimpleNamespace(image_size=32, special=special, n_image=4, encode=str.split)
         self.model = SimpleNamespace(config=SimpleNamespace(llm=SimpleNamespace(context=context)))
+
+    features, nearest = EmuPipeline.features, EmuPipeline.nearest
 
     def encode(self, pictures):
         return torch.stack([torch.from_numpy(np.array(picture)).float().view(-1, 3) for picture in pictures])
@@ -111,7 +115,11 @@ def test_questions_answered_by_an_oracle_and_by_a_fool(task, split):
         assert result.blind < 0.2 and 0.1 < result.chance < 0.6  # a clip in which nothing changes may be the same twice
     fool = tasks.evaluate(Guesser(made), task, split, N, SEED)
     assert abs(fool.score - fool.chance) < 0.3 and abs(fool.blind - fool.chance) < 0.3
-    assert set(fool.details["parts"]) == {one.asks for one in made}
+    parts = fool.details["parts"]
+    assert set(parts) == {one.asks for one in made} and sum(part["n"] for part in parts.values()) == N
+    for name in ("chance", "blind"):  # of the parts, weighed, that of all
+        weighed = sum(part["n"] * part[name] for part in parts.values()) / N
+        assert weighed == pytest.approx(getattr(fool, name))
     assert set(fool.details["examples"][0]) == {"asked", "true", "said"}
 
 
@@ -123,6 +131,48 @@ def test_one_frame_is_measured_beside_eight():
     assert result.details["single_frame"] == pytest.approx(np.mean(still)) and 0 < sum(still) < N / 4
     low, high = result.details["single_frame_interval"]
     assert 0 < low < result.details["single_frame"] < high
+
+
+class Captioner(Pipe):
+    """Says what happens in a clip of which it sees all frames, or in the one `turn` further on; of any other nothing."""
+
+    def __init__(self, turn=0, change=str):
+        super().__init__()
+        world = ToyWorld("seen", seed=SEED, image_size=32, held_out=True)
+        made = [movies.any_movie(world, world.generator(i, "clip caption")) for i in range(N + 8)]
+        told = [change(movies.caption(movie)) for movie in made]
+        self.known = {
+            key(abilities.as_sample(movies.frames(world, movie))): told[(i + turn) % len(made)]
+            for i, movie in enumerate(made)
+        }
+
+    def chat_batch(self, prompts, **settings):
+        assert settings["num_beams"] == DESCRIBE["num_beams"] and all(len(one.frames) == 8 for (one,) in prompts)
+        return [SimpleNamespace(text=self.known.get(key(one.frames), "a video")) for (one,) in prompts]
+
+
+def test_clips_captioned_by_an_oracle_and_by_a_fool():
+    still = [len(set(frames)) == 1 for frames in list(Captioner().known)[:N]]  # there is nothing more to see
+    for change in (str, lambda text: f"The {text.split(' ', 1)[1].upper()}."):
+        result = tasks.evaluate(Captioner(change=change), "video-caption", None, N, SEED)
+        assert result.score == result.upper_bound == 1.0 and result.blind == 0.0 and 0 < result.chance < 1e-5
+        assert result.details["parts"] == dict.fromkeys(movies.PARTS, 1.0)
+        assert result.details["single_frame"] == pytest.approx(np.mean(still)) and sum(still) < N / 2
+    low, high = result.details["single_frame_interval"]
+    assert 0 <= low <= result.details["single_frame"] < high
+    fool = tasks.evaluate(Captioner(turn=5), "video-caption", None, N, SEED)
+    assert fool.score == 0.0 and fool.details["is_caption"] == 1.0 and fool.details["parts"]["thing"] < 0.2
+    assert set(fool.details["examples"][0]) == {"true", "said"}
+
+
+def test_the_parts_of_a_clips_caption_are_told_apart():
+    wrong = lambda text: text.replace("Noto", "Fluent").replace("Flat", "Fluent").replace("Twemoji", "Fluent")  # noqa: E731
+    result = tasks.evaluate(Captioner(change=wrong), "video-caption", None, N, SEED)
+    parts = result.details["parts"]
+    assert parts["thing"] == parts["event"] == 1.0 and parts["look"] == result.score < 0.6
+    nothing = tasks.evaluate(Captioner(change=lambda text: "what changes? nothing"), "video-caption", None, N, SEED)
+    assert nothing.details["is_caption"] == nothing.score == 0.0
+    assert set(nothing.details["parts"].values()) == {0.0}
 
 
 class Former(Pipe):
@@ -278,6 +328,11 @@ def test_rices_takes_the_nearest_and_puts_it_last():
     queries = nn.functional.normalize(torch.tensor([[0.1, 0.9, 0.3, 0.0]]), dim=1)
     assert retrieval.rices(queries, pool, 2) == [[2, 1]]
     assert retrieval.rices(queries, pool, 0) == [[]]
+    pictures = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "maroon", "orange")]
+    assert Pipe().nearest(pictures[0], pictures[1:], 2) == [2, 1]
+    assert Pipe().nearest(pictures[0], pictures[1:], 0) == []
+    with pytest.raises(MinemuError, match="shots=4 examples of a pool of 3: ask for 0 to 3"):
+        Pipe().nearest(pictures[0], pictures[1:], 4)
     drawn = retrieval.at_random(5, 10, 4, seed=1)
     assert drawn == retrieval.at_random(5, 10, 4, seed=1) and all(len(set(row)) == 4 for row in drawn)
 
@@ -422,6 +477,7 @@ def test_an_untrained_nano_runs_every_task_in_words():
     for task, shots in (
         ("vqa", None),
         ("video-qa", None),
+        ("video-caption", None),
         ("dialogue", None),
         ("few-shot-names", 1),
         ("few-shot-vqa", 1),

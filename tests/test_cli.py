@@ -1,8 +1,10 @@
 """The command line: what programs read, and one clear line on bad input."""
 
+import errno
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -12,6 +14,9 @@ from PIL import Image
 from minemu import cli
 from minemu.errors import MinemuError
 from minemu.evaluation import report, tasks
+from minemu.processor import EmuProcessor
+from minemu.prompts import DESCRIBE
+from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
 
 
 def refused(capsys, *arguments):
@@ -29,6 +34,15 @@ def module(monkeypatch, name, **contents):
     monkeypatch.setitem(sys.modules, name, fake)
     parent, _, child = name.rpartition(".")
     monkeypatch.setattr(sys.modules[parent], child, fake, raising=False)
+
+
+def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, tmp_path):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "demo"))
+
+    module(monkeypatch, "minemu.demo", run_demo=full)
+    says = f"{tmp_path / 'demo'}: No space left on device; free disk space, or check the path and its rights"
+    assert refused(capsys, "demo") == says
 
 
 @pytest.mark.parametrize(
@@ -198,6 +212,30 @@ def test_generate_reads_clips_and_goes_on_with_a_dialogue(pipe, tmp_path, monkey
     assert [part["type"] for part in second["content"]] == ["image", "text"]
 
 
+@pytest.mark.parametrize("name", ["clip.gif", "still.png", "frames/"])
+def test_generate_describes_what_is_given_alone(pipe, tmp_path, monkeypatch, name):
+    """As `EmuPipeline.caption` decodes it, a clip as well as a picture; beside a question the words decide."""
+    asked = []
+    monkeypatch.setattr(Pipe, "chat", lambda self, sample, **kwargs: asked.append(kwargs) or SimpleNamespace(text=""))
+    frames = [Image.new("RGB", (8, 8), (20 * k, 0, 0)) for k in range(12)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "frames").mkdir()
+    for path in ("still.png", "frames/1.png"):
+        frames[0].save(tmp_path / path)
+    assert cli.run(["generate", "c", f"{tmp_path}/{name}"]) == 0
+    assert cli.run(["generate", "c", f"{tmp_path}/{name}", "what moves?"]) == 0
+    assert asked == [{"max_new_tokens": 64, **DESCRIBE}, {"max_new_tokens": 64}]
+
+
+def test_generate_refuses_a_dialogue_that_does_not_end_with_the_user(pipe, capsys, monkeypatch):
+    words = Path(__file__).parent / "golden" / "emu1"
+    processor = EmuProcessor(load_tokenizer(words, SPECIAL_TOKEN_SETS["Emu-I"]), image_size=8, n_image=2)
+    monkeypatch.setattr(Pipe, "processor", processor)
+    monkeypatch.setattr(Pipe, "chat", lambda self, sample, **_: processor.read_messages(sample))
+    error = refused(capsys, "generate", "c", "what is this?", "assistant: a llama.")
+    assert error == "the conversation does not end with the user: leave its last answer out, or ask something more"
+
+
 def test_generate_does_not_take_a_missing_file_for_words(pipe, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     for name in ("missing.png", "missing.mp4"):
@@ -249,7 +287,7 @@ def test_evaluate_lists_tasks(tmp_path, capsys):
     assert list(listed) == list(tasks.TASKS)
     assert listed["caption"]["trained"] and listed["form"]["trained"] and not listed["edit"]["trained"]
     assert all(name in shown for name in listed) and "not trained yet" in shown
-    assert cli.run(["evaluate", str(cli.CHECKPOINT), "--list", "--json", str(tmp_path / "y.json")]) == 0
+    assert cli.run(["evaluate", str(cli.measure.CHECKPOINT), "--list", "--json", str(tmp_path / "y.json")]) == 0
     of_base = json.loads((tmp_path / "y.json").read_text())  # forms of answers are the adapter's
     assert of_base["vqa"]["trained"] and not of_base["form"]["trained"]
 
@@ -297,6 +335,17 @@ def test_evaluate_measures_only_what_was_trained(measured, capsys):
         in refused(capsys, "evaluate", "c", "--task", "vqa")
     )
     assert cli.run(["evaluate", "c", "--task", "few-shot-names", "--shots", "1"]) == 0
+
+
+def test_evaluate_refuses_more_shots_than_the_context_holds(pipe, capsys, monkeypatch):
+    monkeypatch.setattr(tasks, "trained_on", lambda checkpoint: {"names"})
+    monkeypatch.setattr(report, "weights_of", lambda checkpoint: {})
+    config = SimpleNamespace(name="emu-nano", llm=SimpleNamespace(context=64))
+    monkeypatch.setattr(Pipe, "model", SimpleNamespace(config=config))
+    processor = SimpleNamespace(special={}, image_size=32, n_image=4, encode=str.split)
+    monkeypatch.setattr(Pipe, "processor", processor)
+    error = refused(capsys, "evaluate", "c", "--task", "few-shot-names", "--shots", "8", "--limit", "2")
+    assert error.startswith("--shots 8 makes ") and error.endswith("and this model reads 64; use fewer shots")
 
 
 def test_evaluate_all_and_report(measured, tmp_path):

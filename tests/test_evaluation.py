@@ -252,6 +252,7 @@ def test_every_contract_task_is_listed():
     later = [
         "vqa",
         "video-qa",
+        "video-caption",
         "form",
         "dialogue",
         "few-shot-names",
@@ -352,6 +353,28 @@ def test_details_stand_beside_the_score():
         and "|  | **30.0%** | 20.0% – 40.0% | 33.3% | 25.0% | 100.0% |" in rows[2]
     )
     assert report.line(result).endswith("; the middle frame eight times 30.0%")
+
+
+def test_a_detail_with_baselines_of_its_own():
+    """Those of the score do not fit it: what is not known is left empty, and a detail that is not there has no row."""
+    direction = {"n": 80, "rate": 0.9, "interval": [0.8, 0.95]}
+    nearer = {"nearer_than_chance": 0.7, "nearer_than_chance_interval": [0.6, 0.8]}
+    for also, n, baselines in (
+        ({}, 240, "25.0% |  |  |"),
+        ({"chance": 0.2, "blind": 0.3}, 240, "20.0% | 30.0% |  |"),
+    ):
+        details = {"interval": [0.8, 0.9], "parts": {"direction": direction | also}}
+        result = tasks.Result("video-qa", "seen", n, 3, 0.87, 1 / 3, 0.25, 1.0, details)
+        rows = [one for one in report.table(report.collect([result], "emu-tiny")).splitlines() if one.startswith("| ")]
+        assert len(rows) == 3 and rows[2].startswith(
+            "| questions about 8 frames: which way a thing moves | seen | 80 |  |"
+        )
+        assert rows[2].endswith(f"**90.0%** | 80.0% – 95.0% | {baselines}")
+    for also, n in (({}, 200), ({"nearer_than_chance_n": 199}, 199)):
+        details = {"interval": [0.0, 0.1], **nearer, **also}
+        result = tasks.Result("blend", "all", 200, 3, 0.05, 0.004, 0.0, 0.99, details)
+        table = report.table(report.collect([result], "emu-tiny"))
+        assert f"another's | all | {n} |  | **70.0%** | 60.0% – 80.0% | 50.0% |  |  |" in table
 
 
 def test_bench_table_shows_ratio_and_aim():

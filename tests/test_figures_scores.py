@@ -6,13 +6,15 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from minemu.ablations import MEASURES, QUESTIONS
 from minemu.errors import MinemuError
-from minemu.evaluation.published import PUBLISHED, published_table
+from minemu.evaluation.published import PUBLISHED, PUBLISHED_ABLATIONS, TUNED, published_ablations, published_table
 from minemu.evaluation.tasks import TASKS
 from minemu.figures.scores import (
     Score,
     show_bars,
     show_coverage,
+    show_differences,
     show_frechet,
     show_intervals,
     show_matrix,
@@ -101,3 +103,33 @@ def test_published_scores_name_a_source_and_a_task():
     }
     others = [{**seen, "split": "new-drawing", "score": 0.5}, {**seen, "score": 0.6, "details": {"shots": 8}}]
     assert "`few-shot-vqa`: 90.0% (chance 20.0%, blind 25.0%, upper bound 100.0%) |" in published_table([seen, *others])
+
+
+def test_tuned_models_have_the_adapters_scores_beside_them():
+    result = {"task": "vqa", "split": "seen", "chance": 0.2, "blind": 0.25, "upper_bound": 1.0, "details": {}}
+    rows = published_table([{**result, "score": 0.9}], [{**result, "score": 0.7}]).splitlines()
+    for one, row in zip(PUBLISHED, rows[2:], strict=True):
+        if one.task == "vqa":
+            assert ("`vqa`: 70.0% (chance" if one.model in TUNED else "`vqa`: 90.0% (chance") in row
+
+
+def test_published_ablations_name_a_source_a_question_and_a_measure():
+    for one in PUBLISHED_ABLATIONS:
+        assert one.source and one.question in QUESTIONS and one.here in ("", *MEASURES)
+        assert float(one.without) < float(one.with_it)
+    asked = [one for one in PUBLISHED_ABLATIONS if one.question == "video"]
+    assert published_ablations("video").count("\n") == len(asked) + 1
+
+
+def test_differences_are_drawn_with_their_intervals_beside_zero():
+    axes = painted(show_differences({"none": [-1.0, 1.0, 0.0, 0.0], "less": [-1.0, -1.1, -0.9, -1.0]}, "loss")).axes[0]
+    (none, _), (less, _) = (lines_of(axes, y) for y in (0, 1))
+    assert none[0] < 0 < none[1] and less[1] < 0
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["none", "less"]
+    for wrong in ({}, {"one": [1.0]}):
+        with pytest.raises(MinemuError):
+            show_differences(wrong, "loss")
+
+
+def lines_of(axes, y):
+    return [line.get_xdata() for line in axes.lines if set(line.get_ydata()) == {y}]

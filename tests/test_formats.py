@@ -21,11 +21,12 @@ from minemu.data.formats import FORMATS, DataConfig, listing, open_source
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
-from minemu.data.formats.reading import Shuffled, checked_text
+from minemu.data.formats.reading import Filtered, Shuffled, checked_text
 from minemu.data.formats.records import Records
 from minemu.data.formats.storyboards import Storyboards
 from minemu.data.formats.webvid import WebVid
-from minemu.data.mixture import Mixture
+from minemu.data.mixture import Mixture, MixtureConfig
+from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.video import read_frames
 from minemu.errors import MinemuError
 
@@ -95,14 +96,26 @@ def parquet(tmp_path) -> Path:
     return tmp_path
 
 
-def page(sentences: int, similarities: dict[int, float]) -> str:
+def page(sentences: int, similarities: dict[int, float], matched: dict[int, int] | None = None) -> str:
+    """A page on which picture k fits sentence k, or another that is named in `matched`."""
+    matched = matched or {}
     infos = [
-        {"image_name": f"{k}.png", "matched_text_index": k, "matched_sim": similarity, "raw_url": "http://x.invalid"}
+        {
+            "face_detections": None,
+            "image_name": f"{k}.png",
+            "matched_sim": similarity,
+            "matched_text_index": matched.get(k, k),
+            "raw_url": "http://x.invalid",
+        }
         for k, similarity in similarities.items()
     ]
-    return json.dumps(
-        {"url": "http://x.invalid", "text_list": [f"sentence {k}." for k in range(sentences)], "image_info": infos}
-    )
+    return json.dumps({
+        "image_info": infos,
+        "similarity_matrix": [[0.2] * sentences for _ in infos],
+        "text_list": [f"sentence {k}." for k in range(sentences)],
+        "url": "http://x.invalid",
+        "could_have_url_duplicate": 0,
+    })  # fmt: skip
 
 
 @pytest.fixture
@@ -186,12 +199,14 @@ def talks(tmp_path) -> Path:
 
 
 class Counted:
-    """A reader that knows its samples' numbers; those in `bad` cannot be read."""
+    """A reader that knows its samples' numbers; those in `bad` cannot be read, those in `filtered` are left out."""
 
-    def __init__(self, blocks: list[int], bad: set[int] = frozenset()):
-        self.blocks, self.bad = blocks, bad
+    def __init__(self, blocks: list[int], bad: set[int] = frozenset(), filtered: set[int] = frozenset()):
+        self.blocks, self.bad, self.filtered = blocks, bad, filtered
 
     def read(self, k: int, rng: np.random.Generator) -> tuple[int, float]:
+        if k in self.filtered:
+            raise Filtered(f"sample {k} is left out")
         if k in self.bad:
             raise MinemuError(f"sample {k} is bad")
         return k, rng.random()
@@ -215,13 +230,18 @@ def test_epochs_and_seeds_differ():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sets(st.integers(0, 11), max_size=11), st.integers(0, 60), st.permutations(range(12)))
-def test_bad_samples_are_skipped_alike_whatever_was_read_before(bad, number, others):
-    fresh, used = (Shuffled(Counted([5, 7], bad), max_bad=1) for _ in range(2))
+@given(
+    st.sets(st.integers(0, 11), max_size=6),
+    st.sets(st.integers(0, 11), max_size=5),
+    st.integers(0, 60),
+    st.permutations(range(12)),
+)
+def test_samples_are_skipped_alike_whatever_was_read_before(bad, filtered, number, others):
+    fresh, used = (Shuffled(Counted([5, 7], bad, filtered), max_bad=1) for _ in range(2))
     for other in others:
         used.document(other)
     assert fresh.document(number) == used.document(number)
-    assert fresh.document(number)[0] not in bad
+    assert fresh.document(number)[0] not in bad | filtered
 
 
 def test_bad_samples_are_named_and_counted_once(caplog):
@@ -237,6 +257,20 @@ def test_bad_samples_are_named_and_counted_once(caplog):
     ]
 
 
+def test_filtered_samples_are_left_out_in_silence(caplog):
+    told = []
+    filtered = set(range(0, 1000, 2))
+    source = Shuffled(Counted([1000], {1}, filtered), max_bad=0.01, on_skip=lambda k, why: told.append(k))
+    assert {source.document(n)[0] for n in range(1000)} == set(range(3, 1000, 2))
+    assert told == [1] and len(caplog.records) == 1
+    source = Shuffled(Counted([1000], filtered=filtered))
+    assert [source.document(n)[0] % 2 for n in range(100)] == [1] * 100 and source.tried == 100
+    with pytest.raises(MinemuError, match="none of the 3 samples can be used; one of them: sample . is left out"):
+        Shuffled(Counted([3], filtered={0, 1, 2})).document(0)
+    with pytest.raises(MinemuError, match="none of the 3 samples can be used; one of them: sample 1 is bad"):
+        Shuffled(Counted([3], {1}, {0, 2})).document(0)
+
+
 def test_too_many_bad_samples_stop_the_run():
     source = Shuffled(Counted([1000], set(range(0, 1000, 2))), max_bad=0.1)
     with pytest.raises(MinemuError) as error:
@@ -245,7 +279,7 @@ def test_too_many_bad_samples_stop_the_run():
     message = str(error.value)
     assert message.startswith("11 of ") and "are bad, more than max_bad=0.1 allows; the last: sample" in message
     assert message.endswith("Repair the data, or raise max_bad")
-    with pytest.raises(MinemuError, match="none of the 3 samples can be read; the first: sample"):
+    with pytest.raises(MinemuError, match="none of the 3 samples can be used; one of them: sample"):
         Shuffled(Counted([3], {0, 1, 2}), max_bad=1).document(0)
     with pytest.raises(MinemuError, match="max_bad=5, seed=0: use a share from 0 to 1, and a seed of 0 or more"):
         Shuffled(Counted([3]), max_bad=5)
@@ -357,6 +391,13 @@ def test_parquet(parquet):
         Parquet([parquet / "c.parquet"])
 
 
+def test_parquet_of_laion_coco_gives_its_captions_and_not_what_the_web_said(tmp_path):
+    table = {"URL": ["http://x.invalid"], "TEXT": ["IMG_0042 buy now"], "top_caption": ["a red square"]}
+    table |= {"all_captions": [["a red square", "a box"]], "jpg": [encoded(coloured(3))]}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    assert split(Parquet([tmp_path / "a.parquet"]).read(0, LOT)) == ([3], ["a red square"])
+
+
 @pytest.mark.parametrize("token", ["<unk>", "[USER]", "[ASSISTANT]", "</s>"])
 def test_a_text_with_a_special_token_is_a_bad_sample(token):
     with pytest.raises(MinemuError, match="a.tar: the text contains the special token"):
@@ -369,22 +410,63 @@ def test_mmc4_takes_what_emu_took(pages):
     assert split(reader.read(0, LOT)) == ([0, 2], ["sentence 0.", "sentence 1.", "sentence 2."])
     assert split(reader.read(1, LOT))[0] == [1]
     assert split(reader.read(2, LOT))[0] == [0, 1, 2, 3, 4]
-    with pytest.raises(MinemuError, match="record 3 of .*: no picture with similarity 0.32 or more"):
+    with pytest.raises(Filtered, match="record 3 of .* has no picture with similarity 0.32 or more"):
         reader.read(3, LOT)
     sides = {isinstance(reader.read(0, np.random.default_rng(k))[0], str) for k in range(20)}
     assert sides == {True, False}
+
+
+def shape(document: list) -> list:
+    """Numbers for pictures, "." for a text."""
+    return ["." if isinstance(piece, str) else number(piece) for piece in document]
+
+
+def test_several_pictures_of_one_sentence_stand_together(pages):
+    fit = dict.fromkeys((0, 1, 2, 3, 4, 5, 6, 9), 0.4)  # more pictures than sentences, and 9.png is not in the folder
+    matched = {0: 1, 1: 0, 2: 1, 3: 1, 4: 0, 5: 1, 6: 0, 9: 1}
+    pages.write_text(page(2, {**fit, 5: 0.1}, matched) + "\n" + page(2, {0: 0.4, 9: 0.5}, {0: 1, 9: 1}))
+
+    def shapes(k: int, **config) -> set[tuple]:
+        reader = MMC4([pages], pages.parent, words, 6, MMC4Config(**config))
+        return {tuple(shape(reader.read(k, np.random.default_rng(seed)))) for seed in range(20)}
+
+    assert shapes(0) == {(1, 4, 6, ".", 0, 2, "."), (".", 1, 4, 6, ".", 0, 2)}  # five; 3 is one too many
+    assert shapes(0, pictures=3) == {(1, 4, 6, ".", "."), (".", 1, 4, 6, ".")}
+    assert shapes(0, pictures=9) == {(1, 4, 6, ".", 0, 2, 3, "."), (".", 1, 4, 6, ".", 0, 2, 3)}
+    assert shapes(0, tokens=16) == {(1, 4, "."), (".", 1, 4), (0, 2, "."), (".", 0, 2)}  # as many as fit
+    assert shapes(1) == {(".", 0, "."), (".", ".", 0)}  # the one that is there, whichever comes last
+
+
+def test_a_page_whose_pictures_are_gone_is_bad_and_one_whose_pictures_do_not_fit_is_not(pages):
+    lines = [
+        page(2, {0: 0.4}),
+        *[page(2, {0: 0.1, 1: 0.31})] * 200,
+        page(2, {9: 0.4}, {9: 0}),
+        page(2, {0: 0.4}, {0: -1}),
+    ]
+    pages.write_text("\n".join(lines))
+    told = []
+    source = open_source(
+        DataConfig("mmc4", str(pages), str(pages.parent), max_bad=0.02), words, 4, on_skip=lambda *one: told.append(one)
+    )
+    assert {tuple(split(source.document(n))[0]) for n in range(len(source))} == {(0,)}
+    assert sorted(told) == [
+        (k, f"record {k} of {pages}: no picture with similarity 0.32 or more in {pages.parent}; fetch them again")
+        for k in (201, 202)
+    ]
 
 
 @given(st.integers(8, 80), st.integers(0, 2**31))
 def test_parts_of_a_page_fit_and_keep_pictures_with_their_sentences(tokens, seed):
     reader = MMC4.__new__(MMC4)  # no files: only the choice of a part is tried
     reader.length, reader.picture_length, reader.config = words, 6, MMC4Config(tokens=tokens)
-    sentences, pictures = [f"sentence {k}." for k in range(8)], {k: Path(f"{k}.png") for k in (1, 2, 3, 5, 6, 7)}
+    many = {1: 1, 2: 3, 3: 1, 5: 7, 6: 2, 7: 1}
+    sentences, pictures = [f"sentence {k}." for k in range(8)], {k: [Path("a.png")] * n for k, n in many.items()}
     part = reader._part(sentences, pictures, np.random.default_rng(seed), "page")
-    kept = [k for k in part if k in pictures]
+    kept = [len(pictures.get(k, [])) for k in part]
     assert part == list(range(part[0], part[-1] + 1))
-    assert 1 <= len(kept) <= 5
-    assert sum(2 + 6 * (k in kept) for k in part) <= tokens
+    assert 1 <= sum(kept) <= 5
+    assert sum(2 + 6 * count for count in kept) <= tokens
 
 
 def test_webvid(webvid, monkeypatch):
@@ -569,8 +651,11 @@ def test_bad_record_files(tmp_path):
         Records([path])[1]
     with pytest.raises(MinemuError, match="record 2 of .*a.json is not a JSON object"):
         Records([path])[2]
-    with pytest.raises(MinemuError, match="a.jsonl.gz is compressed .*; unpack it: gunzip a.jsonl.gz"):
-        Records([tmp_path / "a.jsonl.gz"])
+    for name, unpack in [("a.jsonl.gz", "gunzip"), ("docs_no_face_shard_0_v3.jsonl.zip", "unzip")]:
+        with pytest.raises(
+            MinemuError, match=f"{name} is compressed and cannot be read .*; unpack it: {unpack} {name}$"
+        ):
+            Records([tmp_path / name])
 
 
 # ---- damaged files ---------------------------------------------------------------------------------------------------
@@ -652,7 +737,7 @@ def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboar
         DataConfig("parquet", str(parquet / "*.parquet")),
         DataConfig("mmc4", str(pages), folder, mmc4=MMC4Config(pictures=1)),
         DataConfig("webvid", str(webvid), folder, frames=3),
-        DataConfig("storyboards", str(storyboards)),
+        DataConfig("storyboards", str(storyboards), frames=1),
         DataConfig("chats", str(talks), folder, frames=3, random_frames=False),
     ]
     assert [config.format for config in configs] == list(FORMATS)
@@ -660,6 +745,7 @@ def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboar
         assert open_source(config, words, 4, seed=3).document(2)
     assert len(split(open_source(configs[2], words, 4).document(0))[0]) == 1
     assert len(split(open_source(configs[3], words, 4).document(0))[0]) == 3
+    assert len(split(open_source(configs[4], words, 4).document(0))[0]) == 1
 
 
 def test_what_is_listed_of_a_data_set(shards, storyboards):
@@ -676,7 +762,47 @@ def test_what_is_listed_of_a_data_set(shards, storyboards):
         listing(DataConfig("storyboards", shards))
 
 
+@pytest.mark.parametrize(
+    "source, config, says",
+    [
+        ("scenes", DataConfig("parquet", "x", folder="y"),
+         "scenes.folder is not read by format 'parquet', only by mmc4, webvid, chats: leave it out"),
+        ("clips", DataConfig("webvid", "x", mmc4=MMC4Config(pictures=3)),
+         "clips.mmc4.pictures is not read by format 'webvid', only by mmc4: leave it out"),
+        ("interleaved", DataConfig("mmc4", "x", frames=4),
+         "interleaved.frames is not read by format 'mmc4', only by webvid, storyboards, chats: leave it out"),
+        ("storyboards", DataConfig("storyboards", "x", random_frames=False),
+         "storyboards.random_frames is not read by format 'storyboards', only by webvid, chats: leave it out"),
+        ("labels", DataConfig("toy", "", max_bad=0.5),
+         "labels.max_bad is not read by format 'toy', only by webdataset, parquet, mmc4, webvid, storyboards, chats: leave"),
+        ("conversations", DataConfig("chats", "x", mmc4=MMC4Config(tokens=99)),
+         "conversations.mmc4.tokens is not read by format 'chats', only by mmc4: leave it out"),
+    ],
+)  # fmt: skip
+def test_settings_that_a_format_does_not_read_are_refused(source, config, says):
+    with pytest.raises(MinemuError, match=f"^train.data.{says}"):
+        if source == "conversations":
+            open_talks(config, None, words, 4, 0)
+        else:
+            open_mixture(MixtureConfig(), DataFiles(**{source: config}), None, words, 4, 0)
+
+
+def test_settings_that_a_format_reads_are_not_refused(pages, webvid, storyboards, talks):
+    folder = str(pages.parent)
+    files = DataFiles(
+        interleaved=DataConfig("mmc4", str(pages), folder, 0.1, MMC4Config(0.3, 4, 99)),
+        clips=DataConfig("webvid", str(webvid), folder, frames=3, random_frames=False),
+        storyboards=DataConfig("storyboards", str(storyboards), max_bad=0.1, frames=3),
+        conversations=DataConfig("chats", str(talks), folder, frames=3, random_frames=False),
+    )
+    mixture = open_mixture(MixtureConfig(), files, None, words, 4, 0)
+    assert len(mixture.sources["clips"]) == 6 and mixture.sources["storyboards"].reader.pictures == 3
+    assert len(open_talks(files.conversations, None, words, 4, 0)) == 5
+
+
 def test_bad_configuration(tmp_path):
+    with pytest.raises(MinemuError, match="frames=0: take 1 or more of each clip"):
+        open_source(DataConfig("storyboards", str(tmp_path), frames=0), words, 4)
     with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'?"):
         open_source(DataConfig("webdatset", "x"), words, 4)
     with pytest.raises(MinemuError, match=r"no file matches .*\*.tar; check the path"):

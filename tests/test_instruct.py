@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from minemu import adapters
+from minemu import adapters, cli
 from minemu.chat import user_message
 from minemu.data.conversations import SYSTEM_VIDEO, Conversation, Turn, conversation
 from minemu.data.formats import DataConfig
@@ -92,7 +92,7 @@ def test_a_batch_holds_conversations_of_like_length(stage):
 def test_every_fourth_batch_rehearses_pretraining(root, stage):
     config, recipe = resolve("emu-nano", SETTINGS)
     world = ToyWorld("seen", image_size=32)
-    rehearsing = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world))
+    rehearsing = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world), every=4)
     for index, without in ((0, 0), (1, 1), (2, 2), (4, 3), (5, 4)):
         assert torch.equal(rehearsing.batch(index)["input_ids"], stage.batch(without)["input_ids"])
     documents = rehearsing.batch(3)
@@ -223,6 +223,16 @@ def test_an_adapter_of_another_base_is_refused(root, tmp_path):
         )
 
 
+def test_the_command_line_refuses_an_adapter_of_another_base(root, tmp_path, capsys):
+    config, _ = resolve("emu-nano", SETTINGS)
+    other = EmuPipeline(Emu(config), EmuProcessor.from_pretrained(root / "checkpoint"), VisualDecoder(config.decoder))
+    other.save_pretrained(tmp_path / "emu-nano")
+    shutil.copytree(root / "instruct" / "adapter", tmp_path / "adapter")
+    assert cli.run(["generate", str(tmp_path / "adapter"), "what is this?"]) == cli.BAD_INPUT
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and "was trained on another base" in error
+
+
 def test_what_is_no_adapter_is_said(root, tmp_path):
     with pytest.raises(MinemuError, match="merge=True needs an adapter"):
         EmuPipeline.from_pretrained(root / "checkpoint", merge=True)
@@ -293,3 +303,12 @@ def test_emu_i_answers_messages_in_its_template(root):
         base.chat(messages)
     with pytest.raises(MinemuError, match="give a list of text and pictures"):
         tuned.chat(messages[0])
+
+
+def test_without_rehearsal_there_are_conversations_alone(root, stage):
+    config, recipe = resolve("emu-nano", SETTINGS)
+    world = ToyWorld("seen", image_size=32)
+    plain = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world), every=0)
+    assert all(torch.equal(plain.batch(i)["input_ids"], stage.batch(i)["input_ids"]) for i in range(4))
+    with pytest.raises(MinemuError, match="train.rehearse=1 leaves no conversations: give 2 or more, or 0"):
+        resolve("emu-nano", {"train.rehearse": 1})

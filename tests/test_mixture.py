@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minemu.data import documents, kinds, movies, storyboards, world
-from minemu.data.captions import parse, plural, same, unsaid
+from minemu.data.captions import noun_phrase, parse, plural, same, unsaid
 from minemu.data.documents import by_time
 from minemu.data.lessons import LESSONS
 from minemu.data.mixture import ALL_SOURCES, SOURCES, Mixture, ToySource, toy_mixture
@@ -274,6 +274,16 @@ def test_captions_of_changes():
     assert movies.caption(Movie(llama, fox)) == "a llama turns into a fox on a green background, Noto style"
     assert movies.caption(Movie(llama, llama)) == "a llama stays still on a green background, Noto style"
     assert movies.caption(Movie(llama, llama, "up")) == "a llama moves up on a green background, Noto style"
+
+
+def test_the_parts_of_a_caption_are_read_back(training):
+    for i in range(60):
+        movie = movies.any_movie(training, training.generator(i))
+        thing, event, look = movies.parse(movies.caption(movie))
+        assert thing + event + look == movies.caption(movie)
+        assert thing == noun_phrase(movie.first.groups[0]) and (" moves " in event) == bool(movie.direction)
+        assert look.startswith(" on a") and look.count("background") == 1
+    assert movies.parse("a llama on a green background, Noto style") is None and movies.parse("") is None
 
 
 def test_shipped_animations_move_on_a_coloured_background(training):

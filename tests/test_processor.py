@@ -10,8 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+import minemu
 from minemu.errors import MinemuError
+from minemu.pipeline import EmuPipeline
 from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, is_picture_path, read_picture
+from minemu.prompts import DESCRIBE
+from minemu.sequence import Video
 from minemu.tokenizer import train_tokenizer
 
 CORPUS = ["a big llama on a green background, Twemoji style", "two llamas above a kick scooter", "three pandas."]
@@ -149,7 +153,84 @@ def test_save_and_load(processor, tmp_path):
         EmuProcessor.from_pretrained(tmp_path / "nowhere")
 
 
+# ---- clips -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clip(tmp_path):
+    """Twelve frames that grow darker, as a GIF and as a folder, and a still."""
+    frames = [Image.new("RGB", (16, 16), (20 * k, 0, 0)) for k in range(12, 0, -1)]
+    for name in ("clip.gif", "clip.webp"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
+    (tmp_path / "frames").mkdir()
+    for number, frame in enumerate(frames):
+        frame.save(tmp_path / "frames" / f"{number:02}.png")
+    frames[0].save(tmp_path / "still.gif")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "frames"])
+def test_a_path_to_what_moves_is_a_video(processor, clip, name):
+    shown = processor([[clip / name, "what moves?"]])
+    taken = [clip / "frames" / f"{number:02}.png" for number in (0, 2, 3, 5, 6, 8, 9, 11)]
+    given = processor([[Video(taken), "what moves?"]])
+    assert shown["input_ids"].tolist() == given["input_ids"].tolist() and shown["images"].shape[0] == 8
+    torch.testing.assert_close(shown["images"], given["images"], atol=0.05, rtol=0)
+    if name != "frames":  # without a suffix a text is a text
+        assert processor([[str(clip / name), "what moves?"]])["images"].equal(shown["images"])
+    assert processor.as_text([clip / name]).count("<image>") == 8 * 4
+
+
+def test_a_video_of_frames_is_made_with_what_the_package_exports():
+    assert minemu.Video is Video and "Video" in minemu.__all__
+
+
+def test_a_still_is_one_picture_and_a_missing_film_is_told(processor, clip):
+    assert processor([[clip / "still.gif"]])["images"].shape[0] == 1
+    for path in ("none.mp4", clip / "none.mp4"):
+        with pytest.raises(MinemuError, match="the clip .*none.mp4 does not exist; check the path"):
+            processor([[path, "what moves?"]])
+    with pytest.raises(MinemuError, match="none.gif does not exist; check the path"):
+        processor([[clip / "none.gif"]])
+
+
+class Teller(EmuPipeline):
+    """A pipeline that notes what it is asked for."""
+
+    def __init__(self, processor):
+        self.processor = processor
+
+    def chat_batch(self, samples, **settings):
+        self.seen, self.settings = self.processor(samples)["images"].shape[0], settings
+        return [type("Said", (), {"text": "it moves"})]
+
+    def imagine(self, samples):
+        raise StopIteration("a next picture is asked for")
+
+
+def test_a_clip_is_captioned_like_a_picture(processor, clip):
+    pipe = Teller(processor)
+    for shown, pictures in (
+        (clip / "clip.gif", 8),
+        (str(clip / "clip.webp"), 8),
+        (str(clip / "frames"), 8),
+        (Video([red(), red(), red()]), 3),
+        (clip / "still.gif", 1),
+        (red(), 1),
+    ):
+        assert pipe.caption(shown, max_new_tokens=3) == "it moves" and pipe.seen == pictures
+        assert pipe.settings == {**DESCRIBE, "max_new_tokens": 3}
+    with pytest.raises(MinemuError, match="nowhere does not exist; check the path"):
+        pipe.caption("nowhere")
+
+
+def test_a_clip_alone_is_not_rebuilt(processor, clip):
+    for shown in (clip / "clip.gif", str(clip / "clip.gif"), Video([red()])):
+        with pytest.raises(StopIteration, match="a next picture"):
+            Teller(processor)([shown])
+
+
 def test_a_sentence_that_ends_like_a_file_is_a_sentence(tmp_path):
     assert is_picture_path("cat.png") and not is_picture_path(": open cat.png") and not is_picture_path("cat")
     (tmp_path / "my cat.png").write_bytes(b"")
-    assert is_picture_path(str(tmp_path / "my cat.png"))
+    assert is_picture_path(str(tmp_path / "my cat.png")) and is_picture_path("cat.mp4")

@@ -16,6 +16,8 @@ from packaging.utils import canonicalize_name
 import minemu
 from minemu import cli
 from minemu.evaluation import report
+from minemu.files import read_json
+from minemu.pipeline import DECODER_FOLDER
 from minemu.training.export import adapter_card, model_card
 
 if sys.version_info >= (3, 11):
@@ -119,6 +121,11 @@ def test_readme_names_commands_that_exist():
 
 CHECKPOINT = ROOT / "data_samples/emu-tiny"
 ADAPTER = ROOT / "data_samples/emu-tiny-instruct"
+
+
+def test_the_shipped_configuration_is_that_of_the_decoder_beside_it():
+    told, own = read_json(CHECKPOINT / "config.json")["decoder"], read_json(CHECKPOINT / DECODER_FOLDER / "config.json")
+    assert own.pop("model_type") == "emu_visual_decoder" and told == own
 
 
 @pytest.mark.parametrize(

@@ -276,6 +276,20 @@ def test_a_long_video_is_sampled_at_equal_distances():
     assert EMU_I.as_text(PROMPTS["emu-i-video"].fill(video=[IMG] * 50, question="what?")).count(SLOTS) == 8
 
 
+def test_a_clip_in_a_conversation_may_be_a_path(tmp_path):
+    frames = [Image.new("RGB", (8, 8), (9 * k, 0, 0)) for k in range(20)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    for kind in ("video", "image"):  # what moves is a video, whatever it is called
+        for path in (tmp_path / "clip.gif", str(tmp_path / "clip.gif")):
+            asked = [user({"type": kind, kind: path}, "what moves?")]
+            text = EMU_I.apply_chat_template(asked, add_generation_prompt=True)
+            assert text.count(SLOTS) == 8 and text.startswith(
+                "You are a helpful assistant and you will be presented with a video"
+            )
+            assert EMU_I.apply_chat_template(asked, tokenize=True)["images"].shape[0] == 8
+            assert CHAT.apply_chat_template(asked).count("[gIMG]") == 16
+
+
 def test_a_video_of_no_frames():
     with pytest.raises(MinemuError, match="a video without frames"):
         Video([])

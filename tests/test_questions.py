@@ -293,6 +293,21 @@ def test_answers_have_the_asked_form(world):
     assert min(forms[form] for form in FORMS) > 30
 
 
+def test_a_dialogue_about_a_clip_goes_on_with_what_stays_the_same(world):
+    """The background is asked for only where it does not change."""
+    asked, turns = Counter(), Counter()
+    for i in range(400):
+        one = conversation(world, i)
+        if one.system == SYSTEM_VIDEO:
+            turns[len(one.turns)] += 1
+            texts = [turn.user[-1].split(" answer in")[0] for turn in one.turns]
+            assert len(set(texts)) == len(texts)
+            asked.update(texts[1:])
+            assert "colour" not in " ".join(texts[1:]) or "the background" not in one.turns[0].answer
+    assert set(turns) == {1, 2, 3} and min(turns.values()) > 10
+    assert set(asked) == {"what colour is the background?", "which style is this drawn in?"}
+
+
 def test_every_sort_of_question_is_asked_in_conversations(world):
     """As often first as any other, with answers that are equally likely."""
     first, texts = Counter(), Counter()

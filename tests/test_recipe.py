@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.model import Emu
+from minemu.model import Emu, read_config
 from minemu.pipeline import EmuPipeline
 from minemu.training import checkpoint
 from minemu.training.continuing import is_lengthened, lengthen
@@ -25,6 +25,7 @@ from minemu.training.export import export
 from minemu.training.loop import make_optimizers
 from minemu.training.recipe import make_processor, run_recipe, train_stage
 from minemu.training.recipes import STAGES, resolve
+from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
@@ -49,6 +50,13 @@ def test_the_checkpoint_loads_draws_and_speaks(finished):
     assert isinstance(pipe.caption(out.images[0], max_new_tokens=3), str)
     assert pipe([out.images[0]]).embeds.shape == (1, 4, 48)
     assert pipe([["a cat"], ["a dog", out.images[0], "a cat"]], output_type="pt").images.shape == (2, 3, 32, 32)
+
+
+def test_the_configuration_is_that_of_the_decoder_beside_it(finished, tmp_path):
+    pipe = EmuPipeline.from_pretrained(finished[1])
+    other = replace(pipe.decoder.config, unet_channels=(16, 16), sketch_layers=2)
+    EmuPipeline(pipe.model, pipe.processor, VisualDecoder(other)).save_pretrained(tmp_path)
+    assert EmuPipeline.from_pretrained(tmp_path).decoder.config == other == read_config(tmp_path).decoder
 
 
 def test_a_picture_is_one_however_it_is_named(finished, tmp_path):
@@ -362,7 +370,11 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
     assert not train_stage("emu-nano", stage, tmp_path, SHORT, stop_after=4)
     assert train_stage("emu-nano", stage, tmp_path, SHORT)
     whole, parts = (checkpoint.latest(folder / "emu-nano" / stage / "checkpoints") for folder in (root, tmp_path))
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    files = {path.name for path in whole.glob("*.safetensors")}
+    assert files >= {"model.safetensors", "optimizer.safetensors"} | (
+        {"average.safetensors"} if stage == "decoder" else set()
+    )
+    for name in files:
         a, b = load_file(whole / name), load_file(parts / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
@@ -385,6 +397,8 @@ def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
         {"objective.targets": "frozen"},
         {"objective.image_loss": "cosine", "objective.say_image": True},
         {"decoder.codec": "vae", "decoder.latent_channels": 4, "train.codec.steps": 4},
+        {"decoder.conditions": "generated", "decoder.guidance_scale": 3.0, "decoder.inference_steps": 2},
+        {"decoder.conditions": "encoder"},
     ],
 )
 def test_named_options_train(tmp_path, changes):
@@ -394,7 +408,7 @@ def test_named_options_train(tmp_path, changes):
         **{f"train.{stage}.steps": 2 for stage in ("encoder", "bridge", "language", "emu")},
         **changes,
     }
-    stages = ("codec",) if "decoder.codec" in changes else ("encoder", "bridge", "language", "emu")
+    stages = {"decoder.codec": ("codec",), "decoder.conditions": STAGES}.get(min(changes), STAGES[:4])
     assert all(train_stage("emu-nano", stage, tmp_path, short) for stage in stages)
 
 

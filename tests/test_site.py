@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 sys.path.insert(0, str(FOLDER))
@@ -37,14 +38,32 @@ def test_each_notebook_has_a_page_and_the_index_leads_to_it(site):
     assert ">98 The second</a>" in index
 
 
-def test_pages_hold_their_figures_and_link_to_pages(site):
-    folder, first = site
-    page = (folder / f"{first}.html").read_text(encoding="utf-8")
-    pictures = [
-        output.data["image/png"][:2000].strip()
-        for cell in nbformat.read(FOLDER / f"{first}.ipynb", as_version=4).cells
+def figures(name):
+    """The picture outputs of a notebook."""
+    return [
+        output
+        for cell in nbformat.read(FOLDER / f"{name}.ipynb", as_version=4).cells
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
     ]
+
+
+def test_pages_hold_their_figures_and_link_to_pages(site):
+    folder, first = site
+    page = (folder / f"{first}.html").read_text(encoding="utf-8")
+    pictures = [output.data["image/png"][:2000].strip() for output in figures(first)]
     assert pictures and all(picture in page for picture in pictures)
     assert f'href="{first}.html#One-loss"' in (folder / "98_second.html").read_text(encoding="utf-8")
+
+
+def test_every_figure_has_its_alternative_text_on_its_page(tmp_path):
+    import build
+
+    build.site(tmp_path)
+    for path in FOLDER.glob("*.ipynb"):
+        page = (tmp_path / f"{path.stem}.html").read_text(encoding="utf-8")
+        assert "No description has been provided" not in page
+        images = BeautifulSoup(page, "html.parser").select("img[src^='data:image/png']")
+        shown = [(image["src"].partition("base64,")[2].strip(), image["alt"]) for image in images]
+        told = [(one.data["image/png"].strip(), one.metadata["image/png"]["alt"]) for one in figures(path.stem)]
+        assert shown == told, path.stem

@@ -1,11 +1,13 @@
 """The loop: a run that was killed and resumed ends with the same bits, and nothing bad is ever written."""
 
 import json
+import mmap
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -14,11 +16,11 @@ from safetensors.torch import load_file
 
 from minemu import files
 from minemu.errors import MinemuError
-from minemu.training import checkpoint
+from minemu.training import checkpoint, loop, machine
 from minemu.training.emu import LanguageStage
 from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
 from minemu.training.recipe import train_stage
-from minemu.training.run import RunLog, describe
+from minemu.training.run import RunLog, alone, describe
 
 
 class Toy(Stage):
@@ -117,6 +119,34 @@ def test_a_loss_that_is_no_number_stops_before_the_update(tmp_path):
     run(tmp_path / "good", stop_after=4)
     good, kept = bits(tmp_path / "good"), bits(tmp_path / "broken")
     assert all(torch.equal(good[name], kept[name]) for name in good)
+
+
+def test_a_gradient_that_is_no_number_names_its_batches(tmp_path):
+    class Steep(Toy):
+        def loss(self, batch):
+            return {"loss": (self.module(batch).sum() * 0).sqrt()}  # a loss of 0 whose slope is endless
+
+    with pytest.raises(MinemuError, match="stage toy: loss or gradient is nan in batches 0 to 1; stopped before"):
+        run(tmp_path / "steep", Steep())
+
+
+@pytest.mark.parametrize(("cost", "told"), [(400.0, True), (0.5, False)])
+def test_a_processor_that_is_slow_in_bfloat16_is_told(tmp_path, monkeypatch, capsys, cost, told):
+    monkeypatch.setattr(loop, "bfloat16_cost", lambda: cost)
+    run(tmp_path / "toy", config=replace(CONFIG, steps=1, precision="bfloat16"))
+    says = "stage toy: bfloat16 takes 400 times as long as float32 on this processor; another run folder with --set train.toy"
+    assert (says in capsys.readouterr().out) == told
+
+
+def test_the_peak_of_memory_is_a_stages_own():
+    assert 0 < machine.bfloat16_cost() < 1e5
+    machine.forget_peak_memory()
+    with mmap.mmap(-1, 2 * 10**8) as block:  # given back for certain, unlike what an allocator keeps
+        for start in range(0, len(block), mmap.PAGESIZE):
+            block[start] = 1
+        high = machine.peak_memory_gb()
+    machine.forget_peak_memory()
+    assert machine.peak_memory_gb() < high - 0.1 or not os.access("/proc/self/clear_refs", os.W_OK)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "accumulate", "checkpoint_every", "log_every", "steps"])
@@ -306,6 +336,42 @@ def test_what_cannot_be_trained_is_said(tmp_path):
         train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
     with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
         RunLog(tmp_path / "log.jsonl", "wandbb")
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    folder = tmp_path / "emu-nano" / "encoder"
+    with alone(folder), pytest.raises(MinemuError, match=f"another process trains in {folder}; wait until it ends"):
+        train_stage("emu-nano", "encoder", tmp_path)
+    assert not (folder / "log.jsonl").exists()
+    with alone(folder):  # and the lock ends with its block
+        pass
+
+
+def test_tensorboard_is_written_and_closed(tmp_path, monkeypatch):
+    calls = []
+
+    class Writer:
+        def __init__(self, folder):
+            calls.append(folder)
+
+        def add_scalar(self, key, value, step):
+            calls.append((key, value, step))
+
+        def close(self):
+            calls.append("closed")
+
+    fake = ModuleType("torch.utils.tensorboard")
+    fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
+    log = RunLog(tmp_path / "log.jsonl", "tensorboard")
+    log.write({"step": 3, "loss": 0.5})
+    log.close()
+    assert calls == [tmp_path / "tensorboard", ("loss", 0.5, 3), "closed"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(
+        MinemuError, match="--log-to tensorboard needs the package tensorboard: pip install tensorboard"
+    ):
+        RunLog(tmp_path / "log.jsonl", "tensorboard")
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])

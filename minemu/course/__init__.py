@@ -4,14 +4,16 @@
     check("01.mask", answer)                 "right: ...", "not yet: what is wrong", or "not done yet: what to write"
 
 The checks of notebook 01 are in `minemu.course.nb01`, and so on. A check asserts, with a message that helps; a test solves every
-exercise with the solution that its notebook prints.
+exercise with the solution that its notebook prints, and tries answers that are nearly right.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +103,52 @@ def find(name: str) -> tuple[str, Check]:
 
 def call(function: Callable, *arguments: Any, **named: Any) -> Any:
     """What the reader's function returns; an unwritten one returns None."""
-    answer = function(*arguments, **named)
+    answer = attempt(function, *arguments, **named)
     if answer is None:
         raise NotDone
     return answer
 
 
+def attempt(function: Callable, *arguments: Any, **named: Any) -> Any:
+    """What the reader's function returns, None too. Its errors are wrong answers; those of a check remain errors."""
+    assert callable(function), (
+        f"hand over the function itself, not what it returns (here of type {type(function).__name__})"
+    )
+    try:
+        return function(*arguments, **named)
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)[1:]  # without the line above
+        own = [frame.line for frame in frames if frame.filename == frames[0].filename and frame.line]
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
+        raise AssertionError(f"your function raised {told}" + (f" (in `{own[-1]}`)" if own else "")) from error
+
+
+def shaped(mine: Any, shape: Sequence[int], what: str) -> None:
+    """Assert that the answer is a tensor of this shape."""
+    assert isinstance(mine, torch.Tensor), f"{what} should be a tensor, not {type(mine).__name__}"
+    assert mine.shape == tuple(shape), f"the shape of {what} should be {tuple(shape)}, not {tuple(mine.shape)}"
+
+
+def number(mine: Any, what: str) -> Any:
+    """The answer as a number of Python; a tensor that holds one is one."""
+    if isinstance(mine, torch.Tensor) and mine.numel() == 1:
+        mine = mine.item()
+    assert isinstance(mine, Real), f"{what} should be a number, not {type(mine).__name__}"
+    return mine
+
+
+def numbers(mine: Any, count: int, what: str) -> list:
+    """The answer, a list or a tensor of `count` numbers, as a list."""
+    assert isinstance(mine, (list, tuple)) or (isinstance(mine, torch.Tensor) and mine.ndim == 1), (
+        f"{what} should be a list or a tensor of one axis, not {type(mine).__name__}"
+    )
+    assert len(mine) == count, f"{what} should have {count} entries, not {len(mine)}"
+    return [number(one, f"each entry of {what}") for one in mine]
+
+
 def same(mine: torch.Tensor, wanted: torch.Tensor, what: str, tolerance: float = 1e-4) -> None:
     """Assert that two tensors agree, and say in words where they do not."""
-    assert isinstance(mine, torch.Tensor), f"{what} should be a tensor, not {type(mine).__name__}"
-    assert mine.shape == wanted.shape, f"the shape of {what} should be {tuple(wanted.shape)}, not {tuple(mine.shape)}"
+    shaped(mine, wanted.shape, what)
     if wanted.dtype == torch.bool:
         assert mine.dtype == torch.bool, f"{what} should be boolean, not {mine.dtype}"
         wrong = int((mine != wanted).sum())

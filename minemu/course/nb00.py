@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from minemu.config import LLMConfig, ObjectiveConfig
-from minemu.course import call, exercise, same
+from minemu.course import call, exercise, number, same
 from minemu.sequence import PICTURE, TokenIds, interleave, pad_rows, targets
 
 IDS = TokenIds.of(LLMConfig(words=100))
@@ -16,7 +16,7 @@ def length(answer) -> str:
     cases = [(words, pictures, n) for words in (0, 7) for pictures in (0, 1, 5) for n in (4, 32)]
     for words, pictures, n in cases:
         wanted = len(interleave([[5] * words, *[PICTURE] * pictures], IDS, n, eos=True))
-        mine = call(answer, words, pictures, n)
+        mine = number(call(answer, words, pictures, n), "the length")
         assert mine == wanted, f"{words} words and {pictures} pictures of {n} take {wanted} positions, not {mine}"
     return f"{len(cases)} samples have the length you say"
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from minemu.config import LLMConfig, ObjectiveConfig
-from minemu.course import call, exercise, same
+from minemu.course import call, exercise, same, shaped
 from minemu.sequence import IGNORE, PICTURE, TokenIds, interleave, pack_rows, pad_rows, targets
 
 IDS = TokenIds.of(LLMConfig(words=100))
@@ -21,8 +19,7 @@ def text_targets(answer) -> str:
     input_ids = pad_rows(ROWS, IDS)["input_ids"]
     wanted = targets(input_ids, IDS, ObjectiveConfig()).text
     mine = call(answer, input_ids, IDS)
-    assert isinstance(mine, torch.Tensor), f"the targets should be a tensor, not {type(mine).__name__}"
-    assert mine.shape == wanted.shape, f"the shape should be {tuple(wanted.shape)}, not {tuple(mine.shape)}"
+    shaped(mine, wanted.shape, "the targets")
     spoken = (mine != IGNORE) & (wanted == IGNORE)
     assert not spoken.any(), f"token {int(input_ids[:, 1:][spoken][0])} is never classified, but is a target of yours"
     wrong = int((mine != wanted).sum())
@@ -35,7 +32,6 @@ def positions(answer) -> str:
     packed = pack_rows(ROWS, IDS, 20)
     real = packed["segment_ids"] > 0
     mine = call(answer, packed["segment_ids"])
-    assert isinstance(mine, torch.Tensor), f"the positions should be a tensor, not {type(mine).__name__}"
-    assert mine.shape == real.shape, f"the shape should be {tuple(real.shape)}, not {tuple(mine.shape)}"
+    shaped(mine, real.shape, "the positions")
     same(mine[real], packed["position_ids"][real], "the positions of real tokens")
     return f"{int(real.sum())} tokens of 3 samples in {len(real)} rows know their place"

@@ -6,7 +6,7 @@ import torch
 
 from minemu.causal_transformer import RelativePositionBias, pool_features
 from minemu.config import BridgeConfig, VisionConfig
-from minemu.course import call, exercise, same
+from minemu.course import call, exercise, same, shaped
 
 LENGTH = 200
 
@@ -19,10 +19,10 @@ def bucket(number) -> str:
         table.bias.weight.copy_(torch.arange(32.0)[:, None])  # now the bias is the number of the bucket
         wanted = table(LENGTH)[0, 0, -1].flip(0).long()  # the last row, from distance 0 on
     mine = call(number, torch.arange(LENGTH))
+    shaped(mine, wanted.shape, "the buckets")
     assert not mine.dtype.is_floating_point, (
         f"a bucket is an integer, not {mine.dtype}; round towards zero with .long()"
     )
-    assert mine.shape == wanted.shape, f"the shape should be {tuple(wanted.shape)}, not {tuple(mine.shape)}"
     wrong = (mine != wanted).nonzero().flatten().tolist()
     assert not wrong, f"distance {wrong[0]} belongs in bucket {wanted[wrong[0]]}, not {mine[wrong[0]]}"
     return f"{LENGTH} distances share {int(wanted.max()) + 1} buckets"
@@ -47,7 +47,8 @@ def pool(average) -> str:
         features = torch.arange(2.0 * (1 + grid**2) * 3).view(2, 1 + grid**2, 3)
         features[:, 0] = 1e6  # the class token: seen at once where it was not dropped
         mine = call(average, features, n)
-        assert isinstance(mine, torch.Tensor), f"the cells should be a tensor, not {type(mine).__name__}"
+        what, wanted = f"the {n} cells of {grid} x {grid} patches", pool_features(features, n, config)
+        shaped(mine, wanted.shape, what)
         assert float(mine.max()) < 1e4, "the class token is in the mean; drop it first"
-        same(mine, pool_features(features, n, config), f"the {n} cells of {grid} x {grid} patches", tolerance=1e-3)
+        same(mine, wanted, what, tolerance=1e-3)
     return "grids of 4 x 4 and 6 x 6 patches pooled to 4, 9 and 16 cells"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from minemu.config import EmuConfig
-from minemu.course import call, exercise, same
+from minemu.course import call, exercise, number, same
 from minemu.model import Emu
 
 NANO = "emu-nano"
@@ -36,7 +36,7 @@ def check_swiglu(answer: Callable) -> str:
     mine = call(answer, x, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
     if isinstance(mine, Tensor) and mine.shape == x.shape:
         swapped = mlp.down_proj(mlp.gate_proj(x) * torch.nn.functional.silu(mlp.up_proj(x)))
-        assert not torch.allclose(mine, swapped, atol=1e-6), "SiLU goes around the gate, not around up"
+        assert not torch.allclose(mine.float(), swapped, atol=1e-6), "SiLU goes around the gate, not around up"
     same(mine, mlp(x), "SwiGLU", 1e-5)
     return "the feed-forward half of a LLaMA layer, on 10 positions"
 
@@ -52,8 +52,8 @@ def scores(start: int, n: int, cached: bool) -> int:
 def check_scores(answer: Callable) -> str:
     for start, n in ((1, 1), (3, 2), (31, 64)):
         for cached in (False, True):
-            mine, wanted = call(answer, start, n, cached), scores(start, n, cached)
-            assert int(mine) == wanted, f"for start={start}, n={n}, cached={cached} it should be {wanted}, not {mine}"
+            mine, wanted = number(call(answer, start, n, cached), "the count"), scores(start, n, cached)
+            assert mine == wanted, f"for start={start}, n={n}, cached={cached} it should be {wanted}, not {mine}"
     without, within = scores(31, 64, False), scores(31, 64, True)
     return f"31 positions and 64 embeddings take {without:,} scores without a cache, {within:,} with one"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from minemu.config import LLMConfig, ObjectiveConfig
-from minemu.course import call, exercise, same
+from minemu.course import call, exercise, same, shaped
 from minemu.objective import image_loss
 from minemu.sequence import PICTURE, Targets, TokenIds, interleave, pad_rows, targets
 
@@ -28,7 +28,7 @@ def loss(answer) -> str:
     pairs = int(regress.sum())
     with torch.enable_grad():
         mine = call(answer, predictions, inputs, regress)
-        assert isinstance(mine, torch.Tensor) and mine.ndim == 0, "the loss should be a tensor with one number"
+        shaped(mine, (), "the loss")
         goals = Targets(text=torch.zeros_like(regress, dtype=torch.long), image=regress)
         wanted = image_loss(predictions, inputs, goals, ObjectiveConfig())
         same(mine.detach(), wanted.detach(), "the loss")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from minemu.course import call, exercise
-from minemu.data.questions import question
+from minemu.data.questions import Question, question
 from minemu.data.world import ToyWorld
 
 
@@ -22,6 +22,7 @@ def blind(swap: Callable) -> str:
     asked = [question(world, i, asks="colour") for i in range(4)]
     mine = call(swap, list(asked))
     assert isinstance(mine, list) and len(mine) == len(asked), f"{len(asked)} questions go in and come out, as a list"
+    assert all(isinstance(one, Question) for one in mine), "each entry of the list should be a Question"
     for own, other, after in zip(asked, mine, asked[1:] + asked[:1], strict=True):
         assert (other.text, other.answer) == (own.text, own.answer), "words and true answer of a question stay its own"
         assert other.pictures is not own.pictures, "a question still has its own picture: the answer could be seen"
@@ -64,6 +65,7 @@ def copy(answer: Callable) -> str:
     queries = F.normalize(pool[chosen] + 0.01 * torch.randn(6, 8, generator=generator), dim=1)
     answers = [f"answer {number}" for number in range(24)]
     mine = call(answer, queries, pool, answers)
+    assert isinstance(mine, (list, tuple)), f"the answers should be a list, not {type(mine).__name__}"
     assert len(mine) == len(queries), f"{len(queries)} answers are wanted, one for each query, not {len(mine)}"
     assert all(isinstance(one, str) for one in mine), "give the answers themselves, not their numbers"
     wrong = sum(one != answers[k] for one, k in zip(mine, chosen.tolist(), strict=True))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from minemu.config import EmuConfig
-from minemu.course import call, exercise, same
+from minemu.course import call, exercise, number, numbers, same
 from minemu.sequence import IGNORE, TokenIds
 from minemu.tokenizer import ASSISTANT
 from minemu.training.instruct import InstructStage
@@ -29,8 +29,7 @@ def answers(mine: Callable) -> str:
         wanted = (
             InstructStage.answers(SimpleNamespace(processor=processor), torch.tensor([row]))[0] != IGNORE
         ).tolist()
-        found = [bool(said) for said in call(mine, list(row), OPENS, len(COLON), IDS.eos)]
-        assert len(found) == len(row), f"return one value for each of the {len(row)} ids, not {len(found)}"
+        found = numbers(call(mine, list(row), OPENS, len(COLON), IDS.eos), len(row), "what has to be said")
         for place, (said, right) in enumerate(zip(found, wanted, strict=True)):
             what = "</s>" if row[place] == IDS.eos else f"id {row[place]}"
             assert said == right, (
@@ -44,7 +43,7 @@ def count(mine: Callable) -> str:
     for name, rank in (("emu-nano", 4), ("emu-tiny", 16), ("emu-14b", 16)):
         config = EmuConfig.preset(name).llm
         wanted = config.layers * 4 * rank * 2 * config.width
-        found = call(mine, config, rank)
+        found = number(call(mine, config, rank), "the count")
         assert found == wanted, (
             f"{name}, rank {rank}: {config.layers} layers of 4 matrices {config.width} x {config.width}, "
             f"each with an A and a B, make {wanted:,}, not {found:,}"

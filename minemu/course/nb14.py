@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from minemu.ablations import differs
-from minemu.course import call, exercise
+from minemu.course import call, exercise, number
 
 
 @exercise(
@@ -25,6 +25,8 @@ def check_differs(answer: Callable) -> str:
         "far apart, the other way round": ([0.60, 0.62, 0.64], [0.50, 0.52, 0.54]),
         "close together": ([0.50, 0.52, 0.54], [0.51, 0.53, 0.55]),
         "far apart, but one of them is scattered": ([0.50, 0.52, 0.54], [0.50, 0.62, 0.74]),
+        "further apart than three times the mean of two deviations": ([0.44, 0.50, 0.56], [0.63, 0.65, 0.67]),
+        "further apart than each deviation asks for, not both together": ([0.50, 0.52, 0.54], [0.57, 0.59, 0.61]),
         "just enough only for a deviation that divides by n, not by n - 1": ([0.0, 0.1, 0.2], [0.28, 0.38, 0.48]),
     }
     for what, (a, b) in cases.items():
@@ -47,13 +49,15 @@ def check_nearest(answer: Callable) -> str:
     true, other = noise(0), noise(1)
     imagined = true + 3 * other
     a, b = (F.normalize(x.flatten(1) - x.flatten(1).mean(0), dim=1) for x in (imagined, true))
+    way = 5 * noise(2)[0]  # (N, E), one for all pictures
     wanted = ((a @ b.T).argmax(1) == torch.arange(64)).float().mean().item()
-    for what, scale, shift in (
-        ("as they are", 1.0, 0.0),
-        ("ten times as long", 10.0, 0.0),
-        ("all moved by 5", 1.0, 5.0),
+    for what, scale, shift, aside in (
+        ("as they are", 1.0, 0.0, 0.0),
+        ("ten times as long", 10.0, 0.0, 0.0),
+        ("all moved the same way", 1.0, 1.0, 0.0),
+        ("as they are and the true ones all moved the same way", 1.0, 0.0, 1.0),
     ):
-        mine = float(call(answer, scale * imagined + shift, true.clone()))
+        mine = number(call(answer, scale * imagined + shift * way, true + aside * way), "the share")
         assert 0 <= mine <= 1, f"a share is between 0 and 1, not {mine:.3g}"
         assert abs(mine - wanted) < 1e-6, (
             f"with the imagined embeddings {what} the share should be {wanted:.3f}, not {mine:.3f}"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,16 +127,23 @@ def _about_picture(world: ToyWorld, rng: np.random.Generator) -> Conversation:
     return Conversation(SYSTEM_IMAGE, (opening, *turns[1:]))
 
 
-def _turn(asked: questions.Asked, scene: Scene, rng: np.random.Generator) -> Turn:
+def _turn(asked: questions.Asked, scene: Scene, rng: np.random.Generator, forms: Sequence[str] = tuple(FORMS)) -> Turn:
     """One question in one of the forms; an answer of several words is never asked for in one."""
-    form = pick(rng, [form for form in FORMS if form != "word" or " " not in asked.answer])
+    form = pick(rng, [form for form in forms if form != "word" or " " not in asked.answer])
     if form == "list":
         return Turn((FORMS["list"],), inventory(scene))
     return Turn((f"{asked.text} {FORMS[form]}",), asked.answer if form == "word" else asked.say(asked.answer))
 
 
 def _about_clip(world: ToyWorld, rng: np.random.Generator, i: int) -> Conversation:
+    """First what only the frames together tell; then up to two questions about what stays the same in all of them."""
     question = questions.clip_question(world, i, random_frames=True)
     form = pick(rng, ("sentence",) if " " in question.answer else ("word", "sentence"))
     user: Document = [*question.pictures, f"{question.text} {FORMS[form]}"]
-    return Conversation(SYSTEM_VIDEO, (Turn(tuple(user), question.answer if form == "word" else question.sentence),))
+    turns = [Turn(tuple(user), question.answer if form == "word" else question.sentence)]
+    movie = question.about
+    lasting = ["style", *(["colour"] if movie.change != "background" else [])]
+    for name in rng.permutation(lasting).tolist()[: int(rng.integers(0, 3))]:
+        asked = questions.ASKS[name][1](world, movie.first, rng)
+        turns.append(_turn(asked, movie.first, rng, ("word", "sentence")))
+    return Conversation(SYSTEM_VIDEO, tuple(turns))

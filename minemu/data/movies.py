@@ -5,6 +5,7 @@ A movie shows only scenes that its world may show, so what evaluation owns never
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -101,21 +102,38 @@ CHANGED: dict[str, Callable[[ToyWorld, np.random.Generator, Scene], Scene]] = {
 # ---- words -----------------------------------------------------------------------------------------------------------
 
 
+PARTS = ("thing", "event", "look")  # of a caption
+_EVENTS = (
+    rf" moves (?:{'|'.join(WAYS.values())})| grows| shrinks| stays still| turns into .+?| on an? \w+ background, then"
+)
+_CAPTION = re.compile(rf"(.+?)({_EVENTS})( on an? \w+ background, \w+ style)")
+
+
 def caption(movie: Movie) -> str:
     """What happens: "a snail moves to the left on a green background, Noto style"."""
     first, last = movie.first, movie.last
-    thing, look = captions.noun_phrase(first.groups[0]), captions.look(first.background, first.style)
+    thing, look = captions.noun_phrase(first.groups[0]), captions.look(last.background, last.style)
+    return f"{thing}{_event(movie)}{look}"
+
+
+def _event(movie: Movie) -> str:
+    first, last = movie.first, movie.last
     if movie.direction:
-        return f"{thing} moves {WAYS[movie.direction]}{look}"
+        return f" moves {WAYS[movie.direction]}"
     match movie.change:
         case "background":
-            then = captions.look(last.background, last.style)
-            return f"{thing}{captions.look(first.background, None)}, then{then}"
+            return f"{captions.look(first.background, None)}, then"
         case "size":
-            return f"{thing} {'grows' if SIZES[last.size] > SIZES[first.size] else 'shrinks'}{look}"
+            return " grows" if SIZES[last.size] > SIZES[first.size] else " shrinks"
         case "drawing":
-            return f"{thing} turns into {captions.noun_phrase(last.groups[0])}{look}"
-    return f"{thing} stays still{look}"
+            return f" turns into {captions.noun_phrase(last.groups[0])}"
+    return " stays still"
+
+
+def parse(text: str) -> tuple[str, ...] | None:
+    """The three parts of a caption, what is seen, what happens and how it looks (at the end); None of any other text."""
+    found = _CAPTION.fullmatch(" ".join(text.split()))
+    return found.groups() if found else None
 
 
 # ---- frames ----------------------------------------------------------------------------------------------------------

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from operator import attrgetter
 from typing import Any, Protocol
 
 from minemu.data.conversations import Conversation, conversation
-from minemu.data.formats import FORMATS, DataConfig, listing, open_source
+from minemu.data.formats import FORMATS, READ_BY, DataConfig, listing, open_source
 from minemu.data.formats.reading import log
 from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
@@ -116,3 +117,15 @@ def _check(name: str, data: DataConfig, weight: int = 1) -> None:
         raise MinemuError(f"{key} would not be read, as train.mixture.{name} is 0: give it a weight")
     if data.format in FORMATS and (data.format == "chats") != (name == "conversations"):
         raise MinemuError(f"{key}.format={data.format}: 'chats' is the format of conversations, and of nothing else")
+    if data.format in (TOY, *FORMATS):
+        _check_read(key, data)
+
+
+def _check_read(key: str, data: DataConfig) -> None:
+    """Each setting that differs from its default is one that the format reads."""
+    for setting, formats in READ_BY.items():
+        value = attrgetter(setting)
+        if data.format not in formats and value(data) != value(DataConfig(TOY, "")):
+            raise MinemuError(
+                f"{key}.{setting} is not read by format '{data.format}', only by {', '.join(formats)}: leave it out"
+            )

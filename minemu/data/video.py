@@ -9,11 +9,11 @@ import numpy as np
 from PIL import Image
 
 from minemu.errors import MinemuError
-from minemu.processor import BROKEN_PICTURE, PICTURE_SUFFIXES, read_picture
+from minemu.processor import BROKEN_PICTURE, PICTURE_SUFFIXES, VIDEO_SUFFIXES, Item, is_picture_path, read_picture
+from minemu.sequence import Video
 
 FRAMES = 8  # a clip, as in Emu
 ANIMATED = (".webp", ".gif", ".png")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm")  # films, read by PyAV where that is installed
 
 
 def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | None = None) -> list[int]:
@@ -55,9 +55,21 @@ def read_frames(
         raise MinemuError(f"the clip {path} is broken; fetch it again or leave it out") from None
 
 
+def as_item(item: Item, count: int = FRAMES) -> Item:
+    """An item of a sample as it is read: the path of a clip as a video of `count` frames, anything else as it is."""
+    is_path = isinstance(item, os.PathLike) or (isinstance(item, str) and is_picture_path(item))
+    return Video(read_frames(item, count)) if is_path and is_clip(item) else item
+
+
 def is_clip(path: str | os.PathLike) -> bool:
-    """Whether a picture file moves: it has more than one frame. What cannot be read is left to whoever reads it."""
-    if Path(path).suffix.lower() not in ANIMATED:
+    """Whether a path shows what moves: a picture of more than one frame, a film, a folder of frames.
+
+    What cannot be read is left to whoever reads it.
+    """
+    path = Path(path)
+    if path.is_dir() or path.suffix.lower() in VIDEO_SUFFIXES:
+        return True
+    if path.suffix.lower() not in ANIMATED:
         return False
     try:
         with Image.open(path) as picture:

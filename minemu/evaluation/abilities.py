@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from minemu import prompts
+from minemu import prompts, retrieval
 from minemu.chat import CHAT_TEMPLATES, conversation
 from minemu.data import questions
 from minemu.data.conversations import FORMS, Turn, follows
@@ -23,7 +23,6 @@ from minemu.data.episodes import names_episode
 from minemu.data.movies import Movie
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.evaluation import retrieval
 from minemu.evaluation.base import SHOWN, Question, Result
 from minemu.evaluation.metrics import mean_interval, ndcg, ndcg_by_chance, rate, wilson
 from minemu.tokenizer import USER
@@ -105,16 +104,23 @@ def _marks(asked: Sequence[questions.Question], said: Sequence[str]) -> list[boo
 def _score(
     question: Question, asked: list[questions.Question], said: list[str], blind: list[str], **details: Any
 ) -> Result:
-    right = _marks(asked, said)
+    right, unseen = _marks(asked, said), _marks(asked, blind)
     parts = {}
     for name in dict.fromkeys(one.asks for one in asked):
-        of_name = [mark for mark, one in zip(right, asked, strict=True) if one.asks == name]
-        parts[name] = {"n": len(of_name), "rate": rate(of_name), "interval": list(wilson(of_name))}
+        numbers = [i for i, one in enumerate(asked) if one.asks == name]
+        of_name = [right[i] for i in numbers]
+        parts[name] = {
+            "n": len(of_name), "rate": rate(of_name), "interval": list(wilson(of_name)),
+            "chance": _chance([asked[i] for i in numbers]), "blind": rate([unseen[i] for i in numbers]),
+        }  # fmt: skip
     examples = [
         {"asked": one.text, "true": one.answer, "said": text} for one, text in zip(asked[:SHOWN], said, strict=False)
     ]
-    chance = sum(1 / len(one.candidates) for one in asked) / len(asked)
-    return question.result(right, chance, _marks(asked, blind), parts=parts, **details, examples=examples)
+    return question.result(right, _chance(asked), unseen, parts=parts, **details, examples=examples)
+
+
+def _chance(asked: Sequence[questions.Question]) -> float:
+    return sum(1 / len(one.candidates) for one in asked) / len(asked)
 
 
 def _rate_of(name: str, right: list[bool]) -> dict[str, Any]:
@@ -246,7 +252,7 @@ def few_shot_questions(question: Question) -> Result:
     asked, others = _in_turn(question, questions.ASKS, questions.question)
     train = ToyWorld("seen", seed=question.seed, image_size=question.pipe.processor.image_size)
     pool = [questions.question(train, POOL_FROM + i) for i in range(POOL)]
-    found = [retrieval.features(question.pipe, [as_sample(q.pictures)[0] for q in part]) for part in (asked, pool)]
+    found = [question.pipe.features([as_sample(q.pictures)[0] for q in part]) for part in (asked, pool)]
     nearest = retrieval.rices(*found, question.shots)
     beside = "random" if question.shots else "text_only"
     drawn = retrieval.at_random(question.n, len(pool), question.shots or TEXT_SHOTS, question.seed)

@@ -37,7 +37,7 @@ def draw(question: Question, prompts: Sequence[list[Any]]) -> Tensor:
     return torch.cat(drawn)
 
 
-def nearness(judge: Judge, drawn: Tensor, given: Sequence[tuple[Image.Image, Image.Image]]) -> dict[str, float]:
+def nearness(judge: Judge, drawn: Tensor, given: Sequence[tuple[Image.Image, Image.Image]]) -> dict[str, Any]:
     """How near each drawn picture is to the less near of its two given ones (cosine), and to those of the next prompt."""
     looks = judge.features(drawn)  # (n, F)
     firsts, seconds = (judge.features(list(part)) for part in zip(*given, strict=True))
@@ -47,6 +47,7 @@ def nearness(judge: Judge, drawn: Tensor, given: Sequence[tuple[Image.Image, Ima
     return {
         "nearness": float(own.mean()), "chance_nearness": float(chance.mean()),
         "nearer_than_chance": rate(nearer), "nearer_than_chance_interval": list(wilson(nearer)),
+        "nearer_than_chance_n": len(nearer),
     }  # fmt: skip
 
 

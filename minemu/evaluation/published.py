@@ -12,8 +12,10 @@ from typing import Any
 from minemu.evaluation.report import percent
 
 EMU2 = "Emu2 (arXiv 2312.13286)"
+NOTES = "readers' notes of Emu's ICLR version"
 EXAMPLES = 4  # of the few-shot scores
 BASES = ("Emu", "Emu2", "Emu2-Gen")  # the models that a base without an adapter stands for
+TUNED = ("Emu-I", "Emu2-Chat")  # those that its adapter stands for
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,21 @@ PUBLISHED = (
     Published("Emu", "questions of VQAv2, 4 examples", "VQA accuracy", "58.4", f"{EMU2}, table 1", "few-shot-vqa"),
     Published("Emu2", "questions of VQAv2, 4 examples", "VQA accuracy", "67.0", f"{EMU2}, table 1", "few-shot-vqa"),
     Published("Emu2-Chat", "questions of VQAv2, trained on", "VQA accuracy", "84.9", f"{EMU2}, table 2", "vqa"),
+    Published("Emu", "questions of OKVQA, zero-shot", "VQA accuracy", "38.2", NOTES, "vqa"),
+    Published("Emu-I", "questions of OKVQA", "VQA accuracy", "43.4", NOTES, "vqa"),
+    Published("Emu2", "questions of OKVQA, 4 examples", "VQA accuracy", "53.2", f"{EMU2}, table 1", "few-shot-vqa"),
+    Published("Emu", "questions of VizWiz, zero-shot", "VQA accuracy", "34.2", NOTES, "vqa"),
+    Published("Emu-I", "questions of VizWiz", "VQA accuracy", "32.2", NOTES, "vqa"),
+    Published("Emu", "questions of VizWiz, 4 examples", "VQA accuracy", "41.3", f"{EMU2}, table 1", "few-shot-vqa"),
+    Published("Emu2", "questions of VizWiz, 4 examples", "VQA accuracy", "54.6", f"{EMU2}, table 1", "few-shot-vqa"),
+    Published("Emu", "dialogues of VisDial, zero-shot", "NDCG", "47.4", NOTES, "dialogue"),
+    Published("Emu-I", "dialogues of VisDial", "NDCG", "43.0", NOTES, "dialogue"),
+    Published("Emu", "clips of MSVDQA, zero-shot", "exact match", "18.8", NOTES, "video-qa"),
+    Published("Emu-I", "clips of MSVDQA", "exact match", "34.6", NOTES, "video-qa"),
+    Published("Emu2-Chat", "clips of MSVDQA", "exact match", "49.0", f"{EMU2}, table 2", "video-qa"),
+    Published("Emu", "clips of MSRVTTQA, zero-shot", "exact match", "8.3", NOTES, "video-qa"),
+    Published("Emu-I", "clips of MSRVTTQA", "exact match", "16.8", NOTES, "video-qa"),
+    Published("Emu2-Chat", "clips of MSRVTTQA", "exact match", "31.4", f"{EMU2}, table 2", "video-qa"),
     Published(
         "Emu", "pictures from COCO captions", "FID, lower is better", "11.66", "as DreamLLM quotes it", "text-to-image"
     ),
@@ -45,17 +62,57 @@ PUBLISHED = (
 )
 
 
-def published_table(results: Sequence[dict[str, Any]] = ()) -> str:
-    """All of them in Markdown, with the task that stands for each here; with its score, where `results` of a base have one."""
+@dataclass(frozen=True)
+class PublishedAblation:
+    """A printed pair of scores, with one thing left out and with it. `question` and `here` are those of `minemu ablate`."""
+
+    question: str
+    about: str
+    measure: str
+    without: str
+    with_it: str
+    source: str
+    here: str = ""  # the measure that asks the same of the small world, where one does
+
+
+PUBLISHED_ABLATIONS = (
+    PublishedAblation("video", "captions of COCO", "CIDEr", "110.8", "112.9", NOTES),
+    PublishedAblation("video", "clips of MSVDQA", "exact match", "16.9", "17.9", NOTES, "direction"),
+    PublishedAblation("video", "clips of MSRVTTQA, 4 examples", "exact match", "19.9", "20.8", NOTES, "gain"),
+)
+
+
+def published_table(results: Sequence[dict[str, Any]] = (), tuned: Sequence[dict[str, Any]] = ()) -> str:
+    """All of them in Markdown, with the task that stands for each here; with its score, where `results` of a base have one.
+
+    `tuned` are the results of the base with its adapter, for the rows of instruction-tuned models.
+    """
+    scores = {**dict.fromkeys(BASES, _beside(results)), **dict.fromkeys(TUNED, _beside(tuned))}
+    lines = ["| model | what | measure | published | printed in | here |", "|---|---|---|---|---|---|"]
+    rows = (
+        f"| {one.model} | {one.about} | {one.measure} | {one.value} | {one.source} | "
+        f"`{one.task}`{scores.get(one.model, {}).get(one.task, '')} |"
+        for one in PUBLISHED
+    )
+    return "\n".join([*lines, *rows])
+
+
+def _beside(results: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The score of each task and what stands beside it, as a cell says it."""
     scores: dict[str, str] = {}
     for one in results:
         if one["split"] == "seen" and one["details"].get("shots", EXAMPLES) == EXAMPLES:
             beside = f"chance {percent(one['chance'])}, blind {percent(one['blind'])}, upper bound {percent(one['upper_bound'])}"
             scores[one["task"]] = f": {percent(one['score'])} ({beside})"
-    lines = ["| model | what | measure | published | printed in | here |", "|---|---|---|---|---|---|"]
+    return scores
+
+
+def published_ablations(question: str) -> str:
+    """What is printed of one question of `minemu ablate`, in Markdown."""
+    lines = ["| what | measure | without | with | printed in | here |", "|---|---|---|---|---|---|"]
     rows = (
-        f"| {one.model} | {one.about} | {one.measure} | {one.value} | {one.source} | "
-        f"`{one.task}`{scores.get(one.task, '') if one.model in BASES else ''} |"
-        for one in PUBLISHED
+        f"| {one.about} | {one.measure} | {one.without} | {one.with_it} | {one.source} | {f'`{one.here}`' if one.here else 'none'} |"
+        for one in PUBLISHED_ABLATIONS
+        if one.question == question
     )
     return "\n".join([*lines, *rows])

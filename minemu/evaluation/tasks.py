@@ -1,4 +1,4 @@
-"""The tasks on captions and drawings, the list of all tasks, and which of them a checkpoint was trained for.
+"""The tasks on captions (of clips, too) and drawings, the list of all tasks, and which of them a checkpoint was trained for.
 
 Each asks a pipeline for answers about fresh held-out samples of the toy world and scores them (`base` says beside what).
 """
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from minemu import adapters
-from minemu.data import captions
+from minemu.data import captions, movies
 from minemu.data.world import BACKGROUNDS, SIZES, SPLITS, STYLES, Sample, ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.evaluation import abilities, composing
@@ -27,21 +27,23 @@ from minemu.evaluation.metrics import frechet_distance, rate, wilson
 from minemu.files import read_json
 from minemu.model import local_folder, read_config
 from minemu.prompts import DESCRIBE
+from minemu.sequence import Video
 
 if TYPE_CHECKING:
     from minemu.pipeline import EmuPipeline
 
 CAPTION_BATCH, CAPTION_TOKENS = 32, 64
+CLIP_BATCH = 8  # clips are as long as eight pictures
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
 
 
-def say(question: Question, pictures: Sequence[Image.Image]) -> list[str]:
-    """A caption of each picture, decoded as `EmuPipeline.caption` does."""
+def say(question: Question, shown: Sequence[Image.Image | Video], size: int = CAPTION_BATCH) -> list[str]:
+    """A caption of each picture or clip, `size` at a time, decoded as `EmuPipeline.caption` does."""
     said: list[str] = []
-    for batch in question.batches(pictures, CAPTION_BATCH):
-        answers = question.pipe.chat_batch([[picture] for picture in batch], max_new_tokens=CAPTION_TOKENS, **DESCRIBE)
+    for batch in question.batches(shown, size):
+        answers = question.pipe.chat_batch([[one] for one in batch], max_new_tokens=CAPTION_TOKENS, **DESCRIBE)
         said += [answer.text for answer in answers]
     return said
 
@@ -73,6 +75,46 @@ def _with_neighbours(items: list[Any]) -> tuple[list[Any], list[Any]]:
 
 def _all_but(part: str) -> tuple[str, ...]:
     return tuple(name for name in captions.FIELDS if name != part)
+
+
+def clip_caption(question: Question) -> Result:
+    """Captions of eight frames that say all that happens right; and of a still, as `abilities.clip_questions` has it.
+
+    Training also goes on after a clip with a question and its answer, so `is_caption` has how many answers are captions at all.
+    """
+    world = question.world()
+    asked = [movies.any_movie(world, world.generator(i, "clip caption")) for i in range(question.n + 1)]
+    clips = [abilities.as_sample(movies.frames(world, movie)) for movie in asked[:-1]]
+    stills = [[frames[len(frames) // 2]] * len(frames) for frames in clips]
+    told = [movies.caption(movie) for movie in asked]
+    said, of_one = (say(question, [Video(frames) for frames in part], CLIP_BATCH) for part in (clips, stills))
+    true, next_true = _with_neighbours(told)
+    right, blind, still = (_same_words(*pair) for pair in ((said, true), (said, next_true), (of_one, true)))
+    examples = [{"true": text, "said": one} for text, one in zip(told[:SHOWN], said, strict=False)]
+    return question.result(
+        right, 1 / _clip_captions(world), blind, **_parts_right(said, true),
+        single_frame=rate(still), single_frame_interval=list(wilson(still)), examples=examples,
+    )  # fmt: skip
+
+
+def _same_words(said: Sequence[str], true: Sequence[str]) -> list[bool]:
+    return [abilities.clean(one) == abilities.clean(text) for one, text in zip(said, true, strict=True)]
+
+
+def _clip_captions(world: ToyWorld) -> int:
+    """How many captions a movie can have: what can happen to each look of a thing."""
+    things, backgrounds = len({label for label, _ in world.countable_keys}), len(BACKGROUNDS)
+    changes = (backgrounds - 1) + 2 + (things - 1) + 1  # of the background, of the size, of the drawing, none
+    return len(world.countable_keys) * backgrounds * (len(movies.DIRECTIONS) + changes)
+
+
+def _parts_right(said: Sequence[str], true: Sequence[str]) -> dict[str, Any]:
+    read, wanted = ([movies.parse(abilities.clean(text)) for text in part] for part in (said, true))
+    right = {
+        part: rate([own is not None and own[k] == one[k] for own, one in zip(read, wanted, strict=True)])
+        for k, part in enumerate(movies.PARTS)
+    }
+    return {"parts": right, "is_caption": rate([own is not None for own in read])}
 
 
 def name_new_drawing(question: Question) -> Result:
@@ -171,6 +213,10 @@ TASKS: dict[str, Task] = {
     "video-qa": Task(
         "questions about 8 frames of a clip: direction, order, what changed; beside it a still of the middle one",
         ("seen",), 240, abilities.clip_questions, needs=("questions", "conversations"),
+    ),
+    "video-caption": Task(
+        "8 frames of a clip: what is seen, what happens, background and style exact; beside it a still of the middle one",
+        ("seen",), 240, clip_caption, needs=("clips",),
     ),
     "form": Task(
         "questions of which the answer shall be one word, a sentence or a list: has it that form?",

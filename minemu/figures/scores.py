@@ -1,17 +1,20 @@
 """What scores are worth: how sure they are, what they stand beside, and what a judge mixes up.
 
-show_intervals  the 95 % interval of a rate against the number of samples
-show_coverage   how often an interval holds the true rate, for two ways of computing it
-show_scores     each score with its interval, chance, blind baseline and upper bound
-show_bars       values by name, one or two series
-show_matrix     similarities of named things
-show_frechet    the Frechet distance of two samples of one distribution, against their size
+show_intervals    the 95 % interval of a rate against the number of samples
+show_coverage     how often an interval holds the true rate, for two ways of computing it
+show_scores       each score with its interval, chance, blind baseline and upper bound
+show_bars         values by name, one or two series
+show_differences  differences of pairs by name, their mean and its interval
+show_matrix       similarities of named things
+show_frechet      the Frechet distance of two samples of one distribution, against their size
 
 Axes   M names
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -125,6 +128,23 @@ def show_bars(
     label(axes, y=y)
     if len(series) > 1 or chance:
         legend(axes, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return figure
+
+
+def show_differences(differences: Mapping[str, Sequence[float]], x: str, z: float = 1.96) -> Figure:
+    """The mean of each list of differences, less and plus `z` of its standard errors, beside a line at zero."""
+    if not differences or min(map(len, differences.values())) < 2:
+        raise MinemuError("there is no interval to show; give a list of two differences or more for each name")
+    figure, (axes,) = charts(560, 70 + 26 * len(differences))
+    for place, values in enumerate(differences.values()):
+        mean, half = statistics.mean(values), z * statistics.stdev(values) / math.sqrt(len(values))
+        axes.plot([mean - half, mean + half], [place, place], color=SERIES[0][0], lw=1.6)
+        axes.plot([mean], [place], "o", color=SERIES[0][0], ms=6)
+    axes.axvline(0, color=INK, lw=0.8, zorder=0)
+    axes.set_yticks(range(len(differences)), list(differences))
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    label(axes, x)
     return figure
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -98,17 +99,22 @@ class Conditions:
 
     @torch.no_grad()
     def make(self) -> dict[str, Tensor]:
-        parts: dict[str, list[Tensor]] = {name: [] for name in ("pixels", *self.names)}
+        made: dict[str, Tensor] = {}
         for start in tqdm(range(0, self.cached, CACHE_BATCH), desc="conditions", unit="batch"):
             samples = batch_samples(self.world, start, min(CACHE_BATCH, self.cached - start))
-            parts["pixels"].append(pixels_of(samples))
-            if "encoder" in parts:
-                embeds = self.pipe.model.encode_images(normalise(parts["pixels"][-1]))
-                parts["encoder"].append(embeds.half())
-            if "generated" in parts:
-                texts = [[self.text(sample)] for sample in samples]
-                parts["generated"].append(self.pipe.imagine(texts).half())
-        return {name: torch.cat(tensors) for name, tensors in parts.items()}
+            for name, rows in self.of_samples(samples).items():
+                whole = made.setdefault(name, rows.new_empty(self.cached, *rows.shape[1:]))  # once: they are large
+                whole[start : start + len(rows)] = rows
+        return made
+
+    def of_samples(self, samples: list[Sample]) -> dict[str, Tensor]:
+        """Pictures of samples and the embeddings of each kind."""
+        found = {"pixels": pixels_of(samples)}
+        if "encoder" in self.names:
+            found["encoder"] = self.pipe.model.encode_images(normalise(found["pixels"])).half()
+        if "generated" in self.names:
+            found["generated"] = self.pipe.imagine([[self.text(sample)] for sample in samples]).half()
+        return found
 
     def text(self, sample: Sample) -> str:
         """What its picture is imagined from. What the words leave open can only be averaged."""
@@ -145,6 +151,11 @@ def prepare(
     return decoder, pipe, conditions
 
 
+def save_preview(folder: Path, step: int, rows: list[list[Image.Image]]) -> None:
+    with atomic_write(folder / f"preview-{step:06d}.png") as temporary:
+        sheet(rows).save(temporary, format="PNG")
+
+
 class SketchStage(Stage):
     """The regression of latents from visual embeddings, all else frozen. Cheap: N positions a picture, and no noise."""
 
@@ -171,9 +182,7 @@ class SketchStage(Stage):
         """A sheet of training scenes: the real picture above the sketch from each kind of embeddings."""
         pictures, embeds = self.conditions.first(PREVIEWED)
         drawn = self.decoder.codec.decode(self.module(self.decoder.normalise(embeds))).clamp(-1, 1)
-        sheet([to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))]).save(
-            folder / f"preview-{step:06d}.png"
-        )
+        save_preview(folder, step, [to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))])
 
     def finish(self, folder: Path) -> None:
         with atomic_write(folder / "sketch.safetensors") as temporary:
@@ -212,7 +221,7 @@ class DecoderStage(Stage):
         for conditions in embeds.split(PREVIEWED):
             generator = torch.Generator().manual_seed(0)
             rows.append(to_pil(self.module.decode(conditions, self.null[:1], generator=generator)))
-        sheet(rows).save(folder / f"preview-{step:06d}.png")
+        save_preview(folder, step, rows)
 
     def finish(self, folder: Path) -> None:
         self.module.save_pretrained(folder / DECODER_FOLDER)

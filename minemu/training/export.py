@@ -104,7 +104,7 @@ def model_card(folder: Path) -> str:
         'pipe(["a rocket on a purple background, Fluent style"]).images[0]', "```", "",
         f"## Parts ({sum(sizes.values()):,} parameters, {bytes_on_disk / 1e6:.1f} MB)", "", "| part | parameters |", "|---|---|",
         *(f"| `{name}` | {size:,} |" for name, size in sizes.items()), "", *_training(folder),
-        f"Settings and logs of each stage: `{LOGS}/`. The whole again: `minemu recipe {config.name}`.", "", *_results(folder),
+        f"Settings and logs of each stage: `{LOGS}/`. {_again(folder)}: `minemu recipe {config.name}`.", "", *_results(folder),
     ]  # fmt: skip
     lines += [
         "## Limits", "",
@@ -133,9 +133,16 @@ def adapter_card(folder: Path) -> str:
         "It answers questions about toy pictures and clips in the form that is asked for.", "",
         "```python", "from minemu import EmuPipeline", "",
         f'pipe = EmuPipeline.from_pretrained("data_samples/{base}-instruct")  # with {base} beside it', "```", "",
-        *_training(folder), f"The same again: `minemu recipe {base} --instruct`.", "", *_results(folder),
+        *_training(folder), f"{_again(folder)}: `minemu recipe {base} --instruct`.", "", *_results(folder),
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _again(folder: Path) -> str:
+    """The recipe makes the same again only where each stage was trained in one go, with its settings."""
+    runs = [read_json(path) for path in sorted((folder / LOGS).glob("*.json"))]
+    same = not any("weights_of" in run or "--set" in run["command"].split() for run in runs)
+    return "The same again" if same else "Another of its kind, each stage in one go"
 
 
 def _results(folder: Path) -> list[str]:

@@ -25,7 +25,6 @@ from minemu.training.emu import hide, pack_documents
 from minemu.training.loop import FUSED, Stage, TrainConfig
 
 ADAPTER_FOLDER = "adapter"
-REHEARSE = 4  # every fourth batch is of pretraining's documents, else the model forgets to go on with a document
 ALIKE = 4  # batches that are made together: a clip is four times as long as a picture
 
 
@@ -36,10 +35,16 @@ class InstructStage(Stage):
     attention = FUSED
 
     def __init__(
-        self, config: EmuConfig, train: TrainConfig, root: Path, talks: Talks, rehearsed: Mixture | None = None
+        self,
+        config: EmuConfig,
+        train: TrainConfig,
+        root: Path,
+        talks: Talks,
+        rehearsed: Mixture | None = None,
+        every: int = 0,
     ):
         torch.manual_seed(train.seed)
-        self.train, self.talks, self.rehearsed = train, talks, rehearsed
+        self.train, self.talks, self.rehearsed, self.every = train, talks, rehearsed, every
         self.emu = Emu.from_pretrained(root / "emu")
         self.config = instruct_config(
             self.emu.config, config.llm.lora_rank or RANK, config.llm.lora_alpha, config.llm.lora_dropout
@@ -54,14 +59,14 @@ class InstructStage(Stage):
     def batch(self, index: int) -> dict[str, Tensor]:
         """Conversations of like length: those of ALIKE batches are sorted and dealt out, so that little is padded.
 
-        Where pretraining is rehearsed, every fourth batch is one of its documents instead.
+        Where pretraining is rehearsed, the last batch of `every` is one of its documents: else the model forgets to go on with one.
         """
-        if self.rehearsed is not None:
-            if index % REHEARSE == REHEARSE - 1:
-                first = index // REHEARSE * self.train.batch_size
+        if self.rehearsed is not None and self.every:
+            if index % self.every == self.every - 1:
+                first = index // self.every * self.train.batch_size
                 documents = [self.rehearsed.document(i) for i in range(first, first + self.train.batch_size)]
                 return pack_documents(documents, self.processor, self.config)
-            index -= index // REHEARSE
+            index -= index // self.every
         group, place = divmod(index, ALIKE)
         batch = dict(self.processor(self.dealt(group)[place], max_length=self.config.llm.context))
         return {**batch, "answers": self.answers(batch["input_ids"])}

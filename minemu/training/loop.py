@@ -7,8 +7,6 @@ that was killed and resumed does the very same arithmetic as one that was not, a
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +20,7 @@ from tqdm import tqdm
 
 from minemu.errors import MinemuError
 from minemu.training import checkpoint
+from minemu.training.machine import bfloat16_cost, peak_memory_gb
 from minemu.training.run import RunLog
 
 
@@ -84,6 +83,7 @@ class TrainConfig:
             )
 
 
+SLOW_BFLOAT16 = 2.0  # times float32: without instructions for it a processor may take 400
 PLAIN = (SDPBackend.MATH,)  # on CPUs the backward pass of the fused attention is slow at toy lengths
 FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)  # for long rows, and where much has no backward pass
 
@@ -169,6 +169,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     if config.steps == 0:  # nothing to train, such as a linear codec
         stage.finish(folder)
         return True
+    _tell_of_slow_bfloat16(stage, config)
     checkpoints = folder / "checkpoints"
     optimizers = make_optimizers(stage, config)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
@@ -201,12 +202,14 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
                 ahead = reader.submit(stage.batch, micro + 1)
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
                     losses = stage.loss(batch)
-                _refuse_non_finite(losses["loss"], stage, micro, checkpoints)
+                _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
                 (losses["loss"] / config.accumulate).backward()
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value.item() / config.accumulate
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
-            _refuse_non_finite(norm, stage, micro, checkpoints)
+            first = step * config.accumulate
+            where = f"batch {micro}" if micro == first else f"batches {first} to {micro}"
+            _refuse_non_finite(norm, stage, where, checkpoints)
             rate = learning_rate(step, config)
             for group in groups:
                 group["lr"] = group["peak"] * rate
@@ -255,17 +258,20 @@ def _with_average(stage: Stage, average: dict[str, Tensor], action: Any) -> None
     stage.module.train()
 
 
-def _refuse_non_finite(value: Tensor, stage: Stage, batch: int, checkpoints: Path) -> None:
+def _refuse_non_finite(value: Tensor, stage: Stage, where: str, checkpoints: Path) -> None:
     if not torch.isfinite(value):
         kept = checkpoint.latest(checkpoints)
         raise MinemuError(
-            f"stage {stage.name}: loss or gradient is {value.item()} in batch {batch}; stopped before the update. "
+            f"stage {stage.name}: loss or gradient is {value.item()} in {where}; stopped before the update. "
             f"Last good checkpoint: {kept.name if kept else 'none yet'}. "
             "The same settings would do it again: train the stage anew with a lower lr or clip, or with precision=float32"
         )
 
 
-def peak_memory_gb() -> float:
-    """Largest resident size of this process so far, in 10^9 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+def _tell_of_slow_bfloat16(stage: Stage, config: TrainConfig) -> None:
+    """A recipe names a precision, so that it makes the same model everywhere; where that is a bad choice, say it at the start."""
+    if config.precision == "bfloat16" and (cost := bfloat16_cost()) > SLOW_BFLOAT16:
+        tqdm.write(
+            f"stage {stage.name}: bfloat16 takes {cost:.0f} times as long as float32 on this processor; "
+            f"another run folder with --set train.{stage.name}.precision=float32 is faster"
+        )

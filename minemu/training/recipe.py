@@ -28,8 +28,9 @@ from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
+from minemu.training.machine import forget_peak_memory
 from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, facts_of, needs, resolve, sources_of
-from minemu.training.run import RunLog, SkipList, describe, refuse_other_files
+from minemu.training.run import RunLog, SkipList, alone, describe, refuse_other_files
 
 
 def train_stage(
@@ -76,13 +77,15 @@ def train_stage(
     if world is None:
         world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
-    built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
-    try:
-        (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
-        describe(folder, **facts, **({"listed": listed} if listed else {}))
-        complete = train(built, settings, folder, log, stop_after)
-    finally:
-        log.close()
+    with alone(folder):
+        forget_peak_memory()
+        built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
+        try:
+            (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
+            describe(folder, **facts, **({"listed": listed} if listed else {}))
+            complete = train(built, settings, folder, log, stop_after)
+        finally:
+            log.close()
     if complete:
         write_json(folder / "done.json", {**facts, "seconds_of_last_run": round(time.time() - started, 1)})
     return complete
@@ -139,7 +142,7 @@ def build_stage(
         return EmuStage(config, settings, processor, world, root, mixture)
     if name == "instruct":
         talks = open_talks(recipe.data.conversations, world, length, n_image, seed, skipped)
-        return InstructStage(config, settings, root, talks, mixture)
+        return InstructStage(config, settings, root, talks, mixture, recipe.rehearse)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     if name == "sketch":

@@ -33,6 +33,15 @@ class Recipe:
     source: Literal["captions", "mixture"] = "captions"  # of stage `emu`: pictures with captions, or the mixture
     mixture: MixtureConfig = MixtureConfig()
     data: DataFiles = DataFiles()
+    rehearse: int = (
+        4  # of stage `instruct`: every so many batches one of pretraining's documents; 0: none, as in the paper
+    )
+
+    def __post_init__(self) -> None:
+        if self.rehearse < 0 or self.rehearse == 1:
+            raise MinemuError(
+                f"train.rehearse={self.rehearse} leaves no conversations: give 2 or more, or 0 for no rehearsal"
+            )
 
 
 RECIPES: dict[str, Recipe] = {
@@ -218,7 +227,7 @@ def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: 
     if stage == "emu" and mixed:
         facts["data"] = mixed
     if stage == "instruct":  # conversations, and the mixture as rehearsal
-        facts["data"] = {**asdict(recipe.data.conversations), **mixed}
+        facts["data"] = {**asdict(recipe.data.conversations), **mixed, "rehearse": recipe.rehearse}
     return facts
 
 

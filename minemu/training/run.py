@@ -10,9 +10,12 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from minemu.errors import MinemuError, suggest
 from minemu.files import append_json, atomic_write, read_json, write_json
@@ -66,6 +69,21 @@ def describe(folder: Path, **facts: Any) -> None:
             **facts,
         },
     )
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a stage's folder: two would write one log and take each other's checkpoints."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise MinemuError(f"another process trains in {folder}; wait until it ends, or use another --run-dir") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def refuse_other_files(folder: Path, listed: dict[str, dict[str, Any]]) -> None:

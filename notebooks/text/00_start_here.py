@@ -30,7 +30,7 @@
 # * read a sequence of words and pictures, and say what each position has to predict;
 # * recompute the training loss by hand, and train a small copy with it.
 #
-# It needs one to two minutes on two CPU cores, less on a T4, and 2 GB of memory.
+# It needs about half a minute on two CPU cores, less on a T4, and 2 GB of memory.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -38,11 +38,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -57,7 +59,6 @@ PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 # %matplotlib inline
 import torch
 import torch.nn.functional as F
-
 from minemu.config import EmuConfig
 from minemu.course import check, start, untrained
 from minemu.errors import MinemuError
@@ -69,7 +70,14 @@ torch.set_grad_enabled(False)  # only one cell below trains
 pipe, world = start(PRESET)
 processor, model, ids = pipe.processor, pipe.model, pipe.processor.ids
 sample = world.sample(2)  # a scene that training never showed
-print(model.config.name, "on pictures of", processor.image_size, "pixels,", processor.n_image, "embeddings each")
+print(
+    model.config.name,
+    "on pictures of",
+    processor.image_size,
+    "pixels,",
+    processor.n_image,
+    "embeddings each",
+)
 
 # %% [markdown]
 # ## One call
@@ -120,7 +128,9 @@ embeds = model.encode_images(batch["images"])
 out = model(**batch)
 prompt = processor([[sample.caption]]).to(model.device)
 imagined = model.generate_image_embeds(**prompt)
-pixels = pipe.decoder.decode(imagined, pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0))
+pixels = pipe.decoder.decode(
+    imagined, pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0)
+)
 
 print("picture            ", tuple(batch["images"].shape))
 print("1 encoder tokens   ", tuple(features.shape))
@@ -139,10 +149,10 @@ assert imagined.shape == embeds.shape
 #
 # The last slot predicts the word embedding of `[/IMG]`, so there can be N + 1 regressed pairs.
 #
-# | | In the released code | Here |
-# |---|---|---|
-# | `[/IMG]` | its word embedding is the last regression target | `objective.end_of_image_pair` chooses |
-# | `[IMG]` | never a target: whoever wants a picture appends it | `objective.say_image` chooses; `generate_image_embeds` appends it |
+# | | In the paper | In the released code | Here |
+# |---|---|---|---|
+# | `[/IMG]` | not stated | its word embedding is the last regression target | `objective.end_of_image_pair` chooses |
+# | `[IMG]` | the model says it, then draws | never a target: whoever wants a picture appends it | `objective.say_image` chooses; `generate_image_embeds` appends it |
 
 # %% alt="One sequence as a strip: input tokens, attention mask, the next word for the LM head and the next embedding for the regression head."
 show_sequence(batch, processor, model.config.objective)
@@ -152,7 +162,9 @@ show_sequence(batch, processor, model.config.objective)
 # both, decoded back from its tensors:
 
 # %% alt="Two samples, one picture before its caption and one after its prompt; underlined words have to be said, arcs lead to embeddings that have to be regressed."
-both = processor([[sample.picture, sample.caption], [sample.prompt, sample.picture]], eos=True).to(model.device)
+both = processor([[sample.picture, sample.caption], [sample.prompt, sample.picture]], eos=True).to(
+    model.device
+)
 show_batch(both, processor, model.config.objective)
 
 # %% [markdown]
@@ -173,7 +185,9 @@ following = both["input_ids"][:, 1:]  # x_{t+1}
 regress = following == ids.image
 if objective.end_of_image_pair:
     regress = regress | (following == ids.image_end)
-silent = [token for token in ids.structure if not (objective.say_image and token == ids.image_start)]
+silent = [
+    token for token in ids.structure if not (objective.say_image and token == ids.image_start)
+]
 say = ~torch.isin(following, torch.tensor(silent, device=model.device))
 
 out = model(**both)
@@ -198,7 +212,8 @@ print(int(say.sum()), "tokens to say,", int(regress.sum()), "embeddings to regre
 nano = untrained(EmuConfig.preset("emu-nano"))
 scenes = [world.sample(i) for i in range(16)]
 pairs = nano.processor(
-    [[s.picture, s.caption] if i % 2 else [s.prompt, s.picture] for i, s in enumerate(scenes)], eos=True
+    [[s.picture, s.caption] if i % 2 else [s.prompt, s.picture] for i, s in enumerate(scenes)],
+    eos=True,
 )
 optimiser = torch.optim.AdamW(nano.model.parameters(), lr=3e-3)
 losses = {"text loss": [], "image loss": []}
@@ -232,7 +247,11 @@ answer = pipe.caption(picture)
 rebuilt = pipe([sample.picture], generator=torch.Generator().manual_seed(1)).images[0]
 
 assert picture.size == rebuilt.size == sample.picture.size
-show_pictures([picture, sample.picture, rebuilt], [f"said back: {answer}", "a picture", "rebuilt from its embeddings"])
+show_pictures(
+    [picture, sample.picture, rebuilt],
+    [f"said back: {answer}", "a picture", "rebuilt from its embeddings"],
+)
+
 
 # %% [markdown]
 # Try it with `"a llama on a blue background, Twemoji style"`. Does the model name its own drawing?
@@ -240,7 +259,6 @@ show_pictures([picture, sample.picture, rebuilt], [f"said back: {answer}", "a pi
 # ## What could go wrong
 #
 # Input that cannot be meant is refused. The message is one line: what is wrong, and what to do.
-
 
 # %%
 def refused(action):
@@ -254,6 +272,7 @@ refused(lambda: processor(["a [IMG] llama"]))
 refused(lambda: model(both["input_ids"], images=both["images"][:1]))
 refused(lambda: pipe([["a llama"], [sample.picture]]))
 refused(lambda: EmuConfig.preset("emu-tinny"))
+
 
 # %% [markdown]
 # ## Your turn: how long is a sample? (3 minutes)
@@ -273,13 +292,13 @@ refused(lambda: EmuConfig.preset("emu-tinny"))
 # ```
 # </details>
 
-
 # %%
 def length(words, pictures, n_image):
     return None  # your line here
 
 
 check("00.length", length)
+
 
 # %% [markdown]
 # ## Your turn: the mask of the regression (5 minutes)
@@ -298,7 +317,6 @@ check("00.length", length)
 #     return input_ids[:, 1:] == ids.image
 # ```
 # </details>
-
 
 # %%
 def regressed(input_ids, ids):

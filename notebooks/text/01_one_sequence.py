@@ -36,11 +36,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -55,7 +57,6 @@ PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 import copy
 
 import torch
-
 from minemu.config import EmuConfig, ObjectiveConfig
 from minemu.course import check, start, untrained
 from minemu.drawing import token_words
@@ -82,6 +83,7 @@ text = processor.encode(sample.prompt)
 print(text)
 print(token_words(text, processor))
 
+
 # %% [markdown]
 # ## A picture is N + 2 tokens
 #
@@ -96,7 +98,6 @@ print(token_words(text, processor))
 #
 # The ids say only *where* a picture stands. Which picture it is comes later, as N vectors. The next cell is the package's own code.
 
-
 # %% tags=["same-as:minemu.sequence.picture_ids"]
 def picture_ids(ids, n_image):
     return [ids.image_start, *[ids.image] * n_image, ids.image_end]
@@ -104,12 +105,12 @@ def picture_ids(ids, n_image):
 
 print(picture_ids(ids, N))
 
+
 # %% [markdown]
 # ## Any order
 #
 # A sample is a list of texts and pictures. `<s>` opens it. In training `</s>` closes it. Nothing else decides the order, so one
 # function writes captions, prompts and whole documents.
-
 
 # %% tags=["same-as:minemu.sequence.interleave"]
 def interleave(pieces, ids, n_image, bos=True, eos=False):
@@ -190,7 +191,12 @@ print(int(with_end.sum()), "pairs with [/IMG],", int(without.sum()), "without, f
 # %% alt="The row at the size of the released Emu: 32 slots with ids up to 32003, and 33 regressed pairs."
 emu = EmuConfig.preset("emu-14b")
 emu_ids, emu_n = TokenIds.of(emu.llm), emu.bridge.n_image
-assert (emu_ids.pad, emu_ids.image_start, emu_ids.image_end, emu_ids.image) == (32000, 32001, 32002, 32003)
+assert (emu_ids.pad, emu_ids.image_start, emu_ids.image_end, emu_ids.image) == (
+    32000,
+    32001,
+    32002,
+    32003,
+)
 big = interleave([text, PICTURE], emu_ids, emu_n, eos=True)
 words = ["<s>", *token_words(text, processor), "[IMG]", *["<image>"] * emu_n, "[/IMG]", "</s>"]
 assert int(targets(torch.tensor([big]), emu_ids, emu.objective).image.sum()) == emu_n + 1
@@ -209,7 +215,15 @@ with torch.no_grad():
     x = model.llm.get_input_embeddings()(batch["input_ids"])  # (1, L, D)
     x[batch["input_ids"] == ids.image] = embeds.flatten(0, 1)
     torch.testing.assert_close(x, model.embed(batch["input_ids"], embeds))
-print("ids", tuple(batch["input_ids"].shape), "-> vectors", tuple(x.shape), "of which", N, "are the picture")
+print(
+    "ids",
+    tuple(batch["input_ids"].shape),
+    "-> vectors",
+    tuple(x.shape),
+    "of which",
+    N,
+    "are the picture",
+)
 
 # %% [markdown]
 # ## Nobody says [IMG]
@@ -235,7 +249,6 @@ def says_img(logits, input_ids, ids):
 
 # %% [markdown]
 # Both copies start from the same weights, and see the same 16 pairs 40 times.
-
 
 # %%
 def learn(say_image, steps=40):
@@ -278,11 +291,21 @@ show_curves({"probability of [IMG] where a picture begins": curves}, log=True)
 
 # %%
 a, b, c, d, e, f = samples[:6]
-mixed = [[a.prompt, a.picture], [b.caption], [c.picture, c.caption], [d.caption], [e.prompt, e.picture], [f.caption]]
+mixed = [
+    [a.prompt, a.picture],
+    [b.caption],
+    [c.picture, c.caption],
+    [d.caption],
+    [e.prompt, e.picture],
+    [f.caption],
+]
 rows, pictures, _ = zip(*(processor.tokens(pieces, eos=True) for pieces in mixed), strict=True)
 padded = processor(mixed, eos=True).to(model.device)
 longest = max(map(len, rows))
-sizes = {length: pack_rows(rows, ids, length)["input_ids"].numel() for length in range(2 * longest, 3 * longest)}
+sizes = {
+    length: pack_rows(rows, ids, length)["input_ids"].numel()
+    for length in range(2 * longest, 3 * longest)
+}
 packed = pack_rows(rows, ids, min(sizes, key=sizes.get))  # the length that wastes least
 images = torch.stack([picture for i in packed["order"] for picture in pictures[i]]).to(model.device)
 assert packed["input_ids"].numel() < padded["input_ids"].numel()
@@ -291,16 +314,18 @@ print("padded", tuple(padded["input_ids"].shape), " packed", tuple(packed["input
 # %% alt="Six samples padded, one a row, and packed into fewer rows; at the right the block mask, a triangle for each sample."
 show_packing(padded["attention_mask"], packed)
 
+
 # %% [markdown]
 # A position may read itself and those before it, of its own sample only. That is the **block mask**, and this is the package's code
 # for it.
 # Padding may read padding; nothing is predicted there, so it does no harm.
 
-
 # %% tags=["same-as:minemu.sequence.block_mask"]
 def block_mask(segment_ids):
     same = segment_ids[:, :, None] == segment_ids[:, None, :]
-    causal = torch.ones(segment_ids.shape[1], segment_ids.shape[1], dtype=torch.bool, device=segment_ids.device).tril()
+    causal = torch.ones(
+        segment_ids.shape[1], segment_ids.shape[1], dtype=torch.bool, device=segment_ids.device
+    ).tril()
     return (same & causal)[:, None]
 
 
@@ -316,12 +341,19 @@ print(block_mask(torch.tensor([[1, 1, 2, 2, 0]]))[0, 0].int().tolist())
 # Then both losses are the same numbers.
 
 # %%
-where = {name: packed[name].to(model.device) for name in ("input_ids", "position_ids", "segment_ids")}
+where = {
+    name: packed[name].to(model.device) for name in ("input_ids", "position_ids", "segment_ids")
+}
 with torch.no_grad():
     one, other = model(**padded), model(**where, images=images)
 torch.testing.assert_close(one.text_loss, other.text_loss)
 torch.testing.assert_close(one.image_loss, other.image_loss)
-print(padded["input_ids"].numel(), "positions padded,", packed["input_ids"].numel(), "packed, the same two losses")
+print(
+    padded["input_ids"].numel(),
+    "positions padded,",
+    packed["input_ids"].numel(),
+    "packed, the same two losses",
+)
 
 # %% [markdown]
 # **Predict before you run.** We change one word of the first sample in row 0. Do the scores for the second sample change, with the
@@ -334,15 +366,17 @@ edited["input_ids"][0, 1] = 100 if int(where["input_ids"][0, 1]) != 100 else 101
 with torch.no_grad():
     kept = model(**edited, images=images).logits[0, second]
     torch.testing.assert_close(kept, other.logits[0, second])
-    before, after = (model(inputs["input_ids"], images=images).logits[0, second] for inputs in (where, edited))
+    before, after = (
+        model(inputs["input_ids"], images=images).logits[0, second] for inputs in (where, edited)
+    )
 print("without the block mask the second sample changes:", not torch.equal(before, after))
+
 
 # %% [markdown]
 # ## What could go wrong
 #
 # A special token inside a text would forge a picture. A picture cut in two means nothing. A slot without a picture has nothing to
 # hold. All of these are refused, with one line that says what to do.
-
 
 # %%
 def refused(action):
@@ -356,6 +390,7 @@ refused(lambda: processor(["draw [IMG] a llama"]))
 refused(lambda: processor([[sample.prompt, sample.picture]], max_length=len(row) - 3))
 refused(lambda: model(torch.tensor([row], device=model.device)))
 refused(lambda: pack_rows(rows, ids, length=8))
+
 
 # %% [markdown]
 # ## Your turn: targets of the LM head (5 minutes)
@@ -379,13 +414,13 @@ refused(lambda: pack_rows(rows, ids, length=8))
 # ```
 # </details>
 
-
 # %%
 def text_targets(input_ids, ids):
     return None  # your line here
 
 
 check("01.text_targets", text_targets)
+
 
 # %% [markdown]
 # ## Your turn: positions in a packed row (8 minutes)
@@ -406,7 +441,6 @@ check("01.text_targets", text_targets)
 #     return block_mask(segment_ids)[:, 0].sum(-1) - 1  # all that it may read, but for itself
 # ```
 # </details>
-
 
 # %%
 def positions_of(segment_ids):

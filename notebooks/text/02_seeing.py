@@ -24,7 +24,7 @@
 # * write CLIP's contrastive loss, train a small tower with it, and say what that loss alone does *not* teach,
 # * look inside a trained tower: similar patches, attention maps, nearest pictures.
 #
-# **Needs:** less than a minute on two CPU cores or on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
+# **Needs:** about a minute on two CPU cores, less on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -32,11 +32,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -55,8 +57,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import nn
-
 from minemu.config import EmuConfig
 from minemu.course import check, start
 from minemu.data.datasets import batch_samples
@@ -69,6 +69,7 @@ from minemu.sequence import pad_rows
 from minemu.training.encoder import PIXEL_WEIGHT, STYLE_WEIGHT, EncoderStage, TextTower
 from minemu.training.loop import TrainConfig
 from minemu.visual_encoder import Block, EVAVisionTransformer
+from torch import nn
 
 pipe, world = start(PRESET)
 encoder = pipe.model.visual_encoder.requires_grad_(False)  # the trained tower stays as it is
@@ -100,6 +101,7 @@ for name in ("emu-14b", "emu2-37b", PRESET):
     print(f"{name}: {size.grid} x {size.grid} = {size.patches} patches of {size.patch_size} px,")
     print(f"    {size.layers} layers, {size.heads} heads, width {size.width}, {norm}")
 
+
 # %% [markdown]
 # Each patch becomes a vector by one linear map: $x_i = W\,\mathrm{vec}(\text{patch}_i) + b$. In code that is a convolution whose stride equals its kernel, so that no two windows overlap. In the cell after the exercise $\mathrm{vec}(\text{patch}_i)$ is row i of `flat[0]`, $W$ is `conv.weight.flatten(1)`, $b$ is `conv.bias`, and $x_i$ is row i of `by_hand[0]`.
 #
@@ -123,7 +125,6 @@ for name in ("emu-14b", "emu2-37b", PRESET):
 # ```
 # </details>
 
-
 # %%
 def cut(pixels, p):
     return None  # your line here
@@ -141,7 +142,9 @@ conv, pixels = nn.Conv2d(3, vision.width, p, stride=p).requires_grad_(False), im
 flat = rearrange(pixels, "b c (h i) (w j) -> b (h w) (c i j)", i=p, j=p)  # (1, P, 3 p p)
 
 by_hand = flat @ conv.weight.flatten(1).T + conv.bias  # (1, P, D)
-torch.testing.assert_close(by_hand, rearrange(conv(pixels), "b d h w -> b (h w) d"), atol=1e-4, rtol=1e-4)
+torch.testing.assert_close(
+    by_hand, rearrange(conv(pixels), "b d h w -> b (h w) d"), atol=1e-4, rtol=1e-4
+)
 print("the same map:", tuple(flat.shape), "->", tuple(by_hand.shape))
 
 # %% [markdown]
@@ -155,9 +158,12 @@ print("the same map:", tuple(flat.shape), "->", tuple(by_hand.shape))
 reach = 1
 for _ in range(p.bit_length() - 1):  # 2 ** halvings == p
     reach = 2 * (reach - 1) + 3
-print(f"a token of the conv stem sees {reach} x {reach} pixels, a patch is {p} x {p}: neighbours overlap")
+print(
+    f"a token of the conv stem sees {reach} x {reach} pixels, a patch has {p} x {p}: they overlap"
+)
 convs = [layer for layer in encoder.patch_embed.layers if isinstance(layer, nn.Conv2d)]
 print("its weights:", [tuple(layer.weight.shape) for layer in convs])
+
 
 # %% [markdown]
 # ## From patches to tokens
@@ -168,7 +174,6 @@ print("its weights:", [tuple(layer.weight.shape) for layer in convs])
 # $$x^{(0)} = [c;\, x_1;\, \dots;\, x_P] + e \qquad x^{(l)} = \mathrm{block}_l(x^{(l-1)}) \qquad \text{features} = x^{(L)}$$
 #
 # $c$ is `cls_token`, the $x_i$ come from `patch_embed`, $e$ is `pos_embed`, and the $L$ blocks are `blocks`. This is the package's own `forward`; a test fails if the two ever differ.
-
 
 # %% tags=["same-as:minemu.visual_encoder.EVAVisionTransformer.forward"]
 def forward(self, pixels):
@@ -188,7 +193,6 @@ print("features:", tuple(features.shape), "of which the class token is number 0"
 # %% [markdown]
 # **Predict:** shuffle the patches before the first block. Does the class token change if positions are added? And if they are not?
 
-
 # %%
 exact = copy.deepcopy(encoder).double()  # so that rounding is not taken for a difference
 
@@ -201,9 +205,13 @@ def class_token(patches, positions):
 
 
 patches = rearrange(exact.patch_embed(images.double()), "b d h w -> b (h w) d")
-shuffled = patches[:, torch.randperm(vision.patches, generator=torch.Generator().manual_seed(0)).to(device)]
+shuffled = patches[
+    :, torch.randperm(vision.patches, generator=torch.Generator().manual_seed(0)).to(device)
+]
 for name, positions in (("with positions", exact.pos_embed), ("without", 0 * exact.pos_embed)):
-    same = torch.allclose(class_token(patches, positions), class_token(shuffled, positions), atol=1e-9)
+    same = torch.allclose(
+        class_token(patches, positions), class_token(shuffled, positions), atol=1e-9
+    )
     print(f"{name}: shuffling {'changes nothing' if same else 'changes the class token'}")
 
 # %% [markdown]
@@ -220,7 +228,9 @@ for name, positions in (("with positions", exact.pos_embed), ("without", 0 * exa
 # **Predict:** multiply the last weights of both sub-layers by 20. Which block gives the same output as before?
 
 # %%
-nano = replace(EmuConfig.preset("emu-nano").vision, norm_eps=1e-12)  # so small that it does not blur the point
+nano = replace(
+    EmuConfig.preset("emu-nano").vision, norm_eps=1e-12
+)  # so small that it does not blur the point
 x = torch.randn(1, 17, nano.width, generator=torch.Generator().manual_seed(0))
 for post_norm in (False, True):
     torch.manual_seed(0)
@@ -233,11 +243,11 @@ for post_norm in (False, True):
     same = torch.allclose(before, block(x), atol=1e-3, rtol=1e-3)
     print(f"{'post' if post_norm else 'pre'}-norm: {'the same' if same else 'another output'}")
 
+
 # %% [markdown]
 # So in Emu2's tower no sub-layer can shout: each adds a vector of a size that its norm's gain sets, however large its weights grow.
 # That bounds how fast the stream can swell over many layers, the reason that Swin V2 gives for the same form ([arXiv 2111.09883](https://arxiv.org/abs/2111.09883)).
 # Below, fresh towers of 24 layers, with those weights as they start, which is small, and a thousand times as large.
-
 
 # %%
 @torch.no_grad()
@@ -292,6 +302,7 @@ loss_of_nothing = F.cross_entropy(blank, torch.arange(pairs))
 torch.testing.assert_close(loss_of_nothing, torch.tensor(math.log(pairs)))
 print(f"ln {pairs}: it chooses among {pairs} with equal chances")
 
+
 # %% [markdown]
 # ### Exercise 2: the loss (10 minutes)
 #
@@ -316,7 +327,6 @@ print(f"ln {pairs}: it chooses among {pairs} with equal chances")
 # ```
 # </details>
 
-
 # %%
 def clip_loss(image, text, scale):
     return None  # your line here
@@ -324,16 +334,20 @@ def clip_loss(image, text, scale):
 
 check("02.contrastive", clip_loss)
 
+
 # %% [markdown]
 # The package has one more thought. In a small world two pictures of a batch may have *the same* caption, and then both captions are right for both. So the right answers are shared out.
 
-
 # %% tags=["same-as:minemu.training.encoder.contrastive"]
 def contrastive(logits, input_ids):
-    same = (input_ids[:, None] == input_ids[None]).all(-1).float()  # equal captions are all right answers
+    same = (
+        (input_ids[:, None] == input_ids[None]).all(-1).float()
+    )  # equal captions are all right answers
     answers = same / same.sum(1, keepdim=True)
     loss = (F.cross_entropy(logits, answers) + F.cross_entropy(logits.T, answers)) / 2
-    return loss, (logits.argmax(1) == torch.arange(len(logits), device=logits.device)).float().mean()
+    return loss, (
+        logits.argmax(1) == torch.arange(len(logits), device=logits.device)
+    ).float().mean()
 
 
 # %% [markdown]
@@ -341,18 +355,21 @@ def contrastive(logits, input_ids):
 #
 # A tower of nano size, a text tower of two layers, and pictures of one drawing each. The two towers start random and meet only in the loss.
 
-
 # %%
 def draw(world, start, count):
     """Normalised pictures (n, 3, S, S), caption tokens and the samples themselves."""
     samples = batch_samples(world, start, count)
     pixels = torch.stack([torch.from_numpy(sample.pixels) for sample in samples])
-    rows = pad_rows([pipe.processor.encode(sample.caption) for sample in samples], pipe.processor.ids)
+    rows = pad_rows(
+        [pipe.processor.encode(sample.caption) for sample in samples], pipe.processor.ids
+    )
     return normalise(pixels).to(device), {name: rows[name].to(device) for name in rows}, samples
 
 
 small = EmuConfig.preset("emu-nano").vision
-pictures, words, scenes = draw(ToyWorld("seen", image_size=small.image_size, kinds=("single",)), 0, 512)
+pictures, words, scenes = draw(
+    ToyWorld("seen", image_size=small.image_size, kinds=("single",)), 0, 512
+)
 print(tuple(pictures.shape), "pictures,", tuple(words["input_ids"].shape), "caption tokens")
 
 
@@ -360,12 +377,20 @@ print(tuple(pictures.shape), "pictures,", tuple(words["input_ids"].shape), "capt
 class Towers(nn.Module):
     def __init__(self):
         super().__init__()
-        self.see, self.read = EVAVisionTransformer(small), TextTower(len(pipe.processor.tokenizer), small.width)
-        self.norm, self.head = nn.LayerNorm(small.width), nn.Linear(small.width, small.width, bias=False)
+        self.see, self.read = (
+            EVAVisionTransformer(small),
+            TextTower(len(pipe.processor.tokenizer), small.width),
+        )
+        self.norm, self.head = (
+            nn.LayerNorm(small.width),
+            nn.Linear(small.width, small.width, bias=False),
+        )
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, pixels, words):
-        image = F.normalize(self.head(self.norm(self.see(pixels)[:, 0])), dim=-1)  # (B, D), from the class token
+        image = F.normalize(
+            self.head(self.norm(self.see(pixels)[:, 0])), dim=-1
+        )  # (B, D), from the class token
         return self.log_scale.exp() * image @ self.read(**words).T  # (B, B)
 
 
@@ -380,7 +405,10 @@ print(sum(parameter.numel() for parameter in towers.parameters()), "parameters")
 test_world = ToyWorld("seen", image_size=small.image_size, kinds=("single",), held_out=True)
 test_pictures, test_words, shown = draw(test_world, 0, pairs)
 order = sorted(range(pairs), key=lambda i: shown[i].scene.background)
-test_pictures, test_words = test_pictures[order], {name: rows[order] for name, rows in test_words.items()}
+test_pictures, test_words = (
+    test_pictures[order],
+    {name: rows[order] for name, rows in test_words.items()},
+)
 with torch.no_grad():
     before = towers(test_pictures, test_words)
 print([shown[i].scene.background for i in order])
@@ -400,11 +428,11 @@ for step in range(200):
     losses.append(loss.item())
 assert sum(losses[-20:]) / 20 < 0.8 * math.log(pairs)
 
+
 # %% [markdown]
 # **Predict:** 200 steps are few. What will the towers have learned first: the backgrounds, the styles, or the names of the drawings?
 #
 # One guess can be tested on the loss itself. Think of a tower that knows the background of a picture and nothing else. It chooses among the captions of a batch that name this background, with equal chances: its loss is the mean of $\ln(\text{how many})$.
-
 
 # %%
 def only(known):
@@ -414,7 +442,10 @@ def only(known):
     return sum(math.log(batch.count(thing)) for batch in batches for thing in batch) / len(told)
 
 
-levels = {f"chance: ln {pairs}": math.log(pairs), "knows only the background": only(lambda scene: scene.background)}
+levels = {
+    f"chance: ln {pairs}": math.log(pairs),
+    "knows only the background": only(lambda scene: scene.background),
+}
 
 # %% alt="The contrastive loss of the small tower over its steps falls below the level of chance, ln 32, and past that of a tower that knows only the background."
 show_curves({"contrastive loss": {"loss": losses}}, levels=levels)
@@ -444,9 +475,20 @@ pair_world = ToyWorld(image_size=vision.image_size, kinds=("pair",))
 stage = EncoderStage(pipe.model.config, TrainConfig(batch_size=4), pipe.processor, pair_world)
 batch = stage.batch(0)
 terms = stage.loss(batch)
-total = terms["contrastive"] + terms["name"] + STYLE_WEIGHT * terms["style"] + PIXEL_WEIGHT * terms["pixel"]
+total = (
+    terms["contrastive"]
+    + terms["name"]
+    + STYLE_WEIGHT * terms["style"]
+    + PIXEL_WEIGHT * terms["pixel"]
+)
 torch.testing.assert_close(terms["loss"], total)
-print(len(batch["pixels"]), "pictures,", len(batch["name"]), "drawings, each named among", len(stage.world.labels))
+print(
+    len(batch["pixels"]),
+    "pictures,",
+    len(batch["name"]),
+    "drawings, each named among",
+    len(stage.world.labels),
+)
 
 # %% [markdown]
 # How a drawing takes its share of the patches: the more of its box lies in a patch, the more that patch counts.
@@ -455,7 +497,9 @@ print(len(batch["pixels"]), "pictures,", len(batch["name"]), "drawings, each nam
 examples = batch_samples(pair_world, 0, 3)
 picture = batch["picture"].tolist()
 first = [picture.index(number) for number in range(3)]
-shares = torch.stack([batch["cover"][first], batch["cover"][[i + 1 for i in first]]], 1)  # (3, 2, P)
+shares = torch.stack(
+    [batch["cover"][first], batch["cover"][[i + 1 for i in first]]], 1
+)  # (3, 2, P)
 boxes = [[sample.boxes[0][1:], sample.boxes[1][1:]] for sample in examples]
 show_maps(
     torch.stack([torch.from_numpy(sample.pixels) for sample in examples]).numpy(),
@@ -478,7 +522,9 @@ show_maps(
 # %%
 cases = [world.sample(i) for i in (2, 3, 5)]
 seen = torch.stack([torch.from_numpy(case.pixels) for case in cases])  # (3, S, S, 3)
-tokens = F.normalize(encoder(normalise(seen).to(device))[:, 1:], dim=-1)  # (3, P, D) unit vectors of patches
+tokens = F.normalize(
+    encoder(normalise(seen).to(device))[:, 1:], dim=-1
+)  # (3, P, D) unit vectors of patches
 grid = vision.grid
 middle = grid * (grid // 2)  # the first patch of the middle row
 chosen = [grid + 1, middle + grid // 4, middle + grid - 1 - grid // 4, grid * grid - 1]
@@ -490,13 +536,13 @@ maps = rearrange(alike, "r (h w) c -> r c h w", h=grid)
 boxes = [[patch_box(number, grid, vision.image_size) for number in chosen]] * len(cases)
 show_maps(seen.numpy(), maps, [""] * 3, [f"like patch {number + 1}" for number in chosen], boxes)
 
+
 # %% [markdown]
 # Look for two things. A patch of the background should find background, a patch of a drawing its drawing, though nobody ever drew a contour. And where a picture has two drawings: does a patch of one find the other?
 #
 # ## Where the class token looks
 #
 # Attention weights say where a token takes its information from. `F.scaled_dot_product_attention` does not return them, so compute them: $a = \mathrm{softmax}(q k^\top / \sqrt{K})$ for each head. In code $a$ is `weights`, and $K$, the width of a head, is `q.shape[-1]`.
-
 
 # %%
 def attention_weights(attention, x):
@@ -524,6 +570,7 @@ print("pictures, heads, layers, grid:", tuple(looks.shape))
 heads, layers = looks.shape[1:3]
 rows, columns = [f"head {h + 1}" for h in range(heads)], [f"layer {n + 1}" for n in range(layers)]
 show_maps(seen[[0] * heads].numpy(), looks[0], rows, columns)
+
 
 # %% [markdown]
 # Each map is scaled to its own largest weight. Do heads differ, and layers? Look for some that follow the drawing, some that follow its outline, and some that rest on plain background.
@@ -556,7 +603,6 @@ show_maps(seen[[0] * heads].numpy(), looks[0], rows, columns)
 # ```
 # </details>
 
-
 # %%
 def nearest(features, query, k):
     return None  # your line here
@@ -568,7 +614,9 @@ check("02.nearest", nearest)
 # Held-out pictures of one drawing each, no two of the same scene. Training showed none of these scenes, though it showed these drawings on other backgrounds and in other sizes.
 
 # %%
-gallery = batch_samples(ToyWorld("seen", image_size=vision.image_size, kinds=("single",), held_out=True), 0, 320)
+gallery = batch_samples(
+    ToyWorld("seen", image_size=vision.image_size, kinds=("single",), held_out=True), 0, 320
+)
 gallery = list({sample.scene.shows(): sample for sample in gallery}.values())
 gallery_pixels = torch.stack([torch.from_numpy(sample.pixels) for sample in gallery])
 parts = [encoder(normalise(part).to(device))[:, 0] for part in gallery_pixels.split(64)]
@@ -578,7 +626,9 @@ print(len(gallery), "pictures")
 
 # %% alt="Four held-out pictures, each followed by its five nearest by the features of the class token; a bar marks neighbours that show the same thing."
 names = [{box[0] for box in sample.boxes} for sample in gallery]
-common = {max(own): i for i, own in enumerate(names) if names.count(own) >= 3}  # a name, and a picture that has mates
+common = {
+    max(own): i for i, own in enumerate(names) if names.count(own) >= 3
+}  # a name, and a picture that has mates
 asked = list(common.values())[:4]
 show_neighbours([sample.pixels for sample in gallery], names, asked, cosines[asked].topk(5).indices)
 

@@ -24,7 +24,7 @@
 # * show by experiment that embedding n does not depend on the queries after it, and say why that matters,
 # * watch queries learn where to look, and set Emu2's mean pooling beside them.
 #
-# **Needs:** less than a minute on two CPU cores or on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
+# **Needs:** about a minute on two CPU cores, less on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -32,11 +32,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -54,9 +56,6 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from PIL import Image
-from torch import nn
-
 from minemu.causal_transformer import CausalTransformer
 from minemu.config import EmuConfig
 from minemu.course import check, start
@@ -71,6 +70,8 @@ from minemu.model import Emu
 from minemu.processor import normalise
 from minemu.trace import unnormalise
 from minemu.training.encoder import cells
+from PIL import Image
+from torch import nn
 
 pipe, world = start(PRESET)
 model = pipe.model.requires_grad_(False)  # the trained weights stay as they are
@@ -124,7 +125,8 @@ for name in ("emu-14b", PRESET):
     with torch.device("meta"):
         published = CausalTransformer(c.bridge, c.vision, c.llm.width)
     count = sum(parameter.numel() for parameter in published.parameters())
-    print(f"{name}: N = {c.bridge.n_image}, {c.bridge.layers} layers, width {c.bridge.width}, {count:,} parameters")
+    sizes = f"N = {c.bridge.n_image}, {c.bridge.layers} layers, width {c.bridge.width}"
+    print(f"{name}: {sizes}, {count:,} parameters")
 
 
 # %% [markdown]
@@ -204,7 +206,7 @@ table = bridge.position_bias
 bias = forward(table, n)
 torch.testing.assert_close(bias, table(n))
 shared = n > table.buckets // 2
-print(f"distances 0 ... {n - 1}, {table.buckets // 2} exact buckets; some distances share one: {shared}")
+print(f"distances 0 ... {n - 1}, {table.buckets // 2} exact buckets; some share one: {shared}")
 
 # %% alt="The relative position bias of each head as a matrix: one colour along each diagonal, grey above the main diagonal where nothing may be looked at."
 heads = {f"head {h + 1}": bias[0, h] for h in range(bias.shape[1])}
@@ -318,7 +320,7 @@ moved = {"causal": influence(bridge, features), "looks ahead": influence(ahead, 
 future = torch.ones(n, n, dtype=torch.bool, device=device).triu(1)
 for name, matrix in moved.items():
     count = int((matrix[future] > 1e-4).sum())
-    print(f"{name}: {count} of {int(future.sum())} earlier embeddings moved when a later query changed")
+    print(f"{name}: {count} of {int(future.sum())} earlier embeddings moved with a later query")
 
 # %% alt="Which embedding moves when which query changes: only the lower triangle for the causal Transformer, all of the matrix when it may look ahead."
 roots = {name: matrix.sqrt() for name, matrix in moved.items()}  # so that small moves can be seen
@@ -390,7 +392,9 @@ show_curves({"mean squared error of pixels": {"loss": losses}}, levels={"the mea
 
 # %% alt="A held-out picture, what the untrained small Transformer paints of it, and what the trained one paints: blurred, with the right things in the right cells."
 def painted(bridge):
-    pixels = rearrange(bridge(tokens(images)), "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=cell, c=3)
+    pixels = rearrange(
+        bridge(tokens(images)), "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=cell, c=3
+    )
     return Image.fromarray(unnormalise(pixels)[0])
 
 
@@ -412,7 +416,12 @@ def where(bridge, source, layer=-1):
 inner = [row * side + column for row in range(side) for column in range(side) if 0 < row < side - 1]
 some = inner[: min(n, 8)] or list(range(n))
 rows = torch.stack([where(each, tokens(images))[some] for each in (untrained, small)])
-show_maps(sample.pixels[None].repeat(2, 0), rows, ["before", "after"], [f"$z_{{{number + 1}}}$" for number in some])
+show_maps(
+    sample.pixels[None].repeat(2, 0),
+    rows,
+    ["before", "after"],
+    [f"$z_{{{number + 1}}}$" for number in some],
+)
 
 # %% [markdown]
 # At first each looks nearly everywhere. Compare the rows: do queries whose cell holds a piece of the drawing look there? Those whose cell is plain background can read its colour anywhere, and often share one patch. Each map averages several heads, so a query can look at more than one place.
@@ -443,7 +452,9 @@ show_queries(sample.pixels, lower, where(bridge, features))
 def pool_features(features, n, config):
     side = round(n**0.5)
     cell = config.grid // side
-    return reduce(features[:, 1:], "b (h i w j) v -> b (h w) v", "mean", h=side, i=cell, w=side, j=cell)
+    return reduce(
+        features[:, 1:], "b (h i w j) v -> b (h w) v", "mean", h=side, i=cell, w=side, j=cell
+    )
 
 
 # %% [markdown]
@@ -451,10 +462,15 @@ def pool_features(features, n, config):
 
 # %%
 identity = torch.eye(vision.patches)
-weights = pool_features(torch.cat([torch.zeros(1, vision.patches), identity])[None], n, vision)[0]  # (N, P)
+weights = pool_features(torch.cat([torch.zeros(1, vision.patches), identity])[None], n, vision)[
+    0
+]  # (N, P)
 torch.testing.assert_close(weights.sum(1), torch.ones(n))
 for number in (1, 2, n):
-    print(f"cell {number}: patches", [patch + 1 for patch in weights[number - 1].nonzero().flatten().tolist()])
+    print(
+        f"cell {number}: patches",
+        [patch + 1 for patch in weights[number - 1].nonzero().flatten().tolist()],
+    )
 
 # %% alt="A picture with its patch grid and the coarser grid of pooling cells; beside it the mean colour of each cell with its number in reading order."
 show_cells(sample.pixels, vision.grid, side)
@@ -506,7 +522,12 @@ check("03.pool", pool)
 # %% alt="Upper row: where the first queries of the trained Causal Transformer look. Lower row: the patches that the first pooling cells average, a square each."
 fixed = rearrange(weights.to(device), "n (h w) -> n h w", h=vision.grid)
 rows = torch.stack([where(bridge, features)[some], fixed[some]])
-show_maps(sample.pixels[None].repeat(2, 0), rows, ["Emu", "Emu2"], [f"$z_{{{number + 1}}}$" for number in some])
+show_maps(
+    sample.pixels[None].repeat(2, 0),
+    rows,
+    ["Emu", "Emu2"],
+    [f"$z_{{{number + 1}}}$" for number in some],
+)
 
 # %% [markdown]
 # What changes around it:
@@ -522,8 +543,10 @@ for name in ("emu-nano", "emu2-nano"):
 # %%
 for name in ("emu-14b", "emu2-37b"):
     c = EmuConfig.preset(name)
-    print(f"{name}: {c.vision.patches} patches -> N = {c.bridge.n_image} embeddings of width {c.embed_width}")
-print(f"the map into Emu2's LLM: {c.vision.width} x {c.llm.width} = {c.vision.width * c.llm.width:,} parameters")
+    n, width = c.bridge.n_image, c.embed_width
+    print(f"{name}: {c.vision.patches} patches -> N = {n} embeddings of width {width}")
+seen, read = c.vision.width, c.llm.width
+print(f"the map into Emu2's LLM: {seen} x {read} = {seen * read:,} parameters")
 
 # %% [markdown]
 # | | Emu: Causal Transformer | Emu2: mean pooling |

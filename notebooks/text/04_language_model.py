@@ -20,7 +20,7 @@
 # After this notebook you can say what a LLaMA layer computes and rebuild it, put visual embeddings into the slots of a text, read the same hidden state with two heads,
 # and generate both words and visual embeddings without doing any work twice.
 #
-# It needs less than a minute on two CPU cores or a T4, and 2 GB of memory. The exercises take half an hour.
+# It needs about half a minute on two CPU cores, less on a T4, and 2 GB of memory. The exercises take half an hour.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -28,11 +28,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -44,17 +46,15 @@ else:
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 
 # %%
-# NBVAL_IGNORE_OUTPUT
 # %matplotlib inline
 import torch
-from torch.testing import assert_close
-
 from minemu.config import EmuConfig
 from minemu.course import check, start, untrained
 from minemu.data.world import ToyWorld
 from minemu.drawing import token_words
 from minemu.errors import MinemuError
 from minemu.sequence import IGNORE, targets
+from torch.testing import assert_close
 
 torch.set_grad_enabled(False)  # until the cell that trains
 pipe, world = start(PRESET)
@@ -72,13 +72,12 @@ sample = world.sample(2)  # a scene that training never showed
 # The sizes come from the configurations, so the table cannot be wrong:
 
 # %%
-print(f"{'':12} {'layers':>7} {'width D':>8} {'heads':>6} {'SwiGLU':>7} {'words':>6} {'N':>3}")
+row = "{:12} {:>7} {:>8} {:>6} {:>7} {:>6} {:>3}"
+print(row.format("", "layers", "width D", "heads", "SwiGLU", "words", "N"))
 for name in ("emu-nano", "emu-tiny", "emu-14b"):
     config = EmuConfig.preset(name)
-    llm = config.llm
-    print(
-        f"{name:12} {llm.layers:7} {llm.width:8} {llm.heads:6} {llm.ff_width:7} {llm.words:6} {config.bridge.n_image:3}"
-    )
+    llm, n = config.llm, config.bridge.n_image
+    print(row.format(name, llm.layers, llm.width, llm.heads, llm.ff_width, llm.words, n))
 
 # %% [markdown]
 # ## One sequence in
@@ -150,11 +149,15 @@ def record(module, arguments, named, output):
     recorded.append((named["hidden_states"], output[0]))
 
 
-hooks = [layer.self_attn.register_forward_hook(record, with_kwargs=True) for layer in model.llm.model.layers]
+hooks = [
+    layer.self_attn.register_forward_hook(record, with_kwargs=True)
+    for layer in model.llm.model.layers
+]
 hidden = model.llm.model(inputs_embeds=inputs, use_cache=False).last_hidden_state
 for hook in hooks:
     hook.remove()
 print("layers recorded:", len(recorded) == model.config.llm.layers)
+
 
 # %% [markdown]
 # ### RMSNorm
@@ -164,7 +167,6 @@ print("layers recorded:", len(recorded) == model.config.llm.layers)
 # $$\mathrm{RMSNorm}(x) = g \odot \frac{x}{\sqrt{\frac{1}{D} \sum_i x_i^2 + \epsilon}}$$
 #
 # $g$ is `gain`, $\epsilon$ is `eps`, and $D$ is the last axis of `x`.
-
 
 # %%
 def rms_norm(x, gain, eps):
@@ -176,12 +178,12 @@ normed = rms_norm(inputs, layer.input_layernorm.weight, eps)
 assert_close(normed, layer.input_layernorm(inputs))
 assert_close(normed, recorded[0][0])  # it is what the first attention got
 
+
 # %% [markdown]
 # ### Rotary positions
 #
 # Attention compares a query $q$ at position $m$ with a key $k$ at position $n$ by their inner product. Left alone it would not know $m$ and $n$. RoPE turns both before they meet:
 # channel $i$ and channel $i + K/2$ of a head of width $K$ are the two coordinates of a point, and the point is turned by the angle $m\,\theta^{-2i/K}$, fast for small $i$, slowly for large $i$. In code the $m$ are `positions`, $\theta$ is `theta`, $K / 2$ is `half`, and `angles` (L, K / 2) holds the angles.
-
 
 # %%
 def rotate(x, positions, theta=model.config.llm.rope_theta):
@@ -207,6 +209,7 @@ other = rotate(q, at([7])) @ rotate(k, at([5])).T
 print("same distance, same score:   ", torch.allclose(near, far, atol=1e-3))
 print("other distance, other score: ", not torch.allclose(near, other, atol=1e-3))
 
+
 # %% [markdown]
 # ### Attention
 #
@@ -214,12 +217,14 @@ print("other distance, other score: ", not torch.allclose(near, other, atol=1e-3
 #
 # $\tilde q$ and $\tilde k$ are the turned ones, `rotate(q, positions)` and `rotate(k, positions)`; $v$ is not turned. $K$ is `q.shape[-1]`, and the softmax is `weights`. The mask is $-\infty$ for later positions (`later`). Pictures get no mask of their own: their embeddings have an order, which the Causal Transformer gave them.
 
-
 # %%
 def attention(attn, x, heads):
     """x (1, L, D) -> output (1, L, D) and who read whom (heads, L, L)."""
     length = x.shape[1]
-    q, k, v = (f(x).view(length, heads, -1).transpose(0, 1) for f in (attn.q_proj, attn.k_proj, attn.v_proj))
+    q, k, v = (
+        f(x).view(length, heads, -1).transpose(0, 1)
+        for f in (attn.q_proj, attn.k_proj, attn.v_proj)
+    )
     positions = torch.arange(length, device=x.device)
     scores = rotate(q, positions) @ rotate(k, positions).mT / q.shape[-1] ** 0.5
     later = torch.ones_like(scores[0], dtype=torch.bool).triu(1)
@@ -242,6 +247,7 @@ from minemu.figures.heads import show_attention
 
 show_attention(torch.stack(seen), tokens, slots[0].tolist())
 
+
 # %% [markdown]
 # ### Exercise: SwiGLU (5 minutes)
 #
@@ -257,7 +263,6 @@ show_attention(torch.stack(seen), tokens, slots[0].tolist())
 #     return down(F.silu(gate(x)) * up(x))
 # ```
 # </details>
-
 
 # %%
 def swiglu(x, gate, up, down):
@@ -288,13 +293,12 @@ print("biases:", [head.bias for head in (model.llm.lm_head, model.regression_hea
 # %% [markdown]
 # **Predict before you run:** a sequence begins with a picture, another ends with one. At which positions does each head have to speak? Which embedding of a picture is the hardest to predict?
 
-
 # %%
 from minemu.figures.heads import Turn, show_turns
 
 
 def turn(pieces):
-    """How right each head is where it has to speak: teacher forcing, each position sees what is really before it."""
+    """How right each head is where it has to speak, seeing what is really before it."""
     batch = processor([pieces], eos=True).to(model.device)
     embeds = model.encode_images(batch["images"])
     out = model(batch["input_ids"], image_embeds=embeds)
@@ -306,7 +310,9 @@ def turn(pieces):
     nothing = torch.full_like(said, float("nan"))
     said = torch.where(goals.text[0] != IGNORE, said, nothing)
     return Turn(
-        token_words(batch["input_ids"][0].tolist(), processor), said, torch.where(goals.image[0], 1 - error, nothing)
+        token_words(batch["input_ids"][0].tolist(), processor),
+        said,
+        torch.where(goals.image[0], 1 - error, nothing),
     )
 
 
@@ -349,7 +355,13 @@ assert all(curve[-1] < curve[0] for curve in losses.values())
 # %% alt="Text loss and image loss of a nano model, each as a share of its first value, fall together over 60 steps"
 from minemu.figures.charts import show_curves
 
-show_curves({"share of the first loss": {name: [x / curve[0] for x in curve] for name, curve in losses.items()}})
+show_curves(
+    {
+        "share of the first loss": {
+            name: [x / curve[0] for x in curve] for name, curve in losses.items()
+        }
+    }
+)
 
 # %% [markdown]
 # ## Words out
@@ -374,11 +386,11 @@ from minemu.figures import show_pictures
 
 show_pictures([sample.picture], [processor.decode(said[0])])
 
+
 # %% [markdown]
 # ## Embeddings out
 #
 # No library has a loop that generates *embeddings*, so this one is ours. Append `[IMG]`, let the regression head predict an embedding, feed it back as the next input, N times. The plainest way runs the whole prefix each time:
-
 
 # %%
 def without_cache(model, inputs):
@@ -392,11 +404,14 @@ def without_cache(model, inputs):
 
 
 prompt = processor([[sample.caption]]).to(model.device)
-begun = torch.cat([prompt["input_ids"], torch.full_like(prompt["input_ids"][:, :1], ids.image_start)], 1)
+begun = torch.cat(
+    [prompt["input_ids"], torch.full_like(prompt["input_ids"][:, :1], ids.image_start)], 1
+)
 naive = without_cache(model, model.embed(begun))
 cached = model.generate_image_embeds(**prompt)
 assert_close(naive, cached, atol=1e-3, rtol=1e-3)
 print("equal with and without a cache:", tuple(cached.shape) == (1, *embeds.shape[1:]))
+
 
 # %% [markdown]
 # Why can the second way skip all that work? Attention looks only back. The keys and values of a position depend on the positions up to it, and those no longer change. So they are computed once and kept: that is the cache. A new position computes its own query, key and value, and reads the kept ones.
@@ -409,7 +424,6 @@ print("equal with and without a cache:", tuple(cached.shape) == (1, *embeds.shap
 #
 # **Predict before you run:** for a prompt of 30 and Emu2's N = 64, how many positions pass through the LLM in each way?
 
-
 # %%
 def passed(prompt, n, cache):
     return prompt + n if cache else n * (prompt + 1) + n * (n - 1) // 2
@@ -417,9 +431,9 @@ def passed(prompt, n, cache):
 
 print("without:", f"{passed(30, 64, cache=False):,}", "  with:", passed(30, 64, cache=True))
 
+
 # %% [markdown]
 # That is the formula. A hook on the first layer counts what really passes, for 30 random words and this model's N.
-
 
 # %%
 def counted(generate):
@@ -431,18 +445,29 @@ def counted(generate):
     return sum(seen)
 
 
-thirty = torch.randint(3, model.config.llm.words, (1, 30), generator=torch.Generator().manual_seed(0)).to(model.device)
+thirty = torch.randint(
+    3, model.config.llm.words, (1, 30), generator=torch.Generator().manual_seed(0)
+).to(model.device)
 image_start = torch.full_like(thirty[:, :1], ids.image_start)
 n = model.config.bridge.n_image
 slow = counted(lambda: without_cache(model, model.embed(torch.cat([thirty, image_start], 1))))
 fast = counted(lambda: model.generate_image_embeds(thirty))
-print("without:", slow, slow == passed(30, n, cache=False), "  with:", fast, fast == passed(30, n, cache=True))
+print(
+    "without:",
+    slow,
+    slow == passed(30, n, cache=False),
+    "  with:",
+    fast,
+    fast == passed(30, n, cache=True),
+)
 
 # %% alt="Left: a staircase of positions that each step processes, nearly all of them again; right: positions processed for one picture without and with a cache, for N of 4, 16, 32 and 64"
 from minemu.figures.cache import show_tokens_processed
 
 ns = [4, 16, 32, 64]
-totals = {name: [passed(30, n, cache) for n in ns] for name, cache in (("without", False), ("with", True))}
+totals = {
+    name: [passed(30, n, cache) for n in ns] for name, cache in (("without", False), ("with", True))
+}
 show_tokens_processed(31, 16, totals, ns)
 
 # %% [markdown]
@@ -461,11 +486,14 @@ from minemu.files import read_json
 rows = read_json(data_dir() / "emu-tiny" / "bench.json")["rows"]
 found = []
 for n in (32, 64):
-    prompt = 1 + bench.WORDS + bench.PICTURES * (n + 2)  # <s>, words, and [IMG] ... [/IMG] around each picture
+    prompt = (
+        1 + bench.WORDS + bench.PICTURES * (n + 2)
+    )  # <s>, words, and [IMG] ... [/IMG] around each picture
     row = rows[f"image-embeds-n{n}"]
     ratio = passed(prompt, n, cache=False) / passed(prompt, n, cache=True)
     found.append(SpeedUp(f"N = {n}", row["ratio"], row["min"], row["max"], ratio))
 show_speedups(found)
+
 
 # %% [markdown]
 # Compare the measured gain with the count. Expect it to be smaller: one position at a time means that all weights are read from memory for a single vector, while a long prefix multiplies a matrix with a matrix, which a processor does far more efficiently. How much of the count is left as time depends on the machine, the model and N.
@@ -490,13 +518,13 @@ show_speedups(found)
 # ```
 # </details>
 
-
 # %%
 def scores(start, n, cached):
     return None  # your line here
 
 
 check("04.scores", scores)
+
 
 # %% [markdown]
 # ### Exercise: generate with a cache (15 minutes)
@@ -518,7 +546,6 @@ check("04.scores", scores)
 #     return torch.cat(predicted, 1)
 # ```
 # </details>
-
 
 # %%
 def with_cache(model, inputs):

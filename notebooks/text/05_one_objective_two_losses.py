@@ -37,11 +37,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -57,7 +59,6 @@ import copy
 
 import torch
 import torch.nn.functional as F
-
 from minemu.config import EmuConfig, ObjectiveConfig
 from minemu.course import check, start, untrained
 from minemu.errors import MinemuError
@@ -71,7 +72,14 @@ pipe, world = start(PRESET)
 processor, model, ids = pipe.processor, pipe.model, pipe.processor.ids
 objective = model.config.objective
 samples = [world.sample(i) for i in range(16)]
-print(objective.image_loss, objective.targets, "N =", processor.n_image, "D =", model.config.embed_width)
+print(
+    objective.image_loss,
+    objective.targets,
+    "N =",
+    processor.n_image,
+    "D =",
+    model.config.embed_width,
+)
 
 # %% [markdown]
 # ## Which position predicts which target
@@ -89,7 +97,9 @@ print(objective.image_loss, objective.targets, "N =", processor.n_image, "D =", 
 # Both heads speak at every position. The loss listens to one of them, or to none.
 
 # %% alt="The sequence twice, one above the other; arrows lead from each position to the next element that it predicts, solid for words and dashed for visual embeddings."
-batch = processor([[samples[0].prompt, samples[0].picture], [samples[1].picture, samples[1].caption]], eos=True)
+batch = processor(
+    [[samples[0].prompt, samples[0].picture], [samples[1].picture, samples[1].caption]], eos=True
+)
 show_pairs(batch["input_ids"], processor, objective)
 
 # %% [markdown]
@@ -112,7 +122,12 @@ with torch.no_grad():
     embeds = model.encode_images(batch["images"])  # (n, N, D)
     inputs = model.embed(batch["input_ids"], embeds)  # (B, L, D)
 print("logits", tuple(out.logits.shape), " predictions", tuple(out.predictions.shape))
-print(int((goals.text != IGNORE).sum()), "tokens to classify,", int(goals.image.sum()), "embeddings to regress")
+print(
+    int((goals.text != IGNORE).sum()),
+    "tokens to classify,",
+    int(goals.image.sum()),
+    "embeddings to regress",
+)
 
 # %% [markdown]
 # ## Classify the next token
@@ -156,7 +171,9 @@ print("the mean over", len(predicted), "pairs is the package's image loss")
 # embedding of `[/IMG]`.
 
 # %%
-pairs = following.view(len(embeds), -1, following.shape[-1])  # (n, N + 1, D), or N without the [/IMG] pair
+pairs = following.view(
+    len(embeds), -1, following.shape[-1]
+)  # (n, N + 1, D), or N without the [/IMG] pair
 torch.testing.assert_close(pairs[:, : processor.n_image], embeds)
 if objective.end_of_image_pair:
     end = model.llm.get_input_embeddings().weight[ids.image_end].detach()
@@ -187,7 +204,10 @@ cosine = ObjectiveConfig(image_loss="cosine")
 once = image_loss(out.predictions, inputs, goals, cosine)
 twice = image_loss(2 * out.predictions, inputs, goals, cosine)
 torch.testing.assert_close(once, twice)
-print("the squared distance changes:", not torch.equal(mine, (2 * predicted - following).square().mean()))
+print(
+    "the squared distance changes:",
+    not torch.equal(mine, (2 * predicted - following).square().mean()),
+)
 
 # %% [markdown]
 # The cosine only asks for a direction. But a predicted embedding is the next *input*, where length matters. That speaks for the
@@ -205,9 +225,15 @@ lengths = torch.linspace(0.05, 1.5, 59)
 guesses = lengths[:, None] * F.normalize(mean, dim=-1)  # (59, D)
 squared = sum((guesses - x).square().sum(-1) for x in (a, b)) / 2
 angle = sum(1 - F.cosine_similarity(guesses, x, dim=-1) for x in (a, b)) / 2
-assert abs(float(lengths[squared.argmin()] - mean.norm())) < 0.03  # the best length is that of the mean
+assert (
+    abs(float(lengths[squared.argmin()] - mean.norm())) < 0.03
+)  # the best length is that of the mean
 curves = {"squared distance": squared.tolist(), "cosine": angle.tolist()}
-show_curves({"two targets of length 1, equally likely": curves}, x="length of the prediction", at=lengths.tolist())
+show_curves(
+    {"two targets of length 1, equally likely": curves},
+    x="length of the prediction",
+    at=lengths.tolist(),
+)
 
 # %% [markdown]
 # The lowest point is at the length of the mean, well below 1. A model that is unsure predicts short, average embeddings.
@@ -227,7 +253,9 @@ PARTS = {
     "LM head": (model.llm.lm_head,),
     "regression head": (model.regression_head,),
 }
-pairs = [[s.picture, s.caption] if i % 2 else [s.prompt, s.picture] for i, s in enumerate(samples[:8])]
+pairs = [
+    [s.picture, s.caption] if i % 2 else [s.prompt, s.picture] for i, s in enumerate(samples[:8])
+]
 batch = processor(pairs, eos=True).to(model.device)
 
 
@@ -238,7 +266,8 @@ def gradients(loss, image_targets):
     model(**batch)[loss].backward()
     model.config = model.config.override({"objective.targets": objective.targets})
     grads = {
-        name: [p.grad for m in modules for p in m.parameters() if p.grad is not None] for name, modules in PARTS.items()
+        name: [p.grad for m in modules for p in m.parameters() if p.grad is not None]
+        for name, modules in PARTS.items()
     }
     return {name: sum(float(g.square().sum()) for g in of) ** 0.5 for name, of in grads.items()}
 
@@ -251,7 +280,10 @@ norms = {
 }
 for loss, of in norms.items():
     print(f"{loss}: no gradient on", ", ".join(name for name, length in of.items() if length == 0))
-print("detached, yet it reaches the visual encoder:", norms["image loss, detached targets"]["visual encoder"] > 0)
+print(
+    "detached, yet it reaches the visual encoder:",
+    norms["image loss, detached targets"]["visual encoder"] > 0,
+)
 
 # %% alt="Bars of the gradient length of the text loss and of the image loss with detached and with attached targets on each of six modules; the heads learn from one loss each."
 show_gradients(norms)
@@ -279,7 +311,9 @@ half = ObjectiveConfig(image_loss_weight=0.5)
 out = model(**batch)
 losses = (out.text_loss, out.image_loss, unified_loss(out.text_loss, out.image_loss, half))
 shared = model.llm.model.norm.weight  # just before both heads
-of_text, of_image, of_both = (torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses)
+of_text, of_image, of_both = (
+    torch.autograd.grad(loss, shared, retain_graph=True)[0] for loss in losses
+)
 torch.testing.assert_close(of_both, of_text + half.image_loss_weight * of_image)
 print("one weight scales every bar of the image loss, and none of the text loss")
 
@@ -314,7 +348,6 @@ def spread(embeds):
 # stage, where the visual encoder does not change.
 #
 # **Predict before you run.** Which of the three ends with the lowest image loss?
-
 
 # %%
 def train(image_targets, steps=60):
@@ -356,9 +389,9 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 # Only frozen targets cannot move at all. That run dips too, because the left panel shows what the language model *reads*, and this
 # still moves. Its targets keep their spread, and pull the embeddings back.
 #
-# | | In the released code | Emu2 | Here |
-# |---|---|---|---|
-# | targets | detached, they move with the visual side | features of an encoder that does not change in this stage | `detached`; the recipe of `emu-tiny` also keeps the visual side fixed in this stage |
+# | | In the paper | In the released code | Emu2 | Here |
+# |---|---|---|---|---|
+# | targets | the embeddings that the LLM reads; whether they are detached is not said | detached, they move with the visual side | features of an encoder that does not change in this stage | `detached`; the recipe of `emu-tiny` also keeps the visual side fixed in this stage |
 #
 # ## Where the error is
 #
@@ -390,11 +423,16 @@ show_curves({"squared distance, slot by slot": curves}, x="slot", at=slots)
 # A choice that does not exist, or a misspelt field, is refused and named.
 
 # %%
-for change in ({"objective.image_loss": "l1"}, {"objective.image_weight": 2.0}, {"objective.targets": "moving"}):
+for change in (
+    {"objective.image_loss": "l1"},
+    {"objective.image_weight": 2.0},
+    {"objective.targets": "moving"},
+):
     try:
         model.config.override(change)
     except MinemuError as error:
         print("-", error)
+
 
 # %% [markdown]
 # ## Your turn: the image loss (5 minutes)
@@ -417,13 +455,13 @@ for change in ({"objective.image_loss": "l1"}, {"objective.image_weight": 2.0}, 
 # ```
 # </details>
 
-
 # %%
 def my_image_loss(predictions, inputs, regress):
     return None  # your line here
 
 
 check("05.image_loss", my_image_loss)
+
 
 # %% [markdown]
 # ## Your turn: the pull on the target (5 minutes)
@@ -441,7 +479,6 @@ check("05.image_loss", my_image_loss)
 #     return 2 / following.numel() * (following - predicted)
 # ```
 # </details>
-
 
 # %%
 def pull_on_target(predicted, following):

@@ -35,11 +35,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -56,7 +58,6 @@ import os
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
-
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
 from minemu.training.recipes import recipe_of
@@ -106,12 +107,14 @@ print("lessons:", lessons, "parts of", sum(mixture.weights.values()))
 from minemu.figures.mixture import show_documents
 
 number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
-show_documents({name: source.document(number.get(name, 2)) for name, source in mixture.sources.items()})
+show_documents(
+    {name: source.document(number.get(name, 2)) for name, source in mixture.sources.items()}
+)
 
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
-# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: in a world of 250 things a label says too little about a picture to teach much.
+# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: where hundreds of things differ in so much else, a label says too little about a picture to teach much.
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
@@ -135,7 +138,13 @@ show_mixture([mixture.place(i) for i in range(4 * size)], size)
 again = toy_mixture(shown, recipe.mixture)  # a new process, nothing remembered
 assert again.place(1_000_000) == mixture.place(1_000_000)
 assert str(again.document(1_000_000)) == str(mixture.document(1_000_000))
-print("nothing but the number; it is document", mixture.place(1_000_000)[1], "of", mixture.place(1_000_000)[0])
+print(
+    "nothing but the number; it is document",
+    mixture.place(1_000_000)[1],
+    "of",
+    mixture.place(1_000_000)[0],
+)
+
 
 # %% [markdown]
 # ### Your turn: place (10 minutes)
@@ -159,7 +168,6 @@ print("nothing but the number; it is document", mixture.place(1_000_000)[1], "of
 # answer = place
 # ```
 # </details>
-
 
 # %%
 def place(index, names_of):
@@ -228,7 +236,15 @@ def losses(batch, shown_in_order):
 alone, together = losses(padded, pictures), losses(packed, [pictures[i] for i in order])
 torch.testing.assert_close(alone.text_loss, together.text_loss, rtol=1e-4, atol=1e-4)
 torch.testing.assert_close(alone.image_loss, together.image_loss, rtol=1e-4, atol=1e-4)
-print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed["input_ids"]), "rows: the same losses")
+print(
+    len(order),
+    "documents,",
+    len(padded["input_ids"]),
+    "rows or",
+    len(packed["input_ids"]),
+    "rows: the same losses",
+)
+
 
 # %% [markdown]
 # ## The schedule
@@ -237,7 +253,13 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 #
 # $$\frac{\eta(s)}{\eta_\text{peak}} = \begin{cases} (s + 1) / w & s < w \\ f + (1 - f) \cdot \frac{1}{2}\left(1 + \cos \pi \frac{s - w}{S - w}\right) & s \ge w \end{cases}$$
 #
-# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample. (`emu-tiny` has Muon for the matrices of its blocks and AdamW for the rest; one schedule serves both.)
+# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample. (One schedule serves both optimisers of `emu-tiny`.)
+#
+# | | optimiser |
+# |---|---|
+# | **In the paper** | AdamW with $\beta$ of 0.9 and 0.98, $\epsilon$ of 1e-6 and a weight decay of 0.05 |
+# | **In the released code** | no training code |
+# | **Here** | in this stage `emu-nano` has AdamW. `emu-tiny` has Muon ([arXiv 2502.16982](https://arxiv.org/abs/2502.16982)) for the matrices of its blocks, its steps as large as AdamW's, and AdamW for the rest |
 #
 # A finished run can be lengthened: at a step of `restarts` the schedule begins anew ([SGDR](https://arxiv.org/abs/1608.03983)), with $s$ and $S$ counted from there. Up to that step nothing changes, so a longer run is the shorter one and more, to the bit.
 #
@@ -260,7 +282,6 @@ print(len(order), "documents,", len(padded["input_ids"]), "rows or", len(packed[
 # answer = share
 # ```
 # </details>
-
 
 # %%
 def share(step, warmup, steps, final):
@@ -286,18 +307,28 @@ check("06.schedule", share)
 from minemu.figures.training import show_schedule
 from minemu.training.loop import TrainConfig, learning_rate
 
-paper = TrainConfig(steps=10_000, warmup=2_000, final_lr=0.0, lr=3e-5, lr_vision=4e-5, lr_bridge=1e-4)
+paper = TrainConfig(
+    steps=10_000, warmup=2_000, final_lr=0.0, lr=3e-5, lr_vision=4e-5, lr_bridge=1e-4
+)
 
 
 def rates(config):
     """The rate of each module at each step; final_lr of the paper is not known, and drawn as 0."""
-    peaks = {"Causal Transformer": config.lr_bridge, "Visual Encoder": config.lr_vision, "LLM": config.lr}
+    peaks = {
+        "Causal Transformer": config.lr_bridge,
+        "Visual Encoder": config.lr_vision,
+        "LLM": config.lr,
+    }
     peaks = {name: config.lr if peak is None else peak for name, peak in peaks.items()}
     shares = [learning_rate(step, config) for step in range(config.steps)]
-    return {name if peak else f"{name}: frozen": [peak * s for s in shares] for name, peak in peaks.items()}
+    return {
+        name if peak else f"{name}: frozen": [peak * s for s in shares]
+        for name, peak in peaks.items()
+    }
 
 
 show_schedule({"in the paper": rates(paper), f"here, {PRESET}": rates(recipe.emu)})
+
 
 # %% [markdown]
 # ### Your turn: rates (10 minutes)
@@ -325,7 +356,6 @@ show_schedule({"in the paper": rates(paper), f"here, {PRESET}": rates(recipe.emu
 # ```
 # </details>
 
-
 # %%
 def rate_of(name, config):
     return None  # your line here
@@ -348,9 +378,16 @@ from minemu.training.recipes import resolve
 runs = Path(tempfile.mkdtemp())
 root = runs / "emu-nano"
 stages = {"encoder": 300, "bridge": 200, "language": 300}  # steps
-small = {f"train.{stage}.{key}": steps for stage, steps in stages.items() for key in ("steps", "checkpoint_every")}
+small = {
+    f"train.{stage}.{key}": steps
+    for stage, steps in stages.items()
+    for key in ("steps", "checkpoint_every")
+}
 small |= {f"train.{stage}.lr": 4e-3 for stage in stages}  # small models bear high rates
-mixed = {"train.source": "mixture", "objective.hide_written": 0.5}  # against exposure bias: notebook 07
+mixed = {
+    "train.source": "mixture",
+    "objective.hide_written": 0.5,
+}  # against exposure bias: notebook 07
 config, nano = resolve("emu-nano", {**small, **mixed})
 processor = make_processor(root, config, nano)  # whose tokenizer knows all wordings
 print({stage: train_stage("emu-nano", stage, runs, small) for stage in stages})
@@ -369,8 +406,17 @@ FROZEN = {"lr_vision": 0.0, "lr_bridge": 0.0}
 
 
 def new_stage(seed, steps=STEPS, rates=FROZEN):
-    settings = {"steps": steps, "batch_size": 16, "lr": 4e-3, "warmup": 10, "checkpoint_every": steps, "log_every": 2}
-    changed = override(nano, {f"emu.{key}": value for key, value in {**settings, **rates, "seed": seed}.items()})
+    settings = {
+        "steps": steps,
+        "batch_size": 16,
+        "lr": 4e-3,
+        "warmup": 10,
+        "checkpoint_every": steps,
+        "log_every": 2,
+    }
+    changed = override(
+        nano, {f"emu.{key}": value for key, value in {**settings, **rates, "seed": seed}.items()}
+    )
     return build_stage("emu", config, changed, processor, tiny_world, root)
 
 
@@ -406,7 +452,7 @@ def captions(model):
 
 
 def learn(seed, stops, rates=FROZEN, name=None):
-    """Train to each of `stops` in turn; what was said at the start and at each of them, and the model."""
+    """Train to each of `stops`; what was said at the start and at each of them, and the model."""
     stage, folder = new_stage(seed, rates=rates), runs / (name or f"seed-{seed}")
     said = {"step 0": captions(stage.module)}
     for stop in stops:
@@ -427,7 +473,7 @@ said["true"] = [sample.caption for sample in samples]
 show_progress([sample.picture for sample in samples], said)
 
 # %% [markdown]
-# Be honest about the upper rows. The wording was there from the start: the language stage gave it. Then captions change, but every picture gets much the same one: the model learns which wording follows a picture before it looks at any. Late, if at all, something of the picture comes in, and first what most of its pixels say, the colour of the background. To name 250 things takes what the row `shipped` had: more steps, more pixels, more parameters.
+# Be honest about the upper rows. The wording was there from the start: the language stage gave it. Then captions change, but every picture gets much the same one: the model learns which wording follows a picture before it looks at any. Late, if at all, something of the picture comes in, and first what most of its pixels say, the colour of the background. To name all the things of this world takes what the row `shipped` had: more steps, more pixels, more parameters.
 #
 # ## Three seeds
 #
@@ -457,7 +503,9 @@ from minemu.figures.training import show_losses
 
 folder = Path(os.environ.get(CHECKPOINT, data_dir() / "emu-tiny")) / "training"
 shipped = {path.stem: read(path) for path in folder.glob("*.jsonl")}
-show_losses(logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a nano run here", window=10)
+show_losses(
+    logs, ["text_loss", "image_loss"], shipped.get("emu", []), run="a nano run here", window=10
+)
 
 # %% [markdown]
 # How to read it: a batch is 16 documents drawn at random, so the loss trembles from step to step even if nothing is learnt. Each point of the nano lines is therefore a mean of 10 entries. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer.
@@ -519,7 +567,10 @@ def short_run(folder, stop_after=None):
 
 print("complete:", short_run(runs / "whole"))
 print("complete:", short_run(runs / "parts", stop_after=6))
-print("holds:   ", sorted(path.name for path in checkpoint.latest(runs / "parts" / "checkpoints").iterdir()))
+print(
+    "holds:   ",
+    sorted(path.name for path in checkpoint.latest(runs / "parts" / "checkpoints").iterdir()),
+)
 print("complete:", short_run(runs / "parts"))  # finds step 6 and goes on
 
 # %% [markdown]
@@ -529,7 +580,10 @@ print("complete:", short_run(runs / "parts"))  # finds step 6 and goes on
 from minemu.weights import load_tensors
 
 for name in ("model.safetensors", "optimizer.safetensors"):
-    whole, parts_ = (load_tensors(checkpoint.latest(runs / run / "checkpoints") / name) for run in ("whole", "parts"))
+    whole, parts_ = (
+        load_tensors(checkpoint.latest(runs / run / "checkpoints") / name)
+        for run in ("whole", "parts")
+    )
     assert whole.keys() == parts_.keys()
     assert all(torch.equal(whole[key], parts_[key]) for key in whole)
     print(f"{name}: {len(whole)} tensors, equal bit for bit")

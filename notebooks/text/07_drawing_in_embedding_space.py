@@ -28,11 +28,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -44,13 +46,10 @@ else:
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 
 # %%
-# NBVAL_IGNORE_OUTPUT
 # %matplotlib inline
 from dataclasses import replace
 
 import torch
-from torch.testing import assert_close
-
 from minemu.course import check, start
 from minemu.data.world import STYLES, ToyWorld
 from minemu.errors import MinemuError
@@ -60,6 +59,7 @@ from minemu.model import Emu
 from minemu.pipeline import to_pil
 from minemu.sequence import Special
 from minemu.training import emu as training
+from torch.testing import assert_close
 
 torch.set_grad_enabled(False)  # until the cell that trains
 pipe, world = start(PRESET)
@@ -83,6 +83,7 @@ mean = seen.mean(0)  # (N, E)
 assert true.shape == (32, model.config.bridge.n_image, model.config.embed_width)
 print("embeddings a picture:", true.shape[1], "  channels:", true.shape[2])
 
+
 # %% [markdown]
 # ## Two ways to predict
 #
@@ -91,7 +92,6 @@ print("embeddings a picture:", true.shape[1], "  channels:", true.shape[2])
 # $$\hat v_k = f(w, v_1, \ldots, v_{k-1})$$
 #
 # $f$ is `model`, $w$ is the caption, and $k$ counts the $N$ embeddings. One forward pass gives all of them: $\hat v_k$ is `forced[:, k - 1]`, one row for each scene. The prediction of a slot stands one position before it, hence the shift by one.
-
 
 # %%
 def teacher_forced(model, samples, embeds):
@@ -104,13 +104,13 @@ def teacher_forced(model, samples, embeds):
 
 forced = teacher_forced(model, scenes, true)
 
+
 # %% [markdown]
 # **Free running.** When a picture is drawn there are no true embeddings. The model reads its own predictions instead:
 #
 # $$\tilde v_k = f(w, \tilde v_1, \ldots, \tilde v_{k-1})$$
 #
 # $\tilde v_k$ is `imagined[:, k - 1]`.
-
 
 # %%
 def free_running(model, samples):
@@ -122,6 +122,7 @@ imagined = free_running(model, scenes)
 assert_close(imagined[:, 0], forced[:, 0], atol=1e-3, rtol=1e-3)
 print("the first embedding is the same in both ways")
 
+
 # %% [markdown]
 # The first one has nothing before it but words, so there both ways are one. From the second on they differ.
 #
@@ -132,7 +133,6 @@ print("the first embedding is the same in both ways")
 # $$e_k = \frac{\sum_i \lVert \hat v_{ik} - v_{ik} \rVert^2}{\sum_i \lVert \mu_k - v_{ik} \rVert^2}$$
 #
 # $i$ counts the scenes. In code $v$ is `true`, $\hat v$ `forced` or whatever else is `predicted`, and $\mu$ `mean`. So 1 is as good as ignoring the caption, 0 is perfect, and $1 - e_k$ is the share of the variance that is explained. A second baseline says "the same again": it repeats the last true embedding, $\hat v_k = v_{k-1}$.
-
 
 # %%
 def relative_error(predicted, true):
@@ -148,7 +148,9 @@ errors = {
     "free running": relative_error(imagined, true),
     "the last one again": relative_error(again, true),
 }
-assert torch.allclose(relative_error(mean.expand_as(true), true), torch.ones(len(mean), device=true.device))
+assert torch.allclose(
+    relative_error(mean.expand_as(true), true), torch.ones(len(mean), device=true.device)
+)
 
 # %% [markdown]
 # **Predict before you run:** does the error of teacher forcing rise or fall with the index? And that of free running?
@@ -174,7 +176,9 @@ versions = {
     "the mean": mean,
 }
 pixels = pipe.decoder.decode(
-    torch.stack([*versions.values()]), pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0)
+    torch.stack([*versions.values()]),
+    pipe.null_embeds(autoencode=False),
+    generator=torch.Generator().manual_seed(0),
 )
 assert pixels.shape == (4, 3, processor.image_size, processor.image_size)
 
@@ -188,6 +192,7 @@ show_imagined(versions, to_pil(pixels), centre=mean)
 
 # %% alt="Distances between 32 imagined and 32 true sequences of embeddings; a ring marks the nearest of each row, which lies on the diagonal where the imagined one is nearest to its own picture"
 show_retrieval(imagined, true)
+
 
 # %% [markdown]
 # ### Exercise: the place of its own (5 minutes)
@@ -210,7 +215,6 @@ show_retrieval(imagined, true)
 # ```
 # </details>
 
-
 # %%
 def rank(imagined, true):
     return None  # your lines here
@@ -231,12 +235,16 @@ check("07.rank", rank)
 label = sample.scene.groups[0].label
 alone = replace(sample.scene, groups=sample.scene.groups[:1], relation=None, size="medium")
 alone = replace(alone, style=next(s for s in STYLES if (label, s) in world.drawings.files))
-fitting = [world.render(replace(alone, background=b))[0] for b in ("white", "pink", "green", "blue")]
+fitting = [
+    world.render(replace(alone, background=b))[0] for b in ("white", "pink", "green", "blue")
+]
 
 average = pipe.encode(fitting).mean(0)  # (N, E), the mean in embedding space
 short = pipe.imagine([[f"a {label}"]])[0]  # (N, E), imagined from few words
 pixels = pipe.decoder.decode(
-    torch.stack([average, short]), pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0)
+    torch.stack([average, short]),
+    pipe.null_embeds(autoencode=False),
+    generator=torch.Generator().manual_seed(0),
 )
 assert short.shape == average.shape == mean.shape
 print("this decoder draws in", pipe.decoder.config.inference_steps, "step(s)")
@@ -256,10 +264,16 @@ explained = 1 - errors["free running"]
 
 # %% alt="Variance of the imagined embeddings as a share of the true variance, beside the share of variance that they explain, by index"
 show_by_index(
-    {"free running": {"variance of imagined / true": spread, "explained share, 1 - error": explained}},
+    {
+        "free running": {
+            "variance of imagined / true": spread,
+            "explained share, 1 - error": explained,
+        }
+    },
     "share of the true variance",
     level=(1.0, "the true embeddings"),
 )
+
 
 # %% [markdown]
 # Read it from the left. At the first embedding a well-trained model follows the law: both lines nearly meet, below 1. That is regression to the mean. Behind it the law speaks of one thing and the model does another:
@@ -280,13 +294,13 @@ show_by_index(
 # ```
 # </details>
 
-
 # %%
 def best_of_text(embeds, texts):
     return None  # your lines here
 
 
 check("07.text", best_of_text)
+
 
 # %% [markdown]
 # ## A remedy: hide what is being written
@@ -321,7 +335,6 @@ check("07.text", best_of_text)
 # ```
 # </details>
 
-
 # %%
 def mix(embeds, noise, signal):
     return None  # your line here
@@ -329,13 +342,13 @@ def mix(embeds, noise, signal):
 
 check("07.mix", mix)
 
+
 # %% [markdown]
 # The package's own does the same with the mean and the deviation of the batch. Ours agrees with it, given the same random numbers.
 
-
 # %%
 def hide(embeds, share):
-    """What the model reads of pictures (n, N, E) that it has to write; all signal is gone from a `share` of them."""
+    """What the model reads of pictures (n, N, E) it has to write; a `share` has lost all signal."""
     if share == 0:
         return embeds
     signal = torch.rand(len(embeds), 1, 1) * (torch.rand(len(embeds), 1, 1) >= share)
@@ -370,7 +383,9 @@ def train_writer(share, steps=300, rate=2e-3):
         rows = torch.randperm(len(train))[:16]
         aims = seen[rows.to(seen.device)]
         shown = hide(aims.cpu(), share).to(aims.device)
-        words = {name: texts[name][rows].to(aims.device) for name in ("input_ids", "attention_mask")}
+        words = {
+            name: texts[name][rows].to(aims.device) for name in ("input_ids", "attention_mask")
+        }
         loss = writer(**words, image_embeds=shown, image_targets=aims).image_loss
         optimizer.zero_grad()
         loss.backward()
@@ -399,7 +414,7 @@ show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 # %% [markdown]
 # The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: compare it with free running at every index but the first. The second has an honest loss: its lines lie nearer together. In so few steps it has hardly got beyond the mean embedding, and at the first index it may even be behind: hiding makes the task harder. The lines of free running are what counts for drawing.
 #
-# A few hundred steps on 256 scenes cannot teach 250 things, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
+# A few hundred steps on 256 scenes cannot teach all the things of this world, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
 #
 # ## What could go wrong
 #
@@ -407,7 +422,9 @@ show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 
 # %%
 try:
-    model.generate_image_embeds(**processor([["a dog", Special("[IMG]")], ["a llama"]]).to(model.device))
+    model.generate_image_embeds(
+        **processor([["a dog", Special("[IMG]")], ["a llama"]]).to(model.device)
+    )
 except MinemuError as error:
     print(error)
 try:

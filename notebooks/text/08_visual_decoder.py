@@ -36,11 +36,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable .
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -53,7 +55,6 @@ PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 
 # %matplotlib inline
 import torch
-
 from minemu.course import check, start
 from minemu.data.world import ToyWorld
 from minemu.training.decoder import pixels_of, to_range
@@ -80,7 +81,9 @@ print("pictures", tuple(pictures.shape), "for", PRESET)
 # %%
 embeds = pipe.encode([sample.picture for sample in held_out])
 latents = decoder.codec.encode(pictures)
-drawn = decoder.decode(embeds[:2], pipe.null_embeds(autoencode=True), generator=torch.Generator().manual_seed(0))
+drawn = decoder.decode(
+    embeds[:2], pipe.null_embeds(autoencode=True), generator=torch.Generator().manual_seed(0)
+)
 
 print("embeddings", tuple(embeds.shape))
 print("latents   ", tuple(latents.shape))
@@ -121,7 +124,8 @@ from minemu.figures.grid import show_grid
 some = pictures[:3]
 rebuilt = [codec.decode(codec.encode(some)) for codec in codecs.values()]
 show_grid(
-    torch.stack([some, *rebuilt], 1), ["the picture", *(f"K = {k}\n{share:.1%} kept" for k, share in kept.items())]
+    torch.stack([some, *rebuilt], 1),
+    ["the picture", *(f"K = {k}\n{share:.1%} kept" for k, share in kept.items())],
 )
 
 # %% alt="A curve of the share of variance that K channels keep: it rises steeply to about ten channels and is flat after twenty."
@@ -141,7 +145,9 @@ codec, patch = decoder.codec, decoder.config.patch
 u = rearrange(pictures, "b c (h i) (w j) -> b h w (c i j)", i=patch, j=patch)
 z = (u - codec.mean.flatten()) @ codec.basis.flatten(1).T / codec.scale.flatten()
 
-torch.testing.assert_close(rearrange(z, "b h w k -> b k h w"), codec.encode(pictures), rtol=1e-4, atol=1e-4)
+torch.testing.assert_close(
+    rearrange(z, "b h w k -> b k h w"), codec.encode(pictures), rtol=1e-4, atol=1e-4
+)
 print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 
 # %% [markdown]
@@ -161,7 +167,10 @@ print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 # Averaged over its channels the latents have unit variance, and so has $\epsilon$; the two squared weights add up to one, so $z_t$ keeps it at every level. That is why the codec has a scale.
 
 # %%
-z0, noise = latents, torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device)
+z0, noise = (
+    latents,
+    torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device),
+)
 t = torch.full((len(z0),), 600, device=device)
 alpha = decoder.scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
 
@@ -177,14 +186,21 @@ from minemu.visual_decoder import TRAIN_STEPS, build_scheduler
 sd = {"schedule": "scaled_linear", "prediction": "v"}
 schedulers = {
     "Stable Diffusion's": build_scheduler(replace(decoder.config, **sd, zero_terminal_snr=False)),
-    "the same, zero terminal SNR": build_scheduler(replace(decoder.config, **sd, zero_terminal_snr=True)),
-    "cosine, zero terminal SNR": build_scheduler(replace(decoder.config, schedule="squaredcos_cap_v2")),
+    "the same, zero terminal SNR": build_scheduler(
+        replace(decoder.config, **sd, zero_terminal_snr=True)
+    ),
+    "cosine, zero terminal SNR": build_scheduler(
+        replace(decoder.config, schedule="squaredcos_cap_v2")
+    ),
 }
 levels = torch.tensor([0, 250, 500, 750, TRAIN_STEPS - 1])
 codec = codecs[20]
 one = codec.encode(pictures[:1]).expand(len(levels), -1, -1, -1)
 eps = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(device)
-seen = [codec.decode(schedulers[n].add_noise(one, eps, levels.to(device))) for n in list(schedulers)[::2]]
+seen = [
+    codec.decode(schedulers[n].add_noise(one, eps, levels.to(device)))
+    for n in list(schedulers)[::2]
+]
 show_grid(torch.stack(seen), [f"t = {int(t)}" for t in levels], ["Stable\nDiffusion's", "cosine"])
 
 # %% [markdown]
@@ -209,9 +225,12 @@ from minemu.figures.diffusion import show_leak
 clean = codec.encode(drawings)
 eps = torch.randn(clean.shape, generator=torch.Generator().manual_seed(1)).to(device)
 last = torch.full((len(clean),), TRAIN_STEPS - 1, device=device)
-read = {n: s.add_noise(clean, eps, last)[:, 0].mean((1, 2)) for n, s in list(schedulers.items())[:2]}
+read = {
+    n: s.add_noise(clean, eps, last)[:, 0].mean((1, 2)) for n, s in list(schedulers.items())[:2]
+}
 
 show_leak(clean[:, 0].mean((1, 2)), read)
+
 
 # %% [markdown]
 # It could. A network trained so learns to take the brightness from its input, and at sampling time the input, true noise, always says "medium". Pictures come out neither light nor dark.
@@ -238,7 +257,6 @@ show_leak(clean[:, 0].mean((1, 2)), read)
 # ```
 # </details>
 
-
 # %%
 def add_noise(z0, noise, alpha):
     return None  # your line here
@@ -264,8 +282,12 @@ scheduler = schedulers["cosine, zero terminal SNR"]
 for t in (last // 2, last):
     a = scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
     z_t, v = scheduler.add_noise(z0, noise, t), scheduler.get_velocity(z0, noise, t)
-    torch.testing.assert_close(a.sqrt() * z_t - (1 - a).sqrt() * v, z0, rtol=1e-4, atol=1e-4)  # z0 from v
-    torch.testing.assert_close((1 - a).sqrt() * z_t + a.sqrt() * v, noise, rtol=1e-4, atol=1e-4)  # noise from v
+    torch.testing.assert_close(
+        a.sqrt() * z_t - (1 - a).sqrt() * v, z0, rtol=1e-4, atol=1e-4
+    )  # z0 from v
+    torch.testing.assert_close(
+        (1 - a).sqrt() * z_t + a.sqrt() * v, noise, rtol=1e-4, atol=1e-4
+    )  # noise from v
 
 torch.testing.assert_close(z_t, noise)  # the last level is all noise,
 torch.testing.assert_close(v, -z0)  # and v asks for all of z0 there
@@ -308,7 +330,8 @@ told = pipe.encode([sample.picture for sample in eight])  # (8, N, D)
 
 torch.manual_seed(0)
 config = DecoderConfig(
-    image_size=32, unet_channels=(32, 64), unet_attention=(False, True), unet_heads=(2, 4), norm_groups=8,
+    image_size=32,
+    unet_channels=(32, 64), unet_attention=(False, True), unet_heads=(2, 4), norm_groups=8,
     condition_width=told.shape[-1], condition_noise=0.0, adaptive_norm=True,
 )  # fmt: skip
 small = VisualDecoder(config).to(device)
@@ -320,7 +343,10 @@ print("latents", tuple(small.codec.encode(few).shape), "conditions", tuple(told.
 # %%
 def draw(seed, conditions=told):
     return small.decode(
-        conditions, num_inference_steps=10, guidance_scale=1, generator=torch.Generator().manual_seed(seed)
+        conditions,
+        num_inference_steps=10,
+        guidance_scale=1,
+        generator=torch.Generator().manual_seed(seed),
     )
 
 
@@ -353,7 +379,9 @@ show_grid(torch.stack([few, *so_far.values()]), rows=["real", *so_far])
 # > **Predict.** The noise that sampling starts from was the same in each row. Change its seed: what changes in the drawings?
 
 # %% alt="The eight drawings from three other seeds: nearly the same in each row, since eight pictures were learnt by heart and the embeddings name one of them."
-show_grid(torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" for seed in (1, 2, 3)])
+show_grid(
+    torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" for seed in (1, 2, 3)]
+)
 
 # %% [markdown]
 # Next to nothing. Where the condition settles the picture, noise has nothing left to decide. In Emu it has: a caption fits many pictures.
@@ -378,13 +406,12 @@ show_grid(torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" 
 #
 # The shipped checkpoint draws in as few steps as its `config.json` says, `decoder.inference_steps`. Here it takes 20, with a guidance scale of 2, so that there is something to watch.
 
-
 # %%
 STEPS, SCALE = 20, 2.0
 
 
 def film(conditions, null, scale, generator, steps=STEPS):
-    """What `decoder.decode` goes through: the noisy latents and the guess of z0 at every step, (steps, B, K, s, s) each."""
+    """The noisy latents of `decoder.decode` and its guess of z0, (steps, B, K, s, s) each."""
     both = torch.cat([decoder.normalise(null).expand_as(conditions), decoder.normalise(conditions)])
     scheduler = build_scheduler(decoder.config)
     scheduler.set_timesteps(steps, device=device)
@@ -406,7 +433,10 @@ def film(conditions, null, scale, generator, steps=STEPS):
 # The last guess is the picture. It agrees with the package:
 
 # %%
-words = ["a big hamburger on a blue background, Flat style", "a rocket on a purple background, Fluent style"]
+words = [
+    "a big hamburger on a blue background, Flat style",
+    "a rocket on a purple background, Fluent style",
+]
 imagined = pipe.imagine([[text] for text in words])  # (2, N, D)
 null = pipe.null_embeds(autoencode=False)
 assert decoder.config.prediction == "sample"  # what the loop above is written for
@@ -426,6 +456,7 @@ strip = decoder.codec.decode(strip).unflatten(0, (3, len(shown)))
 names = ["noisy\nlatents", "guess\nof z0", "guess\nof z0"]
 note = "first and second row: the hamburger      third row: the rocket"
 show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
+
 
 # %% [markdown]
 # Read the two upper rows together. At the first step the input is pure noise, so the guess is the **average** of all pictures that the condition allows (overdrawn by guidance): sharp where the embeddings settle the picture, smooth where they do not.
@@ -457,7 +488,6 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 # ```
 # </details>
 
-
 # %%
 def ddim_step(z, z0, alpha, alpha_next):
     return None  # your lines here
@@ -475,11 +505,19 @@ check("08.ddim", ddim_step)
 # %% alt="Pictures drawn at four guidance scales (rows) from three seeds (columns): scale 0 ignores the prompt, about 2 follows it, a large scale overdraws colours and edges."
 scales, seeds = (0, 1, 2, 5), 3
 same_words = imagined[:1].expand(seeds, -1, -1)
-table = [decoder.decode(same_words, null, STEPS, scale, generator=torch.Generator().manual_seed(0)) for scale in scales]
+table = [
+    decoder.decode(same_words, null, STEPS, scale, generator=torch.Generator().manual_seed(0))
+    for scale in scales
+]
 assert all(row.shape == table[0].shape for row in table)
 show_grid(
-    torch.stack(table), [f"noise {i}" for i in range(seeds)], [f"w = {scale}" for scale in scales], 72, note=words[0]
+    torch.stack(table),
+    [f"noise {i}" for i in range(seeds)],
+    [f"w = {scale}" for scale in scales],
+    72,
+    note=words[0],
 )
+
 
 # %% [markdown]
 # At 0 the prompt counts for nothing; at 1 the second question is not even asked; beyond it the condition is exaggerated, and seeds may grow alike. A scale is a choice between fidelity and variety, not a quality knob.
@@ -498,7 +536,6 @@ show_grid(
 # answer = guided
 # ```
 # </details>
-
 
 # %%
 def guided(without, with_condition, scale):
@@ -519,11 +556,17 @@ check("08.guide", guided)
 # | **Here** | as in Emu2, and the same two stand in for dropped conditions during training |
 
 # %% alt="Two held-out pictures, rebuilt from their embeddings and drawn from their captions, without guidance and with each of the two null conditions."
-nulls = {"all-zero picture": pipe.null_embeds(autoencode=True), '""': pipe.null_embeds(autoencode=False)}
-given = torch.cat([embeds[:2], pipe.imagine([[sample.caption] for sample in held_out[:2]])])[[0, 2, 1, 3]]
+nulls = {
+    "all-zero picture": pipe.null_embeds(autoencode=True),
+    '""': pipe.null_embeds(autoencode=False),
+}
+given = torch.cat([embeds[:2], pipe.imagine([[sample.caption] for sample in held_out[:2]])])[
+    [0, 2, 1, 3]
+]
 plain = decoder.decode(given, None, STEPS, 1.0, generator=torch.Generator().manual_seed(0))
 moved = [
-    decoder.decode(given, null, STEPS, SCALE, generator=torch.Generator().manual_seed(0)) for null in nulls.values()
+    decoder.decode(given, null, STEPS, SCALE, generator=torch.Generator().manual_seed(0))
+    for null in nulls.values()
 ]
 
 rows = torch.stack([pictures[[0, 0, 1, 1]], plain, *moved], 1)
@@ -599,7 +642,13 @@ sketches = [
 assert sketches[0].shape == pictures[:5].shape
 show_grid(
     torch.stack([pictures[:5], *sketches]),
-    rows=["the picture", "a linear map", "the Transformer\nalone", "the sketch", "the sketch from\nits caption"],
+    rows=[
+        "the picture",
+        "a linear map",
+        "the Transformer\nalone",
+        "the sketch",
+        "the sketch from\nits caption",
+    ],
 )
 
 # %% [markdown]
@@ -614,7 +663,6 @@ show_grid(
 
 # %%
 from IPython.display import Markdown
-
 from minemu.config import EmuConfig
 
 presets = [EmuConfig.preset(name) for name in ("emu-14b", "emu2-37b", PRESET)]

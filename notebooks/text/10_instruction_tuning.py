@@ -17,7 +17,7 @@
 #
 # # Emu-I: instruction tuning with LoRA
 #
-# A pretrained Emu goes on with documents. Asked a question, it goes on with whatever it finds likeliest. Emu-I answers, in the form that is asked for, and differs from Emu by a few small matrices.
+# A pretrained Emu goes on with documents. Asked a question, it goes on with whatever it finds likeliest. Emu-I holds a conversation: it knows who is speaking, and is taught to answer in the form that is asked for. It differs from Emu by a few small matrices.
 #
 # After it you can
 #
@@ -27,7 +27,7 @@
 # * merge the adapter into the weights without changing an answer;
 # * say what tuning changed and what it cost, with intervals.
 #
-# It needs one to two minutes on two CPU cores, about as long on a T4 (the tuning runs on the CPU either way), and 2 GB of memory.
+# It needs about a minute on two CPU cores, about as long on a T4 (the tuning runs on the CPU either way), and 2 GB of memory. Adapters are peft's: `pip install -e ".[finetune]"` (on Colab the next cell does it).
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -35,11 +35,13 @@ try:  # on Colab: fetch and install; anywhere else: nothing to do
 except ImportError:
     print("not on Colab: nothing to install")
 else:
-    # !git clone --quiet --depth 1 https://github.com/minemu/minemu
-    # %cd minemu
-    # %pip install --quiet --editable .
+    import os
     import sys
 
+    home = "." if os.path.exists("pyproject.toml") else "minemu"  # "." where the cell is run again
+    # !test -e {home}/pyproject.toml || git clone --quiet --depth 1 https://github.com/minemu/minemu
+    # %cd {home}
+    # %pip install --quiet --editable ".[finetune]"
     sys.path.insert(0, ".")
 
 # %% [markdown]
@@ -50,16 +52,6 @@ else:
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 
-# %% [markdown]
-# The adapters are peft's, which comes with the extra `finetune`.
-
-# %%
-import importlib.util
-
-if importlib.util.find_spec("peft") is None:
-    # %pip install --quiet --editable ".[finetune]"
-    importlib.invalidate_caches()
-
 # %%
 # %matplotlib inline
 import os
@@ -67,11 +59,14 @@ import os
 os.environ["TQDM_DISABLE"] = "1"  # no progress bars
 
 import torch
-
 from minemu.course import check, start
 
 pipe, world = start(PRESET)  # the pretrained model, and scenes that training never showed
-print(PRESET, "knows these special tokens:", [token for token in pipe.processor.special if token.startswith("[")])
+print(
+    PRESET,
+    "knows these special tokens:",
+    [token for token in pipe.processor.special if token.startswith("[")],
+)
 
 # %% [markdown]
 # ## What a base model does with a question
@@ -79,11 +74,10 @@ print(PRESET, "knows these special tokens:", [token for token in pipe.processor.
 # > **Predict.** Pretraining showed captions, documents, clips, and among them plain questions, each with a short answer. What follows after a picture and "what colour is the background? answer in a sentence."?
 
 # %% alt="Two held-out pictures, each with a question, and how the pretrained model goes on after it."
-from PIL import Image
-
 from minemu.data import questions
 from minemu.data.conversations import FORMS
 from minemu.figures.abilities import Answer, Asked, show_questions
+from PIL import Image
 
 asked = [
     questions.question(world, i, asks)
@@ -91,11 +85,21 @@ asked = [
 ]
 pictures = [Image.fromarray(question.pictures[0]) for question in asked]
 texts = [f"{question.text} {FORMS['sentence']}" for question in asked]
-before = [pipe.chat([picture, text], max_new_tokens=24).text for picture, text in zip(pictures, texts, strict=True)]
-show_questions([Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),)) for i in (0, 1)])
+before = [
+    pipe.chat([picture, text], max_new_tokens=24).text
+    for picture, text in zip(pictures, texts, strict=True)
+]
+show_questions(
+    [
+        Asked((pictures[i],), texts[i], asked[i].sentence, (Answer("base", before[i]),))
+        for i in (0, 1)
+    ]
+)
 
 # %% [markdown]
-# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. In its documents a bare question was followed by an answer, in the one form that they had; notebook 09 asks it so. Other forms it has met only in texts that had no picture, and nothing told it who is speaking. That is what tuning has to add, and the picture side needs no change for it.
+# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. Whether it is an answer depends on the documents. Ours had questions with answers about pictures, and texts without a picture in which answers have all three forms; a base that has read both may well put them together, and below we count how often it does. A base that had read nothing but captions would go on with a caption.
+#
+# What no document of pretraining has is a *conversation*: nothing marks who is speaking, where a reply begins and that it is over, or what "this" means in a third question. That is what tuning has to add, with the template that follows. The picture side needs no change for it.
 #
 # ## The template
 #
@@ -125,13 +129,15 @@ from minemu.training.loop import TrainConfig
 root = Path(tempfile.mkdtemp())
 pipe.model.save_pretrained(root / "emu")
 pipe.processor.save_pretrained(root)
-short = TrainConfig(steps=80, batch_size=8, lr=3e-3, warmup=4, weight_decay=0.0, log_every=2, checkpoint_every=80)
+short = TrainConfig(
+    steps=80, batch_size=8, lr=3e-3, warmup=4, weight_decay=0.0, log_every=2, checkpoint_every=80
+)
 stage = InstructStage(pipe.model.config, short, root, ToyTalks(shown))
 
 table, special = stage.emu.llm.get_input_embeddings().weight, stage.processor.special
 for token, word in (("[USER]", "user"), ("[ASSISTANT]", "assistant")):
     torch.testing.assert_close(table[special[token]], table[stage.processor.encode(word)].mean(0))
-    print(f"{token} has id {special[token]}, the mean of {len(stage.processor.encode(word))} embeddings")
+    print(f"{token} has id {special[token]}: {len(stage.processor.encode(word))} embeddings' mean")
 
 # %% [markdown]
 # Now the processor can write the conversation. What you see is all that the model sees, and the system message is the published one, word for word:
@@ -139,7 +145,9 @@ for token, word in (("[USER]", "user"), ("[ASSISTANT]", "assistant")):
 # %%
 written = stage.processor.apply_chat_template(talk.messages())
 n_image = stage.processor.n_image
-written = written.replace("<image>" * n_image, f"<image> x {n_image} ").replace(" [ASSISTANT]", "\n[ASSISTANT]")
+written = written.replace("<image>" * n_image, f"<image> x {n_image} ").replace(
+    " [ASSISTANT]", "\n[ASSISTANT]"
+)
 print(written.replace(" [USER]", "\n[USER]"))
 
 # %% [markdown]
@@ -169,6 +177,7 @@ from minemu.figures.dialogue import show_spoken
 
 show_spoken(batch, batch["answers"], stage.processor, row)
 
+
 # %% [markdown]
 # The `</s>` matters as much as the words: it is how the model learns to stop.
 #
@@ -193,13 +202,13 @@ show_spoken(batch, batch["answers"], stage.processor, row)
 # ```
 # </details>
 
-
 # %%
 def answers(row, opens, skip, eos):
     return None  # your line here
 
 
 check("10.answers", answers)
+
 
 # %% [markdown]
 # ## LoRA
@@ -209,7 +218,6 @@ check("10.answers", answers)
 # $$h = W x + \frac{\alpha}{r} B A x, \qquad A \in \mathbb{R}^{r \times I},\; B \in \mathbb{R}^{O \times r}$$
 #
 # $I$ and $O$ are `in_features` and `out_features`, and $\alpha / r$ is `scale`. $W$ (`base.weight`) is frozen. $A$ (`a`) begins at random, $B$ (`b`) at zero, so the new model begins as the old one. $r$ is the `rank`, $\alpha$ (`alpha`) a constant that keeps the step size when the rank is changed. As a module:
-
 
 # %%
 class LowRank(torch.nn.Module):
@@ -246,8 +254,13 @@ sizes = {"adapter": 0, "LLM": 0}
 for name, parameter in stage.emu.llm.named_parameters():
     sizes["adapter" if ".lora_" in name else "LLM"] += parameter.numel()
 trained = sum(parameter.numel() for parameter in stage.emu.parameters() if parameter.requires_grad)
-assert trained == sizes["adapter"] == sum(parameter.numel() for parameter in stage.module.parameters())
-print({name: f"{numbers:,}" for name, numbers in sizes.items()}, "and", trained, "numbers are trained")
+assert (
+    trained == sizes["adapter"] == sum(parameter.numel() for parameter in stage.module.parameters())
+)
+print(
+    {name: f"{numbers:,}" for name, numbers in sizes.items()}, "and", trained, "numbers are trained"
+)
+
 
 # %% [markdown]
 # ### Your turn: count (5 minutes)
@@ -264,7 +277,6 @@ print({name: f"{numbers:,}" for name, numbers in sizes.items()}, "and", trained,
 # answer = count
 # ```
 # </details>
-
 
 # %%
 def count(config, rank):
@@ -284,7 +296,8 @@ adapter = full.layers * 4 * 16 * 2 * full.width
 tokens = 2 * full.width * 2  # [USER] and [ASSISTANT], in the embedding table and in the LM head
 assert 13_042_119_680 + adapter + tokens == 13_068_354_560
 print(
-    f"{adapter:,} in the adapter, {tokens:,} for two tokens: it adds up; one number in {13_042_119_680 // adapter} is new"
+    f"{adapter:,} in the adapter, {tokens:,} for two tokens: it adds up;",
+    f"one number in {13_042_119_680 // adapter} is new",
 )
 
 # %% [markdown]
@@ -293,11 +306,15 @@ print(
 # $B = 0$, so tuning starts from a model that has lost nothing:
 
 # %%
-ids = torch.tensor([[stage.processor.ids.bos, *stage.processor.encode("a llama on a blue background")]])
+ids = torch.tensor(
+    [[stage.processor.ids.bos, *stage.processor.encode("a llama on a blue background")]]
+)
 words = pipe.model.config.llm.vocab_size  # without the two new tokens
 with torch.no_grad():
     base_logits = pipe.model(ids.to(pipe.model.device)).logits.cpu()
-    torch.testing.assert_close(stage.emu(ids).logits[..., :words], base_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        stage.emu(ids).logits[..., :words], base_logits, rtol=1e-4, atol=1e-4
+    )
 print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 
 # %% [markdown]
@@ -328,7 +345,10 @@ def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-own_log, long_log = read(root / "instruct" / "log.jsonl"), read(folder / "training" / "instruct.jsonl")
+own_log, long_log = (
+    read(root / "instruct" / "log.jsonl"),
+    read(folder / "training" / "instruct.jsonl"),
+)
 show_losses([own_log], ["answers"], long_log, run="this notebook", width=480)
 
 # %% [markdown]
@@ -354,7 +374,10 @@ def ask(model, messages):
 
 
 def about(picture, text):
-    return {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}
+    return {
+        "role": "user",
+        "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}],
+    }
 
 
 def reply(who, text, truth):
@@ -391,7 +414,11 @@ def follows(form, answer):
             return re.fullmatch(r"(?!\d)\S+( \S+){2,}\.", answer) is not None
         case "list":
             numbers = [int(number) for number in re.findall(r"(?:^|\s)(\d+)\. \S", answer)]
-            return answer.startswith("1. ") and numbers == list(range(1, len(numbers) + 1)) and len(numbers) > 1
+            return (
+                answer.startswith("1. ")
+                and numbers == list(range(1, len(numbers) + 1))
+                and len(numbers) > 1
+            )
     raise MinemuError(f"no form of answer '{form}': {suggest(form, FORMS)}")
 
 
@@ -409,18 +436,54 @@ for form, answer in (
 ):
     print(f"{form:9}{follows(form, answer)!s:6}{answer}")
 
+# %% [markdown]
+# The base has no template, so it is asked in plain words: picture, question, wish. The tuned model is asked in its template.
+#
+# > **Predict.** Does the base keep the form too?
+
 # %% alt="One picture, asked about in three forms: in one word, in a sentence, as a list. The answers of the base and of the tuned model, with a tick where the form is kept."
 singles = ToyWorld("seen", kinds=("single",), held_out=True, image_size=shown.image_size)
 picture = singles.sample(3).picture
 cards = []
 for form, wish in FORMS.items():
     text = wish if form == "list" else f"what is this? {wish}"
-    told = {"base": pipe.chat([picture, text], max_new_tokens=24).text, "tuned": ask(tuned, [about(picture, text)])}
+    told = {
+        "base": pipe.chat([picture, text], max_new_tokens=24).text,
+        "tuned": ask(tuned, [about(picture, text)]),
+    }
     answers = tuple(Answer(who, words, follows(form, words)) for who, words in told.items())
     cards.append(Asked((picture,), text, "", answers))
 show_questions(cards)
 
 # %% [markdown]
+# One picture shows three answers. Of a dozen pictures, asked in each of the forms, let us count:
+
+# %% alt="Shares of answers in the asked form of the base, asked in plain words, and of the tuned model, asked in its template, with intervals, chance, and how often they would have had another form."
+from minemu.evaluation.abilities import in_form
+from minemu.figures.abilities import Rate, show_rates
+
+wishes = [(questions.question(world, 50 + i, "colour"), form) for i in range(12) for form in FORMS]
+plain = [
+    [
+        Image.fromarray(one.pictures[0]),
+        FORMS[form] if form == "list" else f"{one.text} {FORMS[form]}",
+    ]
+    for one, form in wishes
+]
+tagged = [in_form(one, form) for one, form in wishes]
+rows = []
+for who, model, prompts in (("base", pipe, plain), ("tuned", tuned, tagged)):
+    told = [one.text for one in model.chat_batch(prompts, max_new_tokens=24)]
+    kept, other = (
+        [follows(form, words) for (_, form), words in zip(some, told, strict=True)]
+        for some in (wishes, [*wishes[1:], wishes[0]])
+    )
+    rows.append(Rate(f"{who}: the asked form", kept, 1 / len(FORMS), other))
+show_rates(rows)
+
+# %% [markdown]
+# The blind share is that of the same answers, had the next form been asked for: a model that has one form for everything has both at a third. Where the base keeps the form, it has that from pretraining's texts, and tuning need not teach it. Where it does not, this is part of what tuning adds. Only the form is counted: an answer that has it may still name the wrong thing or colour, so read the cards above for that too. And the form alone does not make a conversation:
+#
 # ## Turn after turn
 #
 # A dialogue is the same row, longer: each answer is appended, then the next question. The model has no memory but the row, so what "this" means in a later question has to be found there.
@@ -434,8 +497,15 @@ for wish in ("which style is this drawn in? answer in a sentence.", FORMS["list"
     if wish:
         messages.append({"role": "user", "content": wish})
 
-words = [m["content"] if isinstance(m["content"], str) else m["content"][1]["text"] for m in messages]
-show_talk([(m["role"], text, picture if m is messages[0] else None) for m, text in zip(messages, words, strict=True)])
+words = [
+    m["content"] if isinstance(m["content"], str) else m["content"][1]["text"] for m in messages
+]
+show_talk(
+    [
+        (m["role"], text, picture if m is messages[0] else None)
+        for m, text in zip(messages, words, strict=True)
+    ]
+)
 
 # %% [markdown]
 # ## What was added
@@ -446,7 +516,11 @@ show_talk([(m["role"], text, picture if m is messages[0] else None) for m, text 
 from minemu.figures.lora import show_low_rank, show_spectrum
 
 layer = tuned.model.llm.model.layers[0].self_attn.q_proj
-weight, a, b = layer.get_base_layer().weight, layer.lora_A["default"].weight, layer.lora_B["default"].weight
+weight, a, b = (
+    layer.get_base_layer().weight,
+    layer.lora_A["default"].weight,
+    layer.lora_B["default"].weight,
+)
 scale = layer.scaling["default"]
 torch.testing.assert_close(layer.get_delta_weight("default"), scale * b @ a)
 show_low_rank(weight, b, a, scale)
@@ -456,6 +530,7 @@ show_low_rank(weight, b, a, scale)
 
 # %% alt="Singular values of W and of what the adapter adds, on a logarithmic axis: W has values all along the axis, what is added has none beyond its rank."
 show_spectrum(weight, scale * b @ a, a.shape[0])
+
 
 # %% [markdown]
 # ## Merge
@@ -477,7 +552,6 @@ show_spectrum(weight, scale * b @ a, a.shape[0])
 # ```
 # </details>
 
-
 # %%
 def merged(weight, a, b, alpha):
     return None  # your line here
@@ -493,14 +567,18 @@ from minemu.adapters import merge
 one = merge(copy.deepcopy(tuned.model))
 batch = tuned.processor.apply_chat_template(messages, tokenize=True).to(tuned.model.device)
 with torch.no_grad():
-    torch.testing.assert_close(one(**batch).logits, tuned.model(**batch).logits, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        one(**batch).logits, tuned.model(**batch).logits, rtol=1e-3, atol=1e-3
+    )
 left = [name for name, _ in one.named_parameters() if "lora" in name]
 print("the same logits for the whole dialogue;", len(left), "adapter tensors left")
 
 # %% [markdown]
 # ## What it changes, and what it costs
 #
-# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Where the two intervals of a task do not overlap, the score has changed; where they do, this figure cannot say. Look in both directions: tuning on conversations can make a model forget what it was not asked any more.
+# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Where the two intervals of a task do not overlap, the score has changed; where they do, this figure cannot say. (Both were asked the same questions, so comparing them question by question would see more. The rule errs on the side of silence.) Look in both directions: tuning on conversations can make a model forget what it was not asked any more.
+#
+# The row to look for is the dialogue's: a hundred answers to the last question of a conversation are ranked, and NDCG (notebook 11) is high where the true ones come first. The base reads the turns as words one after another, the adapter in the template that it was tuned on.
 
 # %% alt="Scores of the base and of the base with its adapter on the tasks that both were measured on, with intervals, where both result files are present."
 from minemu.evaluation.report import ROWS
@@ -509,11 +587,12 @@ from minemu.files import read_json
 
 
 def scores(folder):
-    found = read_json(folder / "results.json")["results"] if (folder / "results.json").exists() else []
-    return {
-        (r["task"], r["split"], r["details"].get("shots")): Measured(r["score"], *r["details"]["interval"])
-        for r in found
-    }
+    path = folder / "results.json"
+    found = {}
+    for r in read_json(path)["results"] if path.exists() else []:
+        at = r["task"], r["split"], r["details"].get("shots")
+        found[at] = Measured(r["score"], *r["details"]["interval"])
+    return found
 
 
 base_scores, tuned_scores = scores(base_folder), scores(folder)
@@ -523,16 +602,36 @@ both = [
     for at, title in titles.items()
     if at in base_scores.keys() & tuned_scores
 ]
-for verb, sign in (("gained", 1), ("lost", -1)):
-    print(verb, [title for title, a, b in both if (b.low > a.high if sign > 0 else b.high < a.low)])
-alone = {titles[at]: f"{one.score:.1%}" for at, one in tuned_scores.items() if at in titles.keys() - base_scores}
-print("the adapter alone:", alone)
 show_change(both) if both else None
 
+
+# %%
+def with_interval(one):
+    return f"{one.score:.1%} [{one.low:.1%}, {one.high:.1%}]"
+
+
+moved = {
+    "gained": [row for row in both if row[2].low > row[1].high],
+    "lost": [row for row in both if row[2].high < row[1].low],
+}
+for verb, rows in moved.items():
+    print(f"{verb}: {len(rows)} of {len(both)}")
+    for title, old, new in rows:
+        print(f"  {title}: {with_interval(old)} -> {with_interval(new)}")
+for at, title in titles.items():
+    if at in tuned_scores and at not in base_scores:
+        print(f"measured of the adapter alone:\n  {title}: {with_interval(tuned_scores[at])}")
+
 # %% [markdown]
-# What passes through no LLM (pictures that are rebuilt) cannot change. Drawing from words can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines. Questions may have little to gain here, as our base had them in pretraining and can be asked without a template. What the adapter is *for*, the asked form, the base cannot be asked at all, so that score has no line in the figure; it is printed above it.
+# Read the list by what tuning can reach:
 #
-# The costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
+# * **The template.** Where the dialogue's row stands under *gained*, tuning has done what it is for.
+# * **Questions.** There is little to gain where the base knows them from pretraining and is asked in plain words, and something to lose: the adapter answers in other forms and in a template, by the same few layers.
+# * **The asked form** is measured of the adapter alone, since `minemu evaluate` asks for it in the template, which the base lacks. In plain words it was counted above.
+# * **Drawing** can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines.
+# * **Pictures that are rebuilt** pass through no LLM and cannot change.
+#
+# The costs in scores are what stands under *lost*. The others: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
 #
 # ## What could go wrong
 #

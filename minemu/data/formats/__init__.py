@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from minemu.data.formats.webvid import WebVid
 from minemu.data.video import FRAMES
 from minemu.errors import MinemuError, suggest
 
-__all__ = ["FORMATS", "DataConfig", "MMC4Config", "listing", "open_source"]
+__all__ = ["FORMATS", "READ_BY", "DataConfig", "MMC4Config", "listing", "open_source"]
 
 FORMATS = {
     "webdataset": "tar shards of image-text pairs (LAION-2B, LAION-COCO)",
@@ -38,8 +38,17 @@ class DataConfig:
     folder: str = "."  # where the pictures or clips lie that the files name
     max_bad: float = 0.05  # share of bad samples at which the run stops
     mmc4: MMC4Config = MMC4Config()
-    frames: int = FRAMES  # of a clip
+    frames: int = FRAMES  # of a clip; of a storyboard at most
     random_frames: bool = True  # as in training; else evenly spread
+
+
+READ_BY = {  # which formats read a setting
+    "folder": ("mmc4", "webvid", "chats"),
+    **{f"mmc4.{field.name}": ("mmc4",) for field in fields(MMC4Config)},
+    "frames": ("webvid", "storyboards", "chats"),
+    "random_frames": ("webvid", "chats"),
+    "max_bad": tuple(FORMATS),
+}
 
 
 def open_source(
@@ -57,6 +66,8 @@ def open_source(
     """
     if config.format not in FORMATS:
         raise MinemuError(f"no data format '{config.format}': {suggest(config.format, FORMATS)}")
+    if config.frames < 1:
+        raise MinemuError(f"frames={config.frames}: take 1 or more of each clip")
     folder = Path(config.folder)
     match config.format:
         case "webdataset":
@@ -68,7 +79,7 @@ def open_source(
         case "webvid":
             reader = WebVid(files(config.path), folder, config.frames, config.random_frames)
         case "storyboards":
-            reader = Storyboards(Path(config.path))
+            reader = Storyboards(Path(config.path), config.frames)
         case "chats":
             reader = Chats(files(config.path), folder, config.frames, config.random_frames)
     return Shuffled(reader, seed, config.max_bad, on_skip)

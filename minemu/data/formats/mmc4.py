@@ -1,6 +1,8 @@
-"""MMC4: web pages as JSON lines, each sentence with the picture that fits it best; the pictures lie in a folder.
+"""MMC4: web pages as JSON lines, each picture with the sentence that it fits best; the pictures lie in a folder.
 
 https://github.com/allenai/mmc4   {"text_list": [...], "image_info": [{"image_name", "matched_text_index", "matched_sim"}, ...]}
+
+On a page with more pictures than sentences several belong to one sentence.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minemu.data.documents import Document, beside
-from minemu.data.formats.reading import clean_text
+from minemu.data.documents import Document
+from minemu.data.formats.reading import Filtered, clean_text
 from minemu.data.formats.records import Records
 from minemu.errors import MinemuError
 from minemu.processor import read_picture
@@ -29,7 +31,7 @@ class MMC4Config:
 
 
 class MMC4:
-    """Pages; `length` counts the tokens of a text, `picture_length` those of a picture (N + 2)."""
+    """Pages with a picture that fits; `length` counts the tokens of a text, `picture_length` those of a picture (N + 2)."""
 
     def __init__(
         self,
@@ -45,47 +47,61 @@ class MMC4:
         self.blocks = self.records.blocks
 
     def read(self, k: int, rng: np.random.Generator) -> Document:
-        """Sentences in order, each picture before its sentence or, in another document, after it."""
+        """Sentences in order, their pictures before them or, in another document, after them."""
         name = self.records.name(k)
         sentences, pictures = self._page(self.records[k], name)
         picture_first = rng.random() < 0.5
         document: Document = []
         for index in self._part(sentences, pictures, rng, name):
-            if index in pictures:
-                document += beside(read_picture(pictures[index]), sentences[index], picture_first)
-            else:
-                document.append(sentences[index])
+            seen = [read_picture(path) for path in pictures.get(index, [])]
+            document += [*seen, sentences[index]] if picture_first else [sentences[index], *seen]
         return document
 
-    def _page(self, page: dict[str, Any], name: str) -> tuple[list[str], dict[int, Path]]:
-        """The sentences, and the file of the picture of a sentence, for those that fit and are in the folder."""
+    def _page(self, page: dict[str, Any], name: str) -> tuple[list[str], dict[int, list[Path]]]:
+        """The sentences, and the files of the pictures of a sentence, for those that fit and are in the folder."""
+        least = self.config.similarity
         try:
             sentences = [clean_text(text, name) for text in page["text_list"]]
-            fitting = {
-                int(info["matched_text_index"]): self.folder / info["image_name"]
+            fitting = [
+                (int(info["matched_text_index"]), self.folder / info["image_name"])
                 for info in page["image_info"]
-                if info["matched_sim"] >= self.config.similarity
-            }
+                if info["matched_sim"] >= least
+            ]
         except MinemuError:
             raise
         except (KeyError, TypeError, ValueError):
             raise MinemuError(f"{name} is no page of MMC4: text_list or image_info is not as it should be") from None
-        pictures = {index: path for index, path in fitting.items() if path.is_file() and index < len(sentences)}
+        if not fitting:
+            raise Filtered(f"{name} has no picture with similarity {least:g} or more; lower mmc4.similarity to take it")
+        pictures: dict[int, list[Path]] = {}
+        for index, path in fitting:
+            if 0 <= index < len(sentences) and path.is_file():
+                pictures.setdefault(index, []).append(path)
         if not pictures:
-            raise MinemuError(f"{name}: no picture with similarity {self.config.similarity:g} or more in {self.folder}")
+            raise MinemuError(
+                f"{name}: no picture with similarity {least:g} or more in {self.folder}; fetch them again"
+            )
         return sentences, pictures
 
-    def _part(self, sentences: list[str], pictures: dict[int, Path], rng: np.random.Generator, name: str) -> list[int]:
-        """Which sentences are taken; pictures beyond the most are struck from `pictures`.
+    def _part(
+        self, sentences: list[str], pictures: dict[int, list[Path]], rng: np.random.Generator, name: str
+    ) -> list[int]:
+        """Which sentences are taken; pictures beyond the most, and beyond what fits with their sentence, are struck.
 
         The whole page, or where that is too long as much as fits from a random sentence with a picture on.
         """
-        costs = [self.length(text) + self.picture_length * (k in pictures) for k, text in enumerate(sentences)]
+        costs = [self.length(text) for text in sentences]
+        for index, paths in pictures.items():
+            fit = (self.config.tokens - costs[index]) // self.picture_length
+            del paths[max(1, min(fit, self.config.pictures)) :]
+            costs[index] += self.picture_length * len(paths)
         starts = [index for index in sorted(pictures) if costs[index] <= self.config.tokens]
         if not starts:
             raise MinemuError(f"{name}: each sentence and its picture are longer than {self.config.tokens} tokens")
         start = 0 if sum(costs) <= self.config.tokens else int(rng.choice(starts))
         stop = start + int((np.cumsum(costs[start:]) <= self.config.tokens).sum())
-        for index in [index for index in sorted(pictures) if start <= index < stop][self.config.pictures :]:
-            del pictures[index]
+        left = self.config.pictures
+        for index in sorted(index for index in pictures if start <= index < stop):
+            del pictures[index][left:]
+            left -= len(pictures[index])
         return list(range(start, stop))

@@ -22,7 +22,7 @@ from minemu.errors import MinemuError
 PICTURES = ("jpg", "jpeg", "png", "webp")
 TEXTS = ("txt", "json")  # a json's field "caption" counts where there is no txt
 PICTURE_COLUMNS = ("jpg", "png", "webp", "image")
-TEXT_COLUMNS = ("caption", "text", "TEXT", "txt")
+TEXT_COLUMNS = ("caption", "top_caption", "text", "TEXT", "txt")  # in LAION-COCO's TEXT stands what the web said
 MISSING = (0, 0)
 
 

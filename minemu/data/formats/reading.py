@@ -28,8 +28,12 @@ TRIED_AT_LEAST = 100  # samples before a share of bad ones means anything
 FORBIDDEN = ("<s>", "</s>", "<unk>", USER, ASSISTANT, VIDEO, GROUNDING, *SPECIAL_TOKENS)
 
 
+class Filtered(MinemuError):
+    """A sound sample that a setting leaves out, such as a page whose pictures fit too badly: it counts as if it were not there."""
+
+
 class Reader(Protocol):
-    """A data set on disk. A sample that cannot be read raises a `MinemuError` that names it."""
+    """A data set on disk. A sample that cannot be read raises a `MinemuError` that names it; one left out, `Filtered`."""
 
     blocks: Sequence[int]  # numbers of samples that are cheap to read one after another: a shard, a row group, a file
 
@@ -42,6 +46,7 @@ class Shuffled:
 
     A bad sample is named in the log and counted, once each, in `bad`, and told to `on_skip` (its number, and why); the next
     good one of the epoch takes its place. More than `max_bad` of what was tried (of 100 samples at least) stops the run.
+    A filtered one is replaced too, but in silence, and counts neither as bad nor as tried.
     """
 
     def __init__(
@@ -71,10 +76,13 @@ class Shuffled:
             self.tried += 1
             try:
                 return self.reader.read(k, np.random.Generator(np.random.PCG64([self.seed, number])))
+            except Filtered as error:
+                self.tried -= 1
+                filtered = str(error)
             except MinemuError as error:
                 self._skip(k, error)
-        first = next(iter(self.bad.values()))
-        raise MinemuError(f"none of the {len(self)} samples can be read; the first: {first}")
+        why = next(iter(self.bad.values())) if self.bad else filtered
+        raise MinemuError(f"none of the {len(self)} samples can be used; one of them: {why}")
 
     def sample(self, epoch: int, place: int) -> int:
         """Which sample stands at a place of an epoch."""

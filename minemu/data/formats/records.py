@@ -16,6 +16,7 @@ from minemu.data.formats.reading import locate
 from minemu.errors import MinemuError
 
 STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
+UNPACKERS = {".gz": "gunzip", ".zip": "unzip"}  # MMC4 comes as .jsonl.zip
 
 
 class Records:
@@ -51,8 +52,9 @@ class Records:
 
 def _spans(path: Path) -> np.ndarray:
     """Where each record begins and ends, in bytes: int64 (records, 2)."""
-    if path.suffix == ".gz":
-        raise MinemuError(f"{path} is compressed and cannot be read by record; unpack it: gunzip {path.name}")
+    if path.suffix in UNPACKERS:
+        unpack = f"{UNPACKERS[path.suffix]} {path.name}"
+        raise MinemuError(f"{path} is compressed and cannot be read by record; unpack it: {unpack}")
     with open(path, "rb") as file:
         if not path.stat().st_size:
             raise MinemuError(f"{path} is empty; fetch it again or leave it out")

@@ -1,32 +1,15 @@
 """Which examples stand in a few-shot prompt: some at random, or by RICES those whose pictures are most like the one asked about.
 
 RICES: retrieval of in-context examples by similarity (arXiv 2109.05014, used by Flamingo and Emu). The similarity is that of the
-model's own visual embeddings; which features Emu took was not published.
+model's own visual embeddings (`EmuPipeline.features`); which features Emu took was not published.
 
-Axis letters: n pictures, N embeddings a picture, E their width, P examples in the pool, K shots.
+Axis letters: n pictures, E width of their features, P examples in the pool, K shots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
 import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from minemu.pipeline import EmuPipeline
-
-BATCH = 32
-
-
-def features(pipe: EmuPipeline, pictures: Sequence[Image.Image]) -> Tensor:
-    """The mean of each picture's visual embeddings as a unit vector: (n, E)."""
-    parts = [pipe.encode(pictures[i : i + BATCH]).float().mean(1).cpu() for i in range(0, len(pictures), BATCH)]
-    return F.normalize(torch.cat(parts), dim=1)
 
 
 def rices(queries: Tensor, pool: Tensor, shots: int) -> list[list[int]]:

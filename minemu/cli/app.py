@@ -1,0 +1,48 @@
+"""The command line itself, the options that several commands have, and what they share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minemu.errors import MinemuError
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object for programs.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="A finished checkpoint in the place of the stages up to emu; for language and emu, of encoder and bridge."
+    ),
+]
+Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: llm.layers=6, train.emu.steps=100."),
+]
+RunDir = Annotated[Path, typer.Option(help="Folder of the runs; a stopped one goes on from its last checkpoint.")]
+LogTo = Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio.")]
+
+
+@app.callback()
+def minemu() -> None:
+    """Emu (arXiv 2307.05222) in small: reads pictures, draws pictures, and shows every step of how."""
+
+
+def overrides(settings: list[str] | None) -> dict[str, str]:
+    """`["llm.layers=6"]` as a dict."""
+    pairs = [setting.partition("=") for setting in settings or []]
+    for key, equals, _ in pairs:
+        if not (key and equals):
+            raise MinemuError(f"--set {key} has no value; write it as KEY=VALUE, such as --set llm.layers=6")
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def write(path: Path | None, value: dict[str, Any]) -> None:
+    if path is not None:
+        from minemu.files import write_json
+
+        write_json(path, value)

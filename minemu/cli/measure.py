@@ -1,0 +1,182 @@
+"""Commands that measure: `minemu evaluate | report | ablate | bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minemu.cli.app import Json, RunDir, Seed, Set, app, overrides, write
+from minemu.errors import MinemuError, suggest
+
+CHECKPOINT, ADAPTER = Path("data_samples/emu-tiny"), Path("data_samples/emu-tiny-instruct")
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub repository.")] = None,
+    task: Annotated[str | None, typer.Option(help="Which task; see --list.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="One of the task's splits, as --list names them (default: its first).")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Number of samples (default: the task's).")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Examples in the prompt of a few-shot task (default: the task's).")
+    ] = None,
+    seed: Seed = 0,
+    all_tasks: Annotated[
+        bool, typer.Option("--all", help="Every task that is trained, on each of its splits.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--list", help="Say what each task is, on which splits, and what is not trained yet.")
+    ] = False,
+    json: Json = None,
+) -> None:
+    """Measure a checkpoint on held-out samples, beside chance, a blind baseline and an upper bound."""
+    from minemu.evaluation import report, tasks
+
+    if show:
+        return _list_tasks(checkpoint, json)
+    if checkpoint is None or (task is None) == (not all_tasks):
+        raise MinemuError(
+            f"say what to measure: minemu evaluate {checkpoint or CHECKPOINT} --task caption (or --all; --list names the tasks)"
+        )
+    if all_tasks:
+        known = tasks.trained(tasks.trained_on(checkpoint))
+        wanted = [
+            (name, on, examples)
+            for name in known
+            for on in tasks.TASKS[name].splits
+            for examples in tasks.numbers_of_examples(name, shots)
+        ]
+    else:
+        wanted = [(task, split, shots)]
+    for name, on, examples in wanted:
+        tasks.check(name, on, limit, examples)  # before minutes are spent
+    if task is not None:
+        tasks.check_trained(task, checkpoint)
+    from minemu.pipeline import EmuPipeline
+
+    pipe, weights = EmuPipeline.from_pretrained(checkpoint), report.weights_of(checkpoint)
+    results = []
+    for name, on, examples in wanted:
+        results.append(tasks.evaluate(pipe, name, on, limit, seed, shots=examples))
+        typer.echo(report.line(results[-1]))
+        if all_tasks:
+            write(
+                json, report.collect(results, pipe.model.config.name, weights)
+            )  # also what is known so far survives a stop
+    if not all_tasks:
+        write(json, {**results[0].to_dict(), **report.provenance(), **weights, "preset": pipe.model.config.name})
+
+
+def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
+    """All tasks, and which of them a checkpoint (default: the shipped one or its adapter) was trained for."""
+    from minemu.evaluation import tasks
+
+    sources = [checkpoint] if checkpoint else [folder for folder in (CHECKPOINT, ADAPTER) if folder.is_dir()]
+    known = tasks.trained(set().union(*map(tasks.trained_on, sources)))
+    listed = {
+        name: {"about": task.about, "splits": list(task.splits), "needs": list(task.needs), "trained": name in known}
+        for name, task in tasks.TASKS.items()
+    }
+    for name, entry in listed.items():
+        notes = [*entry["splits"], *([] if entry["trained"] else ["not trained yet"])]
+        typer.echo(f"{name:16} {entry['about']}  [{', '.join(notes)}]")
+    write(json, listed)
+
+
+@app.command()
+def report(
+    results: Annotated[Path, typer.Argument(help="What `minemu evaluate --all --json` wrote.")],
+    page: Annotated[Path, typer.Argument(help="Markdown file with <!-- results:begin --> and <!-- results:end -->.")],
+    instruct: Annotated[
+        Path | None, typer.Option(help="The same of the adapter, for <!-- instruct:begin --> ... end.")
+    ] = None,
+    times: Annotated[
+        Path | None, typer.Option("--bench", help="What `minemu bench --json` wrote, for <!-- bench:begin --> ... end.")
+    ] = None,
+    parity: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with what `minemu parity --json` wrote, parity-emu1.json and -emu2.json, for <!-- parity:begin --> ... end."
+        ),
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Write the tables of results into a README; a model card beside the results is written anew."""
+    from minemu.evaluation import report as reporting
+
+    reporting.fill(page, "results", reporting.table(reporting.read_results(results)))
+    if instruct is not None:
+        reporting.fill(page, "instruct", reporting.table(reporting.read_results(instruct)))
+    if times is not None:
+        reporting.fill(page, "bench", reporting.bench_table(reporting.read_bench(times)))
+    if parity is not None:
+        reporting.fill(page, "parity", reporting.parity_table(reporting.read_parity(parity)))
+    written = [page]
+    for folder in {results.parent, *([instruct.parent] if instruct else [])}:
+        if (folder / "training").is_dir():
+            from minemu.training.export import refresh_card
+
+            refresh_card(folder)
+            written.append(folder / "README.md")
+    typer.echo("\n".join(f"wrote the results into {path}" for path in written))
+    write(json, {"written": [str(path) for path in written]})
+
+
+@app.command()
+def ablate(
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Which questions; all without it. --list names them.")
+    ] = None,
+    run_dir: RunDir = Path("runs/ablations"),
+    seeds: Annotated[int, typer.Option(help="Trainings of each variant, from seed 0 on.")] = 3,
+    settings: Set = None,
+    show: Annotated[bool, typer.Option("--list", help="Name the questions and their variants.")] = False,
+    json: Annotated[
+        Path | None, typer.Option("--json", "--out", metavar="FILE", help="Write all numbers as one JSON object.")
+    ] = None,
+) -> None:
+    """Change one idea at a time, train each variant from several seeds, and measure; what is finished is not run again."""
+    from minemu import ablations
+
+    names = questions or list(ablations.QUESTIONS)
+    variants = {
+        name: ablations.variants_of(name) for name in names
+    }  # an unknown name is refused before minutes are spent
+    if show:
+        for name in names:
+            typer.echo(f"{name:10} {ablations.QUESTIONS[name].asks}  [{', '.join(v.name for v in variants[name])}]")
+        return
+    changes = overrides(settings)
+    found = ablations.ablate(
+        names, run_dir, seeds, changes, lambda known: write(json, ablations.collect(known, names, changes))
+    )
+    results = ablations.collect(found, names, changes)
+    for name in names:
+        typer.echo("\n".join(ablations.lines(results, name)))
+    typer.echo("*  further from the baseline than three times the larger standard deviation of seeds")
+
+
+@app.command()
+def bench(
+    row: Annotated[str | None, typer.Argument(help="Which row; all without it. --list names them.")] = None,
+    show: Annotated[bool, typer.Option("--list", help="Name the rows.")] = False,
+    json: Json = None,
+) -> None:
+    """Time parts of minemu against the plain way to do the same, in the same run; and the memory of a conversion."""
+    from minemu import bench as benchmarks
+
+    if show:
+        for name, about in benchmarks.ROWS.items():
+            typer.echo(f"{name:20} {about}")
+        write(json, dict(benchmarks.ROWS))
+        return
+    if row is not None and row not in benchmarks.ROWS:
+        raise MinemuError(f"unknown bench row '{row}': {suggest(row, benchmarks.ROWS)}")
+    from minemu.evaluation.report import provenance
+
+    measured = benchmarks.run_bench([row] if row else list(benchmarks.ROWS))
+    write(json, {**measured, **provenance()})

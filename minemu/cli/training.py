@@ -1,0 +1,49 @@
+"""Commands that train: `minemu train | recipe`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from minemu.cli.app import Base, Json, LogTo, RunDir, Set, app, overrides, write
+
+
+@app.command()
+def train(
+    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, sketch, decoder or instruct.")],
+    preset: Annotated[str, typer.Option(help="Which preset to train.")] = "emu-tiny",
+    run_dir: RunDir = Path("runs"),
+    settings: Set = None,
+    log_to: LogTo = None,
+    base: Base = None,
+    json: Json = None,
+) -> None:
+    """Train one stage of a preset, or go on where it stopped."""
+    from minemu.training.recipe import train_stage
+
+    complete = train_stage(preset, stage, run_dir, overrides(settings), log_to, base=base)
+    folder = run_dir / preset / stage
+    typer.echo(f"stage {stage} of {preset} is {'complete' if complete else 'not complete yet'}: {folder}")
+    write(json, {"preset": preset, "stage": stage, "complete": complete, "folder": str(folder)})
+
+
+@app.command()
+def recipe(
+    preset: Annotated[str, typer.Argument(help="emu-nano or emu-tiny.")],
+    run_dir: RunDir = Path("runs"),
+    settings: Set = None,
+    log_to: LogTo = None,
+    instruct: Annotated[
+        bool, typer.Option("--instruct", help="Emu-I as well, an adapter beside the checkpoint.")
+    ] = False,
+    base: Base = None,
+    json: Json = None,
+) -> None:
+    """Train all stages of a preset in order; what is complete is kept."""
+    from minemu.training.recipe import run_recipe
+
+    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base)
+    typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
+    write(json, {"preset": preset, "checkpoint": str(checkpoint)})

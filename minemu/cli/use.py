@@ -1,0 +1,155 @@
+"""Commands that use a checkpoint: `minemu demo | generate`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from minemu.cli.app import Json, Seed, app, write
+from minemu.errors import MinemuError
+
+PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+
+
+@app.command()
+def demo(
+    checkpoint: Annotated[
+        str | None, typer.Argument(help="Folder or hub repository (default: the shipped one).")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the gallery.")] = Path("demo"),
+    seed: Seed = 0,
+    show: Annotated[bool, typer.Option("--open", help="Open the gallery in a browser.")] = False,
+    json: Json = None,
+) -> None:
+    """Caption unseen pictures, draw from words, continue a document, rebuild a picture; leaves a gallery."""
+    from minemu.demo import run_demo
+
+    write(json, run_demo(checkpoint, out, seed, show))
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
+    prompt: Annotated[
+        list[str],
+        typer.Argument(
+            help="Words, picture files and clips (animated GIF, WebP, PNG, or a folder of frames: frames/; MP4 with the "
+            "extra 'video'), in order. "
+            "For Emu-I, 'assistant: ...' is what it said before."
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Draw the next picture into this file; without it, continue in words.")
+    ] = None,
+    document: Annotated[
+        Path | None, typer.Option(help="Continue with words and pictures as they come, the pictures into this folder.")
+    ] = None,
+    rank: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ANSWER", help="Rank answers in place of saying one, the likeliest first; give it for each."
+        ),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Diffusion steps (default: the checkpoint's).")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Length limit of words.")] = 64,
+    seed: Seed = 0,
+    json: Json = None,
+) -> None:
+    """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document), or rank answers (--rank).
+
+    One picture alone is rebuilt with --out.
+    """
+    import torch
+
+    from minemu.pipeline import EmuPipeline
+
+    given = [name for name, value in (("--out", out), ("--document", document), ("--rank", rank)) if value]
+    if len(given) > 1:
+        raise MinemuError(
+            "--out draws one picture, --document continues with words and pictures, --rank chooses among words: "
+            f"give one of {' and '.join(given)}"
+        )
+    if out is None and (steps, guidance) != (None, None):
+        raise MinemuError("--steps and --guidance are for drawing one picture: add --out FILE, or leave them out")
+    if document is not None and document.exists() and not (document.is_dir() and not any(document.iterdir())):
+        raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
+    if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
+        raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
+    pipe = EmuPipeline.from_pretrained(checkpoint)
+    sample = [_piece(piece) for piece in prompt]
+    generator = torch.Generator().manual_seed(seed)
+    if document is not None:
+        pieces = pipe.continue_document(sample, max_new_tokens=max_new_tokens, generator=generator)
+        shown = _show_document(pieces, document)
+        return write(json, {"prompt": prompt, "document": shown, "seed": seed})
+    if rank:
+        ranked = pipe.rank(_as_asked(pipe, sample), rank)
+        typer.echo("\n".join(f"{score:7.2f}  {answer}" for answer, score in ranked))
+        return write(json, {"prompt": prompt, "ranked": [list(pair) for pair in ranked]})
+    if out is None:
+        text = _answer(pipe, sample, max_new_tokens)
+        typer.echo(text)
+        return write(json, {"prompt": prompt, "text": text})
+    picture = pipe(sample, num_inference_steps=steps, guidance_scale=guidance, generator=generator).images[0]
+    _save_picture(picture, out)
+    typer.echo(f"drew {out}")
+    write(json, {"prompt": prompt, "picture": str(out), "seed": seed})
+
+
+def _piece(piece: str) -> Any:
+    """What a word of the command line stands for: a picture, a clip, or words. What is named like a file has to be one."""
+    from minemu.data.video import as_item
+    from minemu.processor import PICTURE_SUFFIXES, VIDEO_SUFFIXES
+
+    if os.path.isdir(piece) and piece.endswith(("/", os.sep)):  # a folder of frames; without the slash it may be a word
+        return as_item(Path(piece))
+    named = Path(piece).suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and " " not in piece
+    if not (Path(piece).suffix and os.path.isfile(piece)):
+        if named:
+            raise MinemuError(f"there is no file {piece}; check the path")
+        return piece
+    return as_item(Path(piece))
+
+
+def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:
+    from minemu.prompts import DESCRIBE
+    from minemu.sequence import Video
+
+    alone = len(sample) == 1 and isinstance(sample[0], (Path, Video))
+    described = DESCRIBE if alone else {}  # as `EmuPipeline.caption` does
+    return pipe.chat(_as_asked(pipe, sample), max_new_tokens=max_new_tokens, **described).text
+
+
+def _as_asked(pipe: Any, sample: list[Any]) -> list[Any]:
+    """For Emu-I a question in its template."""
+    from minemu.chat import as_messages
+    from minemu.tokenizer import USER
+
+    return as_messages(sample) if USER in pipe.processor.special else sample
+
+
+def _show_document(pieces: list[Any], folder: Path) -> list[str]:
+    """Print a document and save its pictures as 1.png, 2.png, ...; texts and names of files in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shown: list[str] = []
+    drawn = 0
+    for piece in pieces:
+        if not isinstance(piece, str):
+            drawn += 1
+            path = folder / f"{drawn}.png"
+            _save_picture(piece, path)
+            piece = str(path)
+        typer.echo(piece)
+        shown.append(piece)
+    return shown
+
+
+def _save_picture(picture: Any, path: Path) -> None:
+    from minemu.files import atomic_write
+
+    with atomic_write(path) as temporary:
+        picture.save(temporary, format=PICTURE_FORMATS[path.suffix.lower()])

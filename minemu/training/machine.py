@@ -1,0 +1,42 @@
+"""What a stage takes of the machine: memory, and how fast it multiplies in bfloat16."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+
+def forget_peak_memory() -> None:
+    """Let the peak begin with this stage, where the system can: a recipe trains all of them in one process."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_gb() -> float:
+    """Largest resident size of this process, in 10^9 bytes: since `forget_peak_memory` on Linux, elsewhere of its whole life."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+@lru_cache
+def bfloat16_cost() -> float:
+    """How long a matrix product in bfloat16 takes on this processor, a float32 one taking 1."""
+    best = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(256, 256, dtype=dtype)
+        times = []
+        for _ in range(3):
+            started = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - started)
+        best[dtype] = min(times)
+    return best[torch.bfloat16] / best[torch.float32]
