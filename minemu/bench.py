@@ -25,6 +25,7 @@ from minemu.files import read_json, write_json
 from minemu.model import Emu
 from minemu.official import our_shapes, published_name
 from minemu.shards import write_index, write_shard
+from minemu.training.machine import memory
 from minemu.training.run import LOGS
 
 RUNS = 3
@@ -218,10 +219,10 @@ def print_peak() -> None:
     folder = Path(sys.argv[1])
     config = EmuConfig.from_dict(read_json(folder / "config.json"))
     our_shapes(config)  # what is imported and built for any checkpoint does not count
-    before = _memory("VmRSS")
+    before = memory("VmRSS")
     convert(folder / "published", config, folder / "converted")
     print(
-        json.dumps({"peak": _memory("VmHWM") - before})
+        json.dumps({"peak": memory("VmHWM") - before})
     )  # ru_maxrss would also remember the process that started this one
 
 
@@ -261,12 +262,6 @@ def make_target(target: str, limit: int) -> dict[str, Any]:
     ratio, said = limit / seconds, f"{seconds:.0f} s"
     against = f"{limit // 60} minutes, its limit"
     return {"ratio": ratio, "min": ratio, "max": ratio, "runs": 1, "seconds": seconds, "against": against, "said": said}
-
-
-def _memory(field: str) -> int:
-    """Bytes that Linux notes for this process: VmRSS is what it holds, VmHWM the most it ever held."""
-    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
 
 
 def _timed(into: list[float], call: Callable[[], Tensor]) -> Tensor:

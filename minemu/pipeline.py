@@ -58,9 +58,8 @@ class EmuPipeline:
                 "use the tokenizer of this checkpoint"
             )
         self.model, self.processor, self.decoder = model.eval(), processor, decoder.eval()
-        model.config = replace(
-            model.config, decoder=decoder.config
-        )  # stage `emu` may have been trained with another one
+        # What stands in the model's own may be of another decoder: stage `emu` does not depend on it.
+        model.config = replace(model.config, decoder=decoder.config)
 
     @classmethod
     def from_pretrained(

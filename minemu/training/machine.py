@@ -18,11 +18,16 @@ def forget_peak_memory() -> None:
         Path("/proc/self/clear_refs").write_text("5")
 
 
+def memory(field: str) -> int:
+    """Bytes that Linux notes for this process: VmRSS is what it holds, VmHWM the most it held. OSError elsewhere."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
 def peak_memory_gb() -> float:
     """Largest resident size of this process, in 10^9 bytes: since `forget_peak_memory` on Linux, elsewhere of its whole life."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e9
+    with suppress(OSError):
+        return memory("VmHWM") / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
