@@ -180,7 +180,7 @@ print("the same embeddings; maps (pictures, layers, heads, queries, tokens):", t
 # Self-attention has to know which query is which. T5 adds to each score a learned number that depends on the head and on *how far back* the key lies, $d = i - j$.
 # Short distances each have a number of their own; long ones share, on a logarithmic scale. With $R$ buckets and $E = R/2$ exact ones:
 #
-# $$\mathrm{bucket}(d) = \begin{cases} d & d < E \\ \min\!\Big(R - 1,\; E + \Big\lfloor \dfrac{\log(d/E)}{\log(d_\text{max}/E)}\,(R - E) \Big\rfloor\Big) & \text{else} \end{cases}$$
+# $$\mathrm{bucket}(d) = \begin{cases} d & d < E \\ \min\left(R - 1,\; E + \left\lfloor \dfrac{\log(d/E)}{\log(d_\text{max}/E)}\,(R - E) \right\rfloor\right) & \text{else} \end{cases}$$
 #
 # `back` is $d$, `buckets` is $R$, `distance` is $d_\text{max}$, `exact` is $E$. This is the package's own method:
 

@@ -83,9 +83,9 @@ for name in ("emu-nano", "emu-tiny", "emu-14b"):
 # ## One sequence in
 #
 # A text arrives as token ids, and a table turns ids into vectors of width D. A picture arrives as N visual embeddings of the same width. To join them, the text keeps N slots `<image>`
-# free, and `Emu.embed` writes the embeddings over whatever the table holds for that token. In symbols, with $x$ = `inputs`, $E$ the table (`get_input_embeddings()`, which gave `words`) and $v_k$ the visual embeddings (`embeds[0, k - 1]`):
+# free, and `Emu.embed` writes the embeddings over whatever the table holds for that token. In symbols, with $x$ = `inputs`, $w$ = `batch["input_ids"]`, $E$ the table (`get_input_embeddings()`, which gave `words`) and $v_k$ the visual embeddings (`embeds[0, k - 1]`):
 #
-# $$x_t = \begin{cases} v_{k} & \text{if position } t \text{ is the } k\text{-th slot} \\ E[\text{input\_ids}_t] & \text{else} \end{cases}$$
+# $$x_t = \begin{cases} v_{k} & \text{if position } t \text{ is the } k\text{-th slot} \\ E[w_t] & \text{else} \end{cases}$$
 
 # %%
 batch = processor([[sample.picture, sample.caption]], eos=True).to(model.device)

@@ -592,7 +592,7 @@ show_document(as_sample(episode.prompt))
 # %% [markdown]
 # How does one ask a language model to choose? By the likelihood of each name $c$ (`candidates`) as the next words, per token, so that a long name does not lose by its length:
 #
-# $$\hat c = \arg\max_c \frac{1}{|c|} \sum_{t=1}^{|c|} \log p(c_t \mid \text{prompt}, c_{<t})$$
+# $$\hat c = \operatorname{argmax}_c \frac{1}{|c|} \sum_{t=1}^{|c|} \log p(c_t \mid \text{prompt}, c_{<t})$$
 #
 # $\hat c$ is what `likeliest` returns, the prompt is `episode.prompt`, and `pipe.log_likelihoods(..., mean=True)` gives the mean for each $c$.
 #
