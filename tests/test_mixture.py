@@ -141,6 +141,15 @@ def test_a_picture_alone_is_mostly_followed_by_its_caption(training):
     assert len(followed) > 300 and len(full) / len(followed) > 0.75
 
 
+def test_a_clip_alone_is_mostly_followed_by_its_caption(training):
+    mixture, followed = toy_mixture(training, RECIPES["emu-tiny"].mixture), []
+    for i in range(2500):
+        document = mixture.document(i)
+        if len(document) == 9 and all(not isinstance(piece, str) for piece in document[:8]):
+            followed.append("?" not in document[8])
+    assert len(followed) > 60 and sum(followed) / len(followed) > 0.75
+
+
 def test_how_many_pictures(training):
     counts = {name: [len(pictures(ToySource(name, training).document(i))) for i in range(30)] for name in SOURCES}
     assert set(counts["labels"]) == set(counts["scenes"]) == {1}

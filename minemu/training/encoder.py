@@ -75,18 +75,19 @@ class TextTower(nn.Module):
 class Alignment(nn.Module):
     """The four terms, for any features that form a grid; what they need beside the features is dropped after pretraining."""
 
-    def __init__(self, width: int, text_width: int, side: int, cell: int, code: PatchCodec):
+    def __init__(self, width: int, text_width: int, grid: tuple[int, int], size: int, code: PatchCodec):
+        """`grid`: rows and columns of the features of a picture that is `size` pixels wide."""
         super().__init__()
-        if cell % code.patch:
+        if any(size % (code.patch * side) for side in grid):
             raise MinemuError(
-                f"a patch or cell of {cell} pixels holds no whole number of the code's {code.patch}; "
-                f"make vision.patch_size a multiple of {code.patch}"
+                f"{grid[0]} x {grid[1]} cells of a picture of {size} pixels hold no whole squares of {code.patch}; "
+                f"make vision.patch_size a multiple of {code.patch}, or bridge.n_image smaller"
             )
-        self.side, self.code = side, code
+        self.grid, self.code = grid, code
         self.norm = nn.LayerNorm(width)
         self.image_head = nn.Linear(width, text_width, bias=False)
         self.region_head = nn.Linear(width, text_width, bias=False)
-        self.latent_head = nn.Linear(width, len(code.basis) * (cell // code.patch) ** 2)
+        self.latent_head = nn.Linear(width, len(code.basis) * (size // code.patch) ** 2 // math.prod(grid))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(
@@ -103,7 +104,7 @@ class Alignment(nn.Module):
         region = F.normalize(self.region_head(region).float(), dim=-1)  # (R, D)
         names, styles = scale * region @ text["names"].T, scale * region @ text["styles"].T  # (R, W)
         name, style = F.cross_entropy(names, batch["name"]), F.cross_entropy(styles, batch["style"])
-        latents = cells(self.code.encode(batch["pixels"]), self.side)  # (B, P, K cell^2)
+        latents = cells(self.code.encode(batch["pixels"]), *self.grid)  # (B, P, latents of a cell)
         latent = F.mse_loss(self.latent_head(grid).float(), latents)
         return {
             "loss": match + name + STYLE_WEIGHT * style + LATENT_WEIGHT * latent,
@@ -119,7 +120,7 @@ class EncoderPretraining(nn.Module):
         super().__init__()
         self.visual_encoder = EVAVisionTransformer(vision)
         self.text_tower = TextTower(vocab_size, vision.width)
-        self.alignment = Alignment(vision.width, vision.width, vision.grid, vision.patch_size, code)
+        self.alignment = Alignment(vision.width, vision.width, (vision.grid,) * 2, vision.image_size, code)
 
     def read(self, texts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Unit vectors of each kind of text."""
@@ -138,25 +139,22 @@ class BridgePretraining(nn.Module):
         vision, bridge, width = config.vision, config.bridge, config.llm.width
         if bridge.kind != "causal":
             raise MinemuError("bridge.kind=pool has nothing to pretrain; leave out stage bridge")
-        side = bridge_side(config)
         self.ln_visual = nn.LayerNorm(vision.width, eps=vision.norm_eps)
         self.causal_transformer = CausalTransformer(bridge, vision, width)
-        self.alignment = Alignment(width, vision.width, side, vision.image_size // side, code)
+        self.alignment = Alignment(width, vision.width, bridge_grid(config), vision.image_size, code)
 
     def forward(self, features: Tensor, batch: dict[str, Tensor], text: dict[str, Tensor]) -> dict[str, Tensor]:
         embeds = self.causal_transformer(self.ln_visual(features))  # (B, N, D)
         return self.alignment(embeds.mean(1), embeds, batch, text)
 
 
-def bridge_side(config: EmuConfig) -> int:
-    """The N embeddings of a picture, taken as side x side cells."""
-    side = math.isqrt(config.bridge.n_image)
-    if side**2 != config.bridge.n_image or config.vision.image_size % side:
-        raise MinemuError(
-            f"bridge.n_image={config.bridge.n_image} embeddings do not tile a picture of {config.vision.image_size}; "
-            "use a square number that does"
-        )
-    return side
+def bridge_grid(config: EmuConfig) -> tuple[int, int]:
+    """Rows and columns of cells that the N embeddings of a picture are taken as: 4 x 4 for 16, 4 x 8 for 32."""
+    n, size = config.bridge.n_image, config.vision.image_size
+    rows = next(rows for rows in range(math.isqrt(n), 0, -1) if n % rows == 0)
+    if size % rows or size % (n // rows):
+        raise MinemuError(f"bridge.n_image={n} embeddings do not tile a picture of {size}; use a power of two")
+    return rows, n // rows
 
 
 def contrastive(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -174,17 +172,19 @@ def linear_code(world: ToyWorld) -> PatchCodec:
     return code
 
 
-def cells(values: Tensor, side: int) -> Tensor:
-    """What side x side cells of each picture hold: (B, C, S, S) -> (B, side^2, values of a cell)."""
-    return rearrange(values, "b c (h p) (w q) -> b (h w) (p q c)", h=side, w=side)
+def cells(values: Tensor, rows: int, columns: int) -> Tensor:
+    """What rows x columns cells of each picture hold: (B, C, S, S) -> (B, cells, values of a cell)."""
+    return rearrange(values, "b c (h p) (w q) -> b (h w) (p q c)", h=rows, w=columns)
 
 
-def cover(box: tuple[float, float, float, float], side: int, size: int) -> np.ndarray:
-    """How much of a box (x0, y0, x1, y1, in pixels of a picture `size` wide) lies in each of side x side cells; sums to 1. (side^2,)."""
-    edges = np.arange(side + 1) * (size / side)
-    across = np.clip(np.minimum(box[2], edges[1:]) - np.maximum(box[0], edges[:-1]), 0, None)
-    down = np.clip(np.minimum(box[3], edges[1:]) - np.maximum(box[1], edges[:-1]), 0, None)
-    share = np.outer(down, across).ravel()
+def cover(box: tuple[float, float, float, float], grid: tuple[int, int], size: int) -> np.ndarray:
+    """How much of a box (x0, y0, x1, y1, in pixels of a picture `size` wide) lies in each cell of a grid; sums to 1. (cells,)."""
+
+    def along(begin: float, end: float, count: int) -> np.ndarray:
+        edges = np.arange(count + 1) * (size / count)
+        return np.clip(np.minimum(end, edges[1:]) - np.maximum(begin, edges[:-1]), 0, None)
+
+    share = np.outer(along(box[1], box[3], grid[0]), along(box[0], box[2], grid[1])).ravel()
     return (share / share.sum()).astype(np.float32)
 
 
@@ -214,7 +214,7 @@ class EncoderStage(Stage):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
         self.module: nn.Module = EncoderPretraining(config.vision, len(processor.tokenizer), linear_code(world))
-        self.side = config.vision.grid
+        self.grid = (config.vision.grid, config.vision.grid)
         self.number = {label: i for i, label in enumerate(world.labels)}
         self.names = self.rows([captions.caption(Scene((Group(label),))) for label in world.labels])
         self.styles = self.rows([f"{STYLE_NAMES[style]} style" for style in STYLES])
@@ -239,7 +239,7 @@ class EncoderStage(Stage):
             **self.rows([self.text(sample) for sample in samples]),  # (B, L)
             "picture": torch.tensor([b for b, *_ in boxes]),  # (R,)
             "cover": torch.from_numpy(
-                np.stack([cover(box[2:6], self.side, self.world.image_size) for box in boxes])
+                np.stack([cover(box[2:6], self.grid, self.world.image_size) for box in boxes])
             ),  # (R, P)
             "name": torch.tensor([self.number[label] for _, label, *_ in boxes]),
             "style": torch.tensor([style for *_, style in boxes]),
@@ -265,7 +265,7 @@ class BridgeStage(EncoderStage):
         super().__init__(config, train, processor, world)
         load_strict(self.module, load_tensors(root / "encoder" / "contrastive.safetensors"), "stage encoder")
         self.frozen = self.module.eval().requires_grad_(False)
-        self.side = bridge_side(config)
+        self.grid = bridge_grid(config)
         self.module = BridgePretraining(config, self.frozen.alignment.code)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
