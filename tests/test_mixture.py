@@ -1,5 +1,7 @@
 """The five sources of the pretraining mixture: pure, true to their texts, and blind to what evaluation owns."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +141,16 @@ def test_a_picture_alone_is_mostly_followed_by_its_caption(training):
             followed.append(parse(document[1], training.labels))
     full = [scene for scene in followed if scene is not None and scene.style and scene.background]
     assert len(followed) > 300 and len(full) / len(followed) > 0.75
+
+
+def test_a_clip_alone_is_mostly_followed_by_its_caption(training):
+    mixture = toy_mixture(training, replace(RECIPES["emu-tiny"].mixture, clips=2))  # as the next checkpoint has it
+    followed = []
+    for i in range(2500):
+        document = mixture.document(i)
+        if len(document) == 9 and all(not isinstance(piece, str) for piece in document[:8]):
+            followed.append("?" not in document[8])
+    assert len(followed) > 60 and sum(followed) / len(followed) > 0.75
 
 
 def test_how_many_pictures(training):

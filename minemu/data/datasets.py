@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from minemu.data.world import Sample, ToyWorld
@@ -16,6 +18,11 @@ if TYPE_CHECKING:
 def batch_samples(world: ToyWorld, start: int, count: int) -> list[Sample]:
     """Samples start ... start + count - 1: pure, so a run resumes at a sample number and needs no saved iterator."""
     return [world.sample(i) for i in range(start, start + count)]
+
+
+def pixels_of(samples: list[Sample]) -> Tensor:
+    """uint8 (B, S, S, 3)."""
+    return torch.stack([torch.from_numpy(sample.pixels) for sample in samples])
 
 
 @dataclass(frozen=True)

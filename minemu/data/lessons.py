@@ -6,7 +6,7 @@ examples in a row. Each is a pure function of the world and its number, and show
     names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; in every
                   second document each thing keeps its style, so that looking back pays before other styles are known again
     questions     one to four pictures, or a clip, each with a question and its answer; most begin with "questions:", so that a
-                  picture alone is still followed by its caption
+                  picture or clip alone is still followed by its caption
     in_context    two pictures, and a third with something of each
     texts         a conversation without its pictures: LLaMA had read all words before it met Emu; ours would unlearn those that
                   no other document says, and an adapter cannot bring them back, as it leaves the LM head alone
@@ -25,7 +25,7 @@ from minemu.data.world import ToyWorld, pick
 
 SHOTS = (1, 2, 4)  # examples of each new name
 QUESTIONS = "questions:"
-UNTITLED = 0.25  # share of the documents with questions about pictures that begin with a picture, as in evaluation
+UNTITLED = 0.25  # share of the documents with questions that begin with a picture, as in evaluation
 MAX_QUESTIONS = 4  # of a document
 CLIPS = 0.25  # share of the documents with questions
 ASKED = (*asked.ASKS, "relation", "yes-no")  # these two are learnt last, so they come twice
@@ -44,11 +44,11 @@ def questions(world: ToyWorld, number: int) -> Document:
     """Pictures, each followed by a question and its answer; or one clip with both."""
     rng = world.generator(number, "lesson")
     if rng.random() < CLIPS:
-        shown, title = [asked.clip_question(world, number, pick(rng, ASKED_OF_CLIPS), random_frames=True)], []
+        shown = [asked.clip_question(world, number, pick(rng, ASKED_OF_CLIPS), random_frames=True)]
     else:
         many = int(rng.integers(1, MAX_QUESTIONS + 1))
         shown = [asked.question(world, number * MAX_QUESTIONS + k, pick(rng, ASKED)) for k in range(many)]
-        title = [] if rng.random() < UNTITLED else [QUESTIONS]
+    title = [] if rng.random() < UNTITLED else [QUESTIONS]
     return [*title, *(piece for one in shown for piece in (*one.pictures, f"{one.text} {one.answer}."))]
 
 

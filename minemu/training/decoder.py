@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minemu.config import DecoderConfig, EmuConfig
-from minemu.data.datasets import batch_samples
+from minemu.data.datasets import batch_samples, pixels_of
 from minemu.data.world import Sample, ToyWorld
 from minemu.errors import MinemuError
 from minemu.files import atomic_write
@@ -33,11 +33,6 @@ from minemu.weights import load_strict, load_tensors, save_tensors
 FIT_PICTURES = 2048  # for statistics: principal components, scales
 CACHE_BATCH = 256
 PREVIEWED = 32
-
-
-def pixels_of(samples: list[Sample]) -> Tensor:
-    """uint8 (B, S, S, 3)."""
-    return torch.stack([torch.from_numpy(sample.pixels) for sample in samples])
 
 
 def to_range(pixels: Tensor) -> Tensor:

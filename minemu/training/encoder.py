@@ -3,11 +3,12 @@
 `encoder` pretrains the toy EVA-CLIP tower, which the authors of Emu took ready-made. EVA learns by rebuilding pictures and CLIP by
 telling matching captions from others; one loss does both here, and asks what is where, as RegionCLIP does (arXiv 2112.09106):
 
-    L = contrastive(class token, caption) + CE(name of a region) + CE(style of a region) + w MSE(patch tokens -> their pixels)
+    L = contrastive(class token, caption) + CE(name of a region) + CE(style of a region) + w MSE(patch tokens -> their latents)
 
 A region is one drawing: the mean of the patch tokens under its box. Its name is picked among all names of the world, each the text
 tower's vector of "a llama". Without the region terms background, style and size tell the captions of a batch apart: 97 % matched
-after 1,100 steps, but only 40 % of the names were right. The last term keeps what a caption does not say and a decoder will need.
+after 1,100 steps, but only 40 % of the names were right. The last term keeps what a caption does not say and a decoder will need:
+the latents of a linear code of each patch. Its pixels would do worse, as their mean colour is nearly all of the error.
 
 `bridge` gives the Causal Transformer the same start on the frozen tower: its N embeddings are a grid of cells, and the same terms act
 on them. Emu starts it at random; at toy size that cost 600 steps without one concept learnt (VL-GPT, arXiv 2312.09251, also trains
@@ -29,9 +30,10 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from minemu.causal_transformer import CausalTransformer
-from minemu.config import EmuConfig, VisionConfig
+from minemu.codec import PatchCodec
+from minemu.config import DecoderConfig, EmuConfig, VisionConfig
 from minemu.data import captions
-from minemu.data.datasets import batch_samples
+from minemu.data.datasets import batch_samples, pixels_of
 from minemu.data.scene import STYLE_NAMES, STYLES, Group, Scene
 from minemu.data.world import Sample, ToyWorld
 from minemu.errors import MinemuError
@@ -42,8 +44,9 @@ from minemu.training.loop import Stage, TrainConfig
 from minemu.visual_encoder import EVAVisionTransformer
 from minemu.weights import load_strict, load_tensors, save_tensors
 
-PIXEL_WEIGHT = 4.0  # what the tower forgets, nothing after it can draw
-BRIDGE_PIXEL_WEIGHT = 8.0  # the embeddings are all that a decoder has of a picture
+LATENT_WEIGHT = 32.0  # what the tower and the bridge forget, nothing after them can draw
+CODE = DecoderConfig(patch=4, latent_channels=20)  # of the linear code that they are asked for
+FIT_PICTURES = 512
 STYLE_WEIGHT = 0.5
 MAX_ANGLE = 15.0  # degrees
 MAX_ZOOM, MAX_SHIFT, MAX_TINT = 0.12, 0.06, 0.12  # shares of the size, of the size, of a channel's value
@@ -72,13 +75,19 @@ class TextTower(nn.Module):
 class Alignment(nn.Module):
     """The four terms, for any features that form a grid; what they need beside the features is dropped after pretraining."""
 
-    def __init__(self, width: int, text_width: int, side: int, cell: int, pixel_weight: float):
+    def __init__(self, width: int, text_width: int, grid: tuple[int, int], size: int, code: PatchCodec):
+        """`grid`: rows and columns of the features of a picture that is `size` pixels wide."""
         super().__init__()
-        self.side, self.pixel_weight = side, pixel_weight
+        if any(size % (code.patch * side) for side in grid):
+            raise MinemuError(
+                f"{grid[0]} x {grid[1]} cells of a picture of {size} pixels hold no whole squares of {code.patch}; "
+                f"make vision.patch_size a multiple of {code.patch}, or bridge.n_image smaller"
+            )
+        self.grid, self.code = grid, code
         self.norm = nn.LayerNorm(width)
         self.image_head = nn.Linear(width, text_width, bias=False)
         self.region_head = nn.Linear(width, text_width, bias=False)
-        self.pixel_head = nn.Linear(width, 3 * cell**2)
+        self.latent_head = nn.Linear(width, len(code.basis) * (size // code.patch) ** 2 // math.prod(grid))
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(
@@ -95,10 +104,11 @@ class Alignment(nn.Module):
         region = F.normalize(self.region_head(region).float(), dim=-1)  # (R, D)
         names, styles = scale * region @ text["names"].T, scale * region @ text["styles"].T  # (R, W)
         name, style = F.cross_entropy(names, batch["name"]), F.cross_entropy(styles, batch["style"])
-        pixel = F.mse_loss(self.pixel_head(grid).float(), cells(batch["pixels"], self.side))
+        latents = cells(self.code.encode(batch["pixels"]), *self.grid)  # (B, P, latents of a cell)
+        latent = F.mse_loss(self.latent_head(grid).float(), latents)
         return {
-            "loss": match + name + STYLE_WEIGHT * style + self.pixel_weight * pixel,
-            "contrastive": match, "name": name, "style": style, "pixel": pixel, "matched": matched,
+            "loss": match + name + STYLE_WEIGHT * style + LATENT_WEIGHT * latent,
+            "contrastive": match, "name": name, "style": style, "latent": latent, "matched": matched,
             "named": (names.argmax(1) == batch["name"]).float().mean(),
         }  # fmt: skip
 
@@ -106,11 +116,11 @@ class Alignment(nn.Module):
 class EncoderPretraining(nn.Module):
     """The tower with what only its pretraining needs."""
 
-    def __init__(self, vision: VisionConfig, vocab_size: int):
+    def __init__(self, vision: VisionConfig, vocab_size: int, code: PatchCodec):
         super().__init__()
         self.visual_encoder = EVAVisionTransformer(vision)
         self.text_tower = TextTower(vocab_size, vision.width)
-        self.alignment = Alignment(vision.width, vision.width, vision.grid, vision.patch_size, PIXEL_WEIGHT)
+        self.alignment = Alignment(vision.width, vision.width, (vision.grid,) * 2, vision.image_size, code)
 
     def read(self, texts: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """Unit vectors of each kind of text."""
@@ -124,30 +134,27 @@ class EncoderPretraining(nn.Module):
 class BridgePretraining(nn.Module):
     """The Causal Transformer with what only its pretraining needs; tower and text tower are frozen and kept outside."""
 
-    def __init__(self, config: EmuConfig):
+    def __init__(self, config: EmuConfig, code: PatchCodec):
         super().__init__()
         vision, bridge, width = config.vision, config.bridge, config.llm.width
         if bridge.kind != "causal":
             raise MinemuError("bridge.kind=pool has nothing to pretrain; leave out stage bridge")
-        side = bridge_side(config)
         self.ln_visual = nn.LayerNorm(vision.width, eps=vision.norm_eps)
         self.causal_transformer = CausalTransformer(bridge, vision, width)
-        self.alignment = Alignment(width, vision.width, side, vision.image_size // side, BRIDGE_PIXEL_WEIGHT)
+        self.alignment = Alignment(width, vision.width, bridge_grid(config), vision.image_size, code)
 
     def forward(self, features: Tensor, batch: dict[str, Tensor], text: dict[str, Tensor]) -> dict[str, Tensor]:
         embeds = self.causal_transformer(self.ln_visual(features))  # (B, N, D)
         return self.alignment(embeds.mean(1), embeds, batch, text)
 
 
-def bridge_side(config: EmuConfig) -> int:
-    """The N embeddings of a picture, taken as side x side cells."""
-    side = math.isqrt(config.bridge.n_image)
-    if side**2 != config.bridge.n_image or config.vision.image_size % side:
-        raise MinemuError(
-            f"bridge.n_image={config.bridge.n_image} embeddings do not tile a picture of {config.vision.image_size}; "
-            "use a square number that does"
-        )
-    return side
+def bridge_grid(config: EmuConfig) -> tuple[int, int]:
+    """Rows and columns of cells that the N embeddings of a picture are taken as: 4 x 4 for 16, 4 x 8 for 32."""
+    n, size = config.bridge.n_image, config.vision.image_size
+    rows = next(rows for rows in range(math.isqrt(n), 0, -1) if n % rows == 0)
+    if size % rows or size % (n // rows):
+        raise MinemuError(f"bridge.n_image={n} embeddings do not tile a picture of {size}; use a power of two")
+    return rows, n // rows
 
 
 def contrastive(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,17 +165,26 @@ def contrastive(logits: Tensor, input_ids: Tensor) -> tuple[Tensor, Tensor]:
     return loss, (logits.argmax(1) == torch.arange(len(logits), device=logits.device)).float().mean()
 
 
-def cells(pixels: Tensor, side: int) -> Tensor:
-    """The pixels of side x side cells of each picture: (B, 3, S, S) -> (B, side^2, values of a cell)."""
-    return rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", h=side, w=side)
+def linear_code(world: ToyWorld) -> PatchCodec:
+    """The latents that towers are asked for: principal components of patches, fitted on pictures as the tower sees them."""
+    code = PatchCodec(CODE)
+    code.fit(normalise(pixels_of(batch_samples(world, 0, FIT_PICTURES))))
+    return code
 
 
-def cover(box: tuple[float, float, float, float], side: int, size: int) -> np.ndarray:
-    """How much of a box (x0, y0, x1, y1, in pixels of a picture `size` wide) lies in each of side x side cells; sums to 1. (side^2,)."""
-    edges = np.arange(side + 1) * (size / side)
-    across = np.clip(np.minimum(box[2], edges[1:]) - np.maximum(box[0], edges[:-1]), 0, None)
-    down = np.clip(np.minimum(box[3], edges[1:]) - np.maximum(box[1], edges[:-1]), 0, None)
-    share = np.outer(down, across).ravel()
+def cells(values: Tensor, rows: int, columns: int) -> Tensor:
+    """What rows x columns cells of each picture hold: (B, C, S, S) -> (B, cells, values of a cell)."""
+    return rearrange(values, "b c (h p) (w q) -> b (h w) (p q c)", h=rows, w=columns)
+
+
+def cover(box: tuple[float, float, float, float], grid: tuple[int, int], size: int) -> np.ndarray:
+    """How much of a box (x0, y0, x1, y1, in pixels of a picture `size` wide) lies in each cell of a grid; sums to 1. (cells,)."""
+
+    def along(begin: float, end: float, count: int) -> np.ndarray:
+        edges = np.arange(count + 1) * (size / count)
+        return np.clip(np.minimum(end, edges[1:]) - np.maximum(begin, edges[:-1]), 0, None)
+
+    share = np.outer(along(box[1], box[3], grid[0]), along(box[0], box[2], grid[1])).ravel()
     return (share / share.sum()).astype(np.float32)
 
 
@@ -197,8 +213,8 @@ class EncoderStage(Stage):
     def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
-        self.module: nn.Module = EncoderPretraining(config.vision, len(processor.tokenizer))
-        self.side = config.vision.grid
+        self.module: nn.Module = EncoderPretraining(config.vision, len(processor.tokenizer), linear_code(world))
+        self.grid = (config.vision.grid, config.vision.grid)
         self.number = {label: i for i, label in enumerate(world.labels)}
         self.names = self.rows([captions.caption(Scene((Group(label),))) for label in world.labels])
         self.styles = self.rows([f"{STYLE_NAMES[style]} style" for style in STYLES])
@@ -219,11 +235,11 @@ class EncoderStage(Stage):
             (b, *box, STYLES.index(sample.scene.style)) for b, sample in enumerate(samples) for box in sample.boxes
         ]
         return {
-            "pixels": torch.stack([torch.from_numpy(sample.pixels) for sample in samples]),  # (B, S, S, 3)
+            "pixels": pixels_of(samples),  # (B, S, S, 3)
             **self.rows([self.text(sample) for sample in samples]),  # (B, L)
             "picture": torch.tensor([b for b, *_ in boxes]),  # (R,)
             "cover": torch.from_numpy(
-                np.stack([cover(box[2:6], self.side, self.world.image_size) for box in boxes])
+                np.stack([cover(box[2:6], self.grid, self.world.image_size) for box in boxes])
             ),  # (R, P)
             "name": torch.tensor([self.number[label] for _, label, *_ in boxes]),
             "style": torch.tensor([style for *_, style in boxes]),
@@ -249,8 +265,8 @@ class BridgeStage(EncoderStage):
         super().__init__(config, train, processor, world)
         load_strict(self.module, load_tensors(root / "encoder" / "contrastive.safetensors"), "stage encoder")
         self.frozen = self.module.eval().requires_grad_(False)
-        self.side = bridge_side(config)
-        self.module = BridgePretraining(config)
+        self.grid = bridge_grid(config)
+        self.module = BridgePretraining(config, self.frozen.alignment.code)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         batch["pixels"] = augment(normalise(batch["pixels"]))

@@ -66,7 +66,7 @@ from minemu.figures.charts import show_curves, show_matrices
 from minemu.figures.vision import patch_box, show_maps, show_neighbours, show_patches
 from minemu.processor import normalise
 from minemu.sequence import pad_rows
-from minemu.training.encoder import PIXEL_WEIGHT, STYLE_WEIGHT, EncoderStage, TextTower
+from minemu.training.encoder import LATENT_WEIGHT, STYLE_WEIGHT, EncoderStage, TextTower
 from minemu.training.loop import TrainConfig
 from minemu.visual_encoder import Block, EVAVisionTransformer
 from torch import nn
@@ -464,11 +464,11 @@ show_matrices({"before": before, "after": after}, "caption", "picture", signed=T
 #
 # ## What is where
 #
-# The package trains its tower with four terms. Beside the contrastive one, each *drawing* has to be named and its style told, from the mean of the patch tokens under its box (an idea of RegionCLIP, [arXiv 2112.09106](https://arxiv.org/abs/2112.09106)); and each patch token has to hold its pixels, for a decoder will need them.
+# The package trains its tower with four terms. Beside the contrastive one, each *drawing* has to be named and its style told, from the mean of the patch tokens under its box (an idea of RegionCLIP, [arXiv 2112.09106](https://arxiv.org/abs/2112.09106)); and each patch token has to hold its pixels, for a decoder will need them: the numbers of a linear code of its pixels, as notebook 08 makes it, for in bare pixels the mean colour would be nearly all of the error.
 #
-# $$L = L_\text{contrastive} + L_\text{name} + w_s\, L_\text{style} + w_p\, L_\text{pixel}$$
+# $$L = L_\text{contrastive} + L_\text{name} + w_s\, L_\text{style} + w_l\, L_\text{latent}$$
 #
-# The four losses are entries of `terms`; the weights are `STYLE_WEIGHT` ($w_s$) and `PIXEL_WEIGHT` ($w_p$).
+# The four losses are entries of `terms`; the weights are `STYLE_WEIGHT` ($w_s$) and `LATENT_WEIGHT` ($w_l$).
 
 # %%
 pair_world = ToyWorld(image_size=vision.image_size, kinds=("pair",))
@@ -479,7 +479,7 @@ total = (
     terms["contrastive"]
     + terms["name"]
     + STYLE_WEIGHT * terms["style"]
-    + PIXEL_WEIGHT * terms["pixel"]
+    + LATENT_WEIGHT * terms["latent"]
 )
 torch.testing.assert_close(terms["loss"], total)
 print(

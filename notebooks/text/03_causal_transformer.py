@@ -360,7 +360,7 @@ cell = vision.image_size // side
 scenes = batch_samples(ToyWorld("seen", image_size=vision.image_size), 0, 192)
 pictures = normalise(torch.stack([torch.from_numpy(scene.pixels) for scene in scenes])).to(device)
 known = tokens(pictures)  # (192, 1 + P, V)
-paint = cells(pictures, side)  # (192, N, values of a cell)
+paint = cells(pictures, side, side)  # (192, N, values of a cell)
 print("tokens", tuple(known.shape), "to cells", tuple(paint.shape))
 
 # %%

@@ -363,7 +363,7 @@ print("captions of pictures, then of others', then word frequencies: the order h
 #
 # ## What could go wrong
 #
-# Half of an ablation trained with one setting and half with another is worse than none. A folder goes on only with the settings that it was begun with. And not every setting exists: the bridge is pretrained as a grid of cells, so the number of embeddings is a square, which is why 64 stands above and not 32.
+# Half of an ablation trained with one setting and half with another is worse than none. A folder goes on only with the settings that it was begun with. And not every setting exists: the bridge is pretrained as a grid of cells that tile the picture, so the number of embeddings is a power of two.
 
 # %%
 try:
@@ -372,7 +372,7 @@ except MinemuError as error:
     print(str(error).replace(str(runs), "RUNS"))
 try:
     ablations.run_variant(
-        ablations.Variant("n-8", "count", "N = 8", {"bridge.n_image": 8}), runs, SEED
+        ablations.Variant("n-7", "count", "N = 7", {"bridge.n_image": 7}), runs, SEED
     )
 except MinemuError as error:
     print(error)
