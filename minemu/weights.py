@@ -17,15 +17,21 @@ def save_tensors(
     tensors: dict[str, Tensor], path: Path, dtype: torch.dtype | None = None, metadata: dict[str, str] | None = None
 ) -> None:
     """Write tensors; `dtype` converts the floating-point ones, to half the size with float16. OSError where there is no room."""
+    plain = {name: _plain(tensor, dtype) for name, tensor in tensors.items()}
+    storages: set[int] = set()
+    for name, tensor in plain.items():
+        if (storage := tensor.untyped_storage().data_ptr()) in storages:
+            plain[name] = tensor.clone()  # safetensors refuses tensors that share memory, as tied weights do
+        storages.add(storage)
     try:
-        save_file({name: _plain(tensor, dtype) for name, tensor in tensors.items()}, path, metadata)
+        save_file(plain, path, metadata)
     except SafetensorError as error:  # what the library makes of a full disk
         raise OSError(str(error)) from error
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     tensor = tensor.detach().cpu()
-    return (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous().clone()
+    return (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous()
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from minemu.training import checkpoint
 from minemu.training.continuing import is_lengthened, lengthen
 from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
-from minemu.training.encoder import augment
+from minemu.training.encoder import EncoderStage, augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
 from minemu.training.recipe import make_processor, run_recipe, train_stage
@@ -389,6 +389,20 @@ def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
     assert train_stage(
         "emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9}
     )  # drawing is not training
+
+
+def test_a_recipe_may_learn_all_things(tmp_path):
+    """Not the 250 common ones alone: each name is one that a region may have, and captions say them."""
+    train_stage("emu-nano", "encoder", tmp_path, {**SHORT, "train.core": "false", "train.encoder.steps": 1})
+    weights = load_file(tmp_path / "emu-nano/encoder/contrastive.safetensors")
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    assert json.loads((tmp_path / "emu-nano/encoder/done.json").read_text())["world"]["core"] is False
+    config, recipe = resolve("emu-nano", {"train.core": "false"})
+    world = ToyWorld("seen", core=recipe.core, image_size=config.vision.image_size)
+    processor = make_processor(tmp_path / "emu-nano", config, recipe)
+    stage = EncoderStage(config, recipe.encoder, processor, world)
+    assert len(stage.names["input_ids"]) == len(world.labels) > 1000
+    assert max(int(stage.batch(i)["name"].max()) for i in range(4)) > 250
 
 
 @pytest.mark.parametrize(

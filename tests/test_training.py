@@ -176,6 +176,20 @@ def test_what_the_library_cannot_write_is_a_full_disk_to_us(tmp_path):
         checkpoint.save_tensors({"x": torch.zeros(2)}, tmp_path / "missing" / "x.safetensors")
 
 
+def test_tensors_that_share_memory_are_saved_each_for_itself(tmp_path):
+    whole = torch.arange(6.0)
+    tied = {"whole": whole, "again": whole, "end": whole[4:], "turned": whole.view(2, 3).T}
+    checkpoint.save_tensors(tied, tmp_path / "x.safetensors")
+    found = checkpoint.load_tensors(tmp_path / "x.safetensors")
+    assert set(found) == set(tied) and all(torch.equal(found[name], tied[name]) for name in tied)
+
+
+def test_saving_copies_nothing_that_it_need_not(tmp_path, monkeypatch):
+    """The conditions of stage `sketch` are 1.9 GB."""
+    monkeypatch.setattr(torch.Tensor, "clone", lambda *_: pytest.fail("copied"))
+    checkpoint.save_tensors({"a": torch.zeros(3), "b": torch.ones(2)}, tmp_path / "x.safetensors")
+
+
 def test_no_disk_space_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     run(tmp_path / "run", stop_after=4)
     before = bits(tmp_path / "run")
