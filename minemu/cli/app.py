@@ -18,6 +18,9 @@ Base = Annotated[
         help="A finished checkpoint in the place of the stages up to emu; for language and emu, of encoder and bridge."
     ),
 ]
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute, such as cuda:0 or cpu (default: a GPU where there is one).")
+]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
     list[str] | None,
