@@ -17,6 +17,7 @@ from minemu.evaluation import report, tasks
 from minemu.processor import EmuProcessor
 from minemu.prompts import DESCRIBE
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
+from minemu.training.machine import device_of
 
 
 def refused(capsys, *arguments):
@@ -152,6 +153,10 @@ class Pipe:
         if source == "nowhere":
             raise MinemuError("there is no checkpoint folder nowhere")
         return cls()
+
+    def to(self, device):
+        assert device.type == device_of(None).type
+        return self
 
     def chat(self, sample, max_new_tokens):
         return SimpleNamespace(text=f"{len(sample)} pieces")

@@ -10,6 +10,7 @@ from pretend_gpu import OnGPU, PretendedGPU
 from minemu import EmuPipeline, Video
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
+from minemu.evaluation.tasks import TASKS, evaluate
 from minemu.training import recipe
 from minemu.training.machine import device_of
 from minemu.training.recipes import TRAINABLE
@@ -91,6 +92,17 @@ def test_a_gpu_does_what_the_cpu_does(trained, call):
     else:
         a, b = (np.asarray(pictures, dtype=float) for pictures in found)
         assert a.shape == b.shape and np.abs(a - b).max() <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.run])
+def test_a_gpu_is_measured_as_the_cpu_is(trained, task):
+    pipe, scores = EmuPipeline.from_pretrained(trained[0] / "checkpoint"), []
+    for place in ("cpu", "cuda:0"):
+        with PretendedGPU():
+            found = evaluate(pipe.to(place), task, None, 2, 0)
+        scores.append((found.score, found.chance, found.blind, found.upper_bound))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_what_is_left_on_the_cpu_is_refused():
