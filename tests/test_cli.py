@@ -137,7 +137,7 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
     ]
     assert cli.run([*line, "--json", str(tmp_path / "x.json")]) == 0
     assert [str(part) for part in asked[0][:3]] == ["emu-nano", "emu", "r"]
-    assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"} and asked[0][-1] == {"base": None}
+    assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"} and asked[0][-1] == {"base": None, "device": None}
     assert "not complete yet" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
 
