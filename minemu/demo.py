@@ -27,6 +27,7 @@ from minemu.gallery import check_folder, write_gallery
 from minemu.model import local_folder
 from minemu.pipeline import EmuPipeline
 from minemu.prompts import DESCRIBE
+from minemu.training.machine import device_of
 from minemu.training.run import commit, versions
 
 UPSCALE = 3  # saved pictures are this much larger, pixel by pixel
@@ -68,7 +69,7 @@ def run_demo(
     folder, out = local_folder(checkpoint or data_dir() / "emu-tiny"), Path(out)
     check_folder(out)
     started = time.time()
-    pipe = EmuPipeline.from_pretrained(folder)
+    pipe = EmuPipeline.from_pretrained(folder).to(device_of(None))
     with atomic_dir(out) as gallery:
         results = Demo(pipe, gallery, seed).run() | {
             "checkpoint": _short(folder),

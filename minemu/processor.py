@@ -230,7 +230,8 @@ class EmuProcessor(ChatTemplates):
 
 def normalise(pixels: Tensor) -> Tensor:
     """uint8 (n, S, S, 3) -> float32 (n, 3, S, S) with CLIP's mean and standard deviation."""
-    return ((pixels.float() / 255 - CLIP_MEAN) / CLIP_STD).permute(0, 3, 1, 2).contiguous()
+    mean, std = CLIP_MEAN.to(pixels.device), CLIP_STD.to(pixels.device)
+    return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
 def is_picture_path(text: str) -> bool:

@@ -17,6 +17,7 @@ from minemu.evaluation import report, tasks
 from minemu.processor import EmuProcessor
 from minemu.prompts import DESCRIBE
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
+from minemu.training.machine import device_of
 
 
 def refused(capsys, *arguments):
@@ -136,7 +137,7 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
     ]
     assert cli.run([*line, "--json", str(tmp_path / "x.json")]) == 0
     assert [str(part) for part in asked[0][:3]] == ["emu-nano", "emu", "r"]
-    assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"} and asked[0][-1] == {"base": None}
+    assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"} and asked[0][-1] == {"base": None, "device": None}
     assert "not complete yet" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
 
@@ -152,6 +153,10 @@ class Pipe:
         if source == "nowhere":
             raise MinemuError("there is no checkpoint folder nowhere")
         return cls()
+
+    def to(self, device):
+        assert device.type == device_of(None).type
+        return self
 
     def chat(self, sample, max_new_tokens):
         return SimpleNamespace(text=f"{len(sample)} pieces")

@@ -132,14 +132,14 @@ def test_a_gradient_that_is_no_number_names_its_batches(tmp_path):
 
 @pytest.mark.parametrize(("cost", "told"), [(400.0, True), (0.5, False)])
 def test_a_processor_that_is_slow_in_bfloat16_is_told(tmp_path, monkeypatch, capsys, cost, told):
-    monkeypatch.setattr(loop, "bfloat16_cost", lambda: cost)
+    monkeypatch.setattr(loop, "bfloat16_cost", lambda device: cost)
     run(tmp_path / "toy", config=replace(CONFIG, steps=1, precision="bfloat16"))
-    says = "stage toy: bfloat16 takes 400 times as long as float32 on this processor; another run folder with --set train.toy"
+    says = "stage toy: bfloat16 takes 400 times as long as float32 on this machine; another run folder with --set train.toy"
     assert (says in capsys.readouterr().out) == told
 
 
 def test_the_peak_of_memory_is_a_stages_own():
-    assert 0 < machine.bfloat16_cost() < 1e5
+    assert 0 < machine.bfloat16_cost(torch.device("cpu")) < 1e5
     machine.forget_peak_memory()
     with mmap.mmap(-1, 2 * 10**8) as block:  # given back for certain, unlike what an allocator keeps
         for start in range(0, len(block), mmap.PAGESIZE):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from minemu.errors import MinemuError
+
+if TYPE_CHECKING:
+    from minemu.pipeline import EmuPipeline
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -17,6 +20,9 @@ Base = Annotated[
     typer.Option(
         help="A finished checkpoint in the place of the stages up to emu; for language and emu, of encoder and bridge."
     ),
+]
+Device = Annotated[
+    str | None, typer.Option(help="Where to compute, such as cuda:0 or cpu (default: a GPU where there is one).")
 ]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
@@ -39,6 +45,15 @@ def overrides(settings: list[str] | None) -> dict[str, str]:
         if not (key and equals):
             raise MinemuError(f"--set {key} has no value; write it as KEY=VALUE, such as --set llm.layers=6")
     return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def load(checkpoint: str, device: str | None) -> EmuPipeline:
+    """The pipeline of a checkpoint, on a device or on a GPU where there is one."""
+    from minemu.pipeline import EmuPipeline
+    from minemu.training.machine import device_of
+
+    at = device_of(device)  # before seconds are spent
+    return EmuPipeline.from_pretrained(checkpoint).to(at)
 
 
 def write(path: Path | None, value: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minemu.cli.app import Json, RunDir, Seed, Set, app, overrides, write
+from minemu.cli.app import Device, Json, RunDir, Seed, Set, app, load, overrides, write
 from minemu.errors import MinemuError, suggest
 
 CHECKPOINT, ADAPTER = Path("data_samples/emu-tiny"), Path("data_samples/emu-tiny-instruct")
@@ -31,6 +31,7 @@ def evaluate(
     show: Annotated[
         bool, typer.Option("--list", help="Say what each task is, on which splits, and what is not trained yet.")
     ] = False,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Measure a checkpoint on held-out samples, beside chance, a blind baseline and an upper bound."""
@@ -56,9 +57,7 @@ def evaluate(
         tasks.check(name, on, limit, examples)  # before minutes are spent
     if task is not None:
         tasks.check_trained(task, checkpoint)
-    from minemu.pipeline import EmuPipeline
-
-    pipe, weights = EmuPipeline.from_pretrained(checkpoint), report.weights_of(checkpoint)
+    pipe, weights = load(checkpoint, device), report.weights_of(checkpoint)
     results = []
     for name, on, examples in wanted:
         results.append(tasks.evaluate(pipe, name, on, limit, seed, shots=examples))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minemu.cli.app import Base, Json, LogTo, RunDir, Set, app, overrides, write
+from minemu.cli.app import Base, Device, Json, LogTo, RunDir, Set, app, overrides, write
 
 
 @app.command()
@@ -18,12 +18,13 @@ def train(
     settings: Set = None,
     log_to: LogTo = None,
     base: Base = None,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Train one stage of a preset, or go on where it stopped."""
     from minemu.training.recipe import train_stage
 
-    complete = train_stage(preset, stage, run_dir, overrides(settings), log_to, base=base)
+    complete = train_stage(preset, stage, run_dir, overrides(settings), log_to, base=base, device=device)
     folder = run_dir / preset / stage
     typer.echo(f"stage {stage} of {preset} is {'complete' if complete else 'not complete yet'}: {folder}")
     write(json, {"preset": preset, "stage": stage, "complete": complete, "folder": str(folder)})
@@ -39,11 +40,12 @@ def recipe(
         bool, typer.Option("--instruct", help="Emu-I as well, an adapter beside the checkpoint.")
     ] = False,
     base: Base = None,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Train all stages of a preset in order; what is complete is kept."""
     from minemu.training.recipe import run_recipe
 
-    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base)
+    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base, device)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
     write(json, {"preset": preset, "checkpoint": str(checkpoint)})

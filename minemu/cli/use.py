@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minemu.cli.app import Json, Seed, app, write
+from minemu.cli.app import Device, Json, Seed, app, load, write
 from minemu.errors import MinemuError
 
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -57,6 +57,7 @@ def generate(
     guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of words.")] = 64,
     seed: Seed = 0,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document), or rank answers (--rank).
@@ -64,8 +65,6 @@ def generate(
     One picture alone is rebuilt with --out.
     """
     import torch
-
-    from minemu.pipeline import EmuPipeline
 
     given = [name for name, value in (("--out", out), ("--document", document), ("--rank", rank)) if value]
     if len(given) > 1:
@@ -79,7 +78,7 @@ def generate(
         raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
     if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
         raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
-    pipe = EmuPipeline.from_pretrained(checkpoint)
+    pipe = load(checkpoint, device)
     sample = [_piece(piece) for piece in prompt]
     generator = torch.Generator().manual_seed(seed)
     if document is not None:

@@ -63,10 +63,10 @@ def load(
     return meta
 
 
-def _states(optimizers: Sequence[torch.optim.Optimizer]) -> list[dict[str, Tensor]]:
-    """What the optimizers remember of each parameter, in their order."""
+def _states(optimizers: Sequence[torch.optim.Optimizer]) -> list[tuple[nn.Parameter, dict[str, Tensor]]]:
+    """Each parameter with what its optimizer remembers of it, in their order."""
     return [
-        optimizer.state[parameter]
+        (parameter, optimizer.state[parameter])
         for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]
@@ -74,7 +74,9 @@ def _states(optimizers: Sequence[torch.optim.Optimizer]) -> list[dict[str, Tenso
 
 
 def _optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
-    return {f"{index}.{key}": value for index, state in enumerate(_states(optimizers)) for key, value in state.items()}
+    return {
+        f"{index}.{key}": value for index, (_, state) in enumerate(_states(optimizers)) for key, value in state.items()
+    }
 
 
 def _load_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[str, Tensor], path: Path) -> None:
@@ -86,4 +88,5 @@ def _load_optimizers(optimizers: Sequence[torch.optim.Optimizer], tensors: dict[
                 f"{path}: the optimizer has {len(states)} parameters but the file knows of number {index}; "
                 "the stage was changed, start it afresh"
             )
-        states[int(index)][key] = tensor
+        parameter, state = states[int(index)]
+        state[key] = tensor.to(parameter.device)

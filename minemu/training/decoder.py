@@ -58,7 +58,7 @@ class CodecStage(Stage):
         return self.module.loss(to_range(batch))
 
     def finish(self, folder: Path) -> None:
-        self.module.fit(to_range(pixels_of(batch_samples(self.world, 0, FIT_PICTURES))))
+        self.module.fit(to_range(pixels_of(batch_samples(self.world, 0, FIT_PICTURES))).to(self.device))
         with atomic_write(folder / "codec.safetensors") as temporary:
             save_tensors(self.module.state_dict(), temporary)
 
@@ -98,7 +98,9 @@ class Conditions:
         for start in tqdm(range(0, self.cached, CACHE_BATCH), desc="conditions", unit="batch"):
             samples = batch_samples(self.world, start, min(CACHE_BATCH, self.cached - start))
             for name, rows in self.of_samples(samples).items():
-                whole = made.setdefault(name, rows.new_empty(self.cached, *rows.shape[1:]))  # once: they are large
+                whole = made.setdefault(
+                    name, torch.empty(self.cached, *rows.shape[1:], dtype=rows.dtype)
+                )  # once: they are large
                 whole[start : start + len(rows)] = rows
         return made
 
@@ -106,7 +108,9 @@ class Conditions:
         """Pictures of samples and the embeddings of each kind."""
         found = {"pixels": pixels_of(samples)}
         if "encoder" in self.names:
-            found["encoder"] = self.pipe.model.encode_images(normalise(found["pixels"])).half()
+            found["encoder"] = self.pipe.model.encode_images(
+                normalise(found["pixels"]).to(self.pipe.model.device)
+            ).half()
         if "generated" in self.names:
             found["generated"] = self.pipe.imagine([[self.text(sample)] for sample in samples]).half()
         return found
@@ -134,13 +138,14 @@ class Conditions:
 
 
 def prepare(
-    config: EmuConfig, processor: EmuProcessor, world: ToyWorld, root: Path
+    config: EmuConfig, processor: EmuProcessor, world: ToyWorld, root: Path, device: str | torch.device
 ) -> tuple[VisualDecoder, EmuPipeline, Conditions]:
-    """A decoder with all that is known before it trains: codec and statistics of the conditions."""
+    """A decoder with all that is known before it trains: codec and statistics of the conditions, which are imagined on `device`."""
     decoder = VisualDecoder(config.decoder)
     load_strict(decoder.codec, load_tensors(root / "codec" / "codec.safetensors"), "stage codec")
     pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
-    conditions = Conditions(config.decoder, pipe, world, root)
+    conditions = Conditions(config.decoder, pipe.to(device), world, root)
+    pipe.to("cpu")
     _, embeds = conditions.first(FIT_PICTURES)
     decoder.fit_conditions(embeds)
     return decoder, pipe, conditions
@@ -156,12 +161,20 @@ class SketchStage(Stage):
 
     name = "sketch"
 
-    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
+    def __init__(
+        self,
+        config: EmuConfig,
+        train: TrainConfig,
+        processor: EmuProcessor,
+        world: ToyWorld,
+        root: Path,
+        device: str | torch.device = "cpu",
+    ):
         torch.manual_seed(train.seed)
         if not config.decoder.condition_grid:
             raise MinemuError("stage sketch has nothing to train: decoder.condition_grid=0; go on with stage decoder")
         self.train = train
-        self.decoder, _, self.conditions = prepare(config, processor, world, root)
+        self.decoder, _, self.conditions = prepare(config, processor, world, root, device)
         self.module = self.decoder.sketch
         pictures, embeds = self.conditions.first(FIT_PICTURES)
         self.module.fit(self.decoder.normalise(embeds), self.decoder.encode(pictures))
@@ -176,7 +189,8 @@ class SketchStage(Stage):
     def preview(self, folder: Path, step: int) -> None:
         """A sheet of training scenes: the real picture above the sketch from each kind of embeddings."""
         pictures, embeds = self.conditions.first(PREVIEWED)
-        drawn = self.decoder.codec.decode(self.module(self.decoder.normalise(embeds))).clamp(-1, 1)
+        embeds = self.decoder.normalise(embeds.to(self.device))
+        drawn = self.decoder.codec.decode(self.module(embeds)).clamp(-1, 1)
         save_preview(folder, step, [to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))])
 
     def finish(self, folder: Path) -> None:
@@ -189,10 +203,18 @@ class DecoderStage(Stage):
 
     name = "decoder"
 
-    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
+    def __init__(
+        self,
+        config: EmuConfig,
+        train: TrainConfig,
+        processor: EmuProcessor,
+        world: ToyWorld,
+        root: Path,
+        device: str | torch.device = "cpu",
+    ):
         torch.manual_seed(train.seed)
         self.train = train
-        self.module, pipe, self.conditions = prepare(config, processor, world, root)
+        self.module, pipe, self.conditions = prepare(config, processor, world, root, device)
         if config.decoder.condition_grid:
             load_strict(self.module.sketch, load_tensors(root / "sketch" / "sketch.safetensors"), "stage sketch")
         self.module.unet.set_attn_processor(AttnProcessor())  # on a CPU plain attention is a fifth faster than fused
@@ -215,7 +237,7 @@ class DecoderStage(Stage):
         rows = [to_pil(pictures[:PREVIEWED])]
         for conditions in embeds.split(PREVIEWED):
             generator = torch.Generator().manual_seed(0)
-            rows.append(to_pil(self.module.decode(conditions, self.null[:1], generator=generator)))
+            rows.append(to_pil(self.module.decode(conditions.to(self.device), self.null[:1], generator=generator)))
         save_preview(folder, step, rows)
 
     def finish(self, folder: Path) -> None:

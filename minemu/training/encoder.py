@@ -192,7 +192,7 @@ def augment(pixels: Tensor) -> Tensor:
     """Turn, zoom, shift and tint every second picture a little, so that a new drawing of a known thing is not so new. (B, 3, S, S)."""
     pixels, kept = pixels[::2], pixels
     n = len(pixels)
-    draw = lambda limit: (2 * torch.rand(n) - 1) * limit  # noqa: E731
+    draw = lambda limit: (2 * torch.rand(n, device=pixels.device) - 1) * limit  # noqa: E731
     angle, zoom = draw(math.radians(MAX_ANGLE)), 1 + draw(MAX_ZOOM)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     shift = torch.stack([draw(MAX_SHIFT * 2), draw(MAX_SHIFT * 2)], -1)
@@ -201,7 +201,7 @@ def augment(pixels: Tensor) -> Tensor:
     )  # (B, 2, 3)
     grid = F.affine_grid(rows, list(pixels.shape), align_corners=False)
     turned = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
-    tint = 1 + (2 * torch.rand(n, 3, 1, 1) - 1) * MAX_TINT
+    tint = 1 + (2 * torch.rand(n, 3, 1, 1, device=pixels.device) - 1) * MAX_TINT
     mixed = kept.clone()
     mixed[::2] = turned * tint
     return mixed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -93,7 +94,15 @@ class Stage:
 
     name: str
     module: nn.Module  # everything that is trained; frozen parts are kept elsewhere
-    attention: tuple[SDPBackend, ...] = PLAIN
+    attention: tuple[SDPBackend, ...] = PLAIN  # on CPUs
+    device = torch.device("cpu")
+
+    def to(self, device: str | torch.device) -> Stage:
+        """Move all that the stage computes with; batches follow one by one."""
+        self.device = torch.device(device)
+        for name, value in vars(self).items():
+            setattr(self, name, moved(value, self.device))
+        return self
 
     def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
         """Peak learning rate of each parameter; 0 freezes it."""
@@ -113,6 +122,17 @@ class Stage:
     def finish(self, folder: Path) -> None:
         """Write what the next stages read. `self.module` holds the final (or averaged) weights."""
         raise NotImplementedError
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """Tensors and modules on `device`, those in dictionaries, tuples and lists too; whatever else as it is."""
+    if isinstance(value, (Tensor, nn.Module)):
+        return value.to(device)
+    if isinstance(value, dict):
+        return {key: moved(item, device) for key, item in value.items()}
+    if type(value) in (tuple, list):
+        return type(value)(moved(item, device) for item in value)
+    return value
 
 
 def learning_rate(step: int, config: TrainConfig) -> float:
@@ -186,7 +206,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
-    with ThreadPoolExecutor(1) as reader, bar, sdpa_kernel(list(stage.attention)):
+    with ThreadPoolExecutor(1) as reader, bar, _attention_of(stage):
         ahead = reader.submit(stage.batch, step * config.accumulate)
         while step < end:
             started = time.perf_counter()
@@ -197,10 +217,10 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
             waited = 0.0
             for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
                 asked = time.perf_counter()
-                batch = ahead.result()
+                batch = moved(ahead.result(), stage.device)
                 waited += time.perf_counter() - asked
                 ahead = reader.submit(stage.batch, micro + 1)
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.precision == "bfloat16"):
+                with _precision(stage, config):
                     losses = stage.loss(batch)
                 _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
                 (losses["loss"] / config.accumulate).backward()
@@ -233,6 +253,14 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
         return False
     _with_average(stage, average, lambda: stage.finish(folder))
     return True
+
+
+def _precision(stage: Stage, config: TrainConfig) -> AbstractContextManager:
+    return torch.autocast(stage.device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
+
+
+def _attention_of(stage: Stage) -> AbstractContextManager:
+    return sdpa_kernel(list(stage.attention)) if stage.device.type == "cpu" else nullcontext()
 
 
 def update_average(average: dict[str, Tensor], module: nn.Module, decay: float, step: int) -> None:
@@ -270,8 +298,8 @@ def _refuse_non_finite(value: Tensor, stage: Stage, where: str, checkpoints: Pat
 
 def _tell_of_slow_bfloat16(stage: Stage, config: TrainConfig) -> None:
     """A recipe names a precision, so that it makes the same model everywhere; where that is a bad choice, say it at the start."""
-    if config.precision == "bfloat16" and (cost := bfloat16_cost()) > SLOW_BFLOAT16:
+    if config.precision == "bfloat16" and (cost := bfloat16_cost(stage.device)) > SLOW_BFLOAT16:
         tqdm.write(
-            f"stage {stage.name}: bfloat16 takes {cost:.0f} times as long as float32 on this processor; "
+            f"stage {stage.name}: bfloat16 takes {cost:.0f} times as long as float32 on this machine; "
             f"another run folder with --set train.{stage.name}.precision=float32 is faster"
         )

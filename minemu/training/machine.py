@@ -11,6 +11,22 @@ from pathlib import Path
 
 import torch
 
+from minemu.errors import MinemuError
+
+
+def device_of(name: str | torch.device | None) -> torch.device:
+    """Where to compute: the device of this name, or a GPU where there is one."""
+    has_gpu = torch.cuda.is_available()
+    if name is None:
+        return torch.device("cuda" if has_gpu else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise MinemuError(f"no device '{name}': give cpu, cuda, or cuda:1 for the second GPU") from None
+    if device.type == "cuda" and not has_gpu:
+        raise MinemuError(f"device {name}: torch sees no GPU here; leave it out, or give cpu")
+    return device
+
 
 def forget_peak_memory() -> None:
     """Let the peak begin with this stage, where the system can: a recipe trains all of them in one process."""
@@ -33,15 +49,15 @@ def peak_memory_gb() -> float:
 
 
 @lru_cache
-def bfloat16_cost() -> float:
-    """How long a matrix product in bfloat16 takes on this processor, a float32 one taking 1."""
+def bfloat16_cost(device: torch.device) -> float:
+    """How long a matrix product in bfloat16 takes on this machine, a float32 one taking 1."""
     best = {}
     for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(256, 256, dtype=dtype)
+        a = torch.ones(256, 256, dtype=dtype, device=device)
         times = []
         for _ in range(3):
             started = time.perf_counter()
-            a @ a
+            (a @ a)[0, 0].item()  # a GPU is waited for
             times.append(time.perf_counter() - started)
         best[dtype] = min(times)
     return best[torch.bfloat16] / best[torch.float32]

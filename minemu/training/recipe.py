@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from minemu.config import EmuConfig
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
@@ -28,7 +30,7 @@ from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
-from minemu.training.machine import forget_peak_memory
+from minemu.training.machine import device_of, forget_peak_memory
 from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, facts_of, needs, resolve, sources_of
 from minemu.training.run import RunLog, SkipList, alone, describe, refuse_other_files
 
@@ -42,12 +44,14 @@ def train_stage(
     stop_after: int | None = None,
     base: str | Path | None = None,
     world: ToyWorld | None = None,
+    device: str | torch.device | None = None,
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
     base    a finished checkpoint that takes the place of the stages before (see `begin_from`); stages `emu` and `sketch` go on
             with its weights where the schedule begins anew at its last step
     world   another world than the recipe's, such as one with fewer things in it
+    device  where to compute; a GPU where there is one unless given. Checkpoints are the same, the last bits are not
     """
     if stage not in TRAINABLE:
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
@@ -56,6 +60,7 @@ def train_stage(
     root = Path(run_dir) / preset
     folder = root / stage
     facts = facts_of(preset, stage, config, recipe, world)
+    at = device_of(device)
     if base is not None:
         longer = lengthens(base, facts)
         begin_from(base, root, config, stage, longer)
@@ -79,10 +84,13 @@ def train_stage(
     started = time.time()
     with alone(folder):
         forget_peak_memory()
-        built, log = build_stage(stage, config, recipe, processor, world, root), RunLog(folder / "log.jsonl", log_to)
+        built, log = (
+            build_stage(stage, config, recipe, processor, world, root, at).to(at),
+            RunLog(folder / "log.jsonl", log_to),
+        )
         try:
             (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
-            describe(folder, **facts, **({"listed": listed} if listed else {}))
+            describe(folder, **facts, device=at.type, **({"listed": listed} if listed else {}))
             complete = train(built, settings, folder, log, stop_after)
         finally:
             log.close()
@@ -98,12 +106,13 @@ def run_recipe(
     log_to: str | None = None,
     instruct: bool = False,
     base: str | Path | None = None,
+    device: str | torch.device | None = None,
 ) -> Path:
     """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint.
 
     With `base`, a finished checkpoint, only what comes after its stage `emu`; its sketch goes on where its schedule begins anew.
 
-    With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
+    With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct. `device`: see `train_stage`.
     """
     from minemu.training.export import export, export_adapter, is_exported
 
@@ -112,16 +121,23 @@ def run_recipe(
         begin_from(base, root, config)
     for stage in TRAINABLE if instruct else STAGES:
         if exists(stage, config):
-            train_stage(preset, stage, run_dir, overrides, log_to, base=base if stage == "sketch" else None)
+            begun = base if stage == "sketch" else None
+            train_stage(preset, stage, run_dir, overrides, log_to, base=begun, device=device)
     if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
         export_adapter(root)
     return root / "checkpoint" if is_exported(root, STAGES, root / "checkpoint") else export(root)
 
 
 def build_stage(
-    name: str, config: EmuConfig, recipe: Recipe, processor: EmuProcessor, world: ToyWorld, root: Path
+    name: str,
+    config: EmuConfig,
+    recipe: Recipe,
+    processor: EmuProcessor,
+    world: ToyWorld,
+    root: Path,
+    device: str | torch.device = "cpu",
 ) -> Stage:
-    """The stage `name`, reading what earlier stages left in `root`."""
+    """The stage `name`, reading what earlier stages left in `root`; what it imagines for itself, it does on `device`."""
     settings: TrainConfig = getattr(recipe, name)
 
     def length(text: str) -> int:
@@ -146,8 +162,8 @@ def build_stage(
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     if name == "sketch":
-        return SketchStage(config, settings, processor, world, root)
-    return DecoderStage(config, settings, processor, world, root)
+        return SketchStage(config, settings, processor, world, root, device)
+    return DecoderStage(config, settings, processor, world, root, device)
 
 
 def wordings(world: ToyWorld) -> list[str]:

@@ -1,0 +1,126 @@
+"""Nothing is left behind on the CPU when a GPU does the work: every stage of training, and every call of the pipeline."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from pretend_gpu import OnGPU, PretendedGPU
+
+from minemu import EmuPipeline, Video
+from minemu.data.world import ToyWorld
+from minemu.errors import MinemuError
+from minemu.evaluation.tasks import TASKS, evaluate
+from minemu.training import recipe
+from minemu.training.machine import device_of
+from minemu.training.recipes import TRAINABLE
+
+SHORT = {
+    f"train.{stage}.{key}": value
+    for stage in TRAINABLE
+    for key, value in {"steps": 4, "checkpoint_every": 2, "log_every": 1, "preview_every": 4}.items()
+    if stage != "codec"
+}
+SETTINGS = {**SHORT, "train.source": "mixture", "objective.say_image": True, "train.instruct.batch_size": 2}
+STOPS = ("emu", "decoder")  # Muon; a moving average
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Run folders of the same recipe: on the CPU, and on a pretended GPU, two stages of it in two parts."""
+    cpu, gpu = tmp_path_factory.mktemp("cpu"), tmp_path_factory.mktemp("gpu")
+    recipe.run_recipe("emu-nano", cpu, SETTINGS, instruct=True, device="cpu")
+    with pytest.MonkeyPatch.context() as patch, PretendedGPU():
+        patch.setattr(recipe, "device_of", torch.device)
+        for stage in TRAINABLE:
+            if stage in STOPS:
+                recipe.train_stage("emu-nano", stage, gpu, SETTINGS, stop_after=2, device="cuda:0")
+            recipe.train_stage("emu-nano", stage, gpu, SETTINGS, device="cuda:0")
+        recipe.run_recipe("emu-nano", gpu, SETTINGS, instruct=True, device="cuda:0")
+    return cpu / "emu-nano", gpu / "emu-nano"
+
+
+def losses(root, stage):
+    return [json.loads(line)["loss"] for line in (root / stage / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", [stage for stage in TRAINABLE if stage != "codec"])
+def test_a_gpu_trains_to_the_same_losses(trained, stage):
+    cpu, gpu = (losses(root, stage) for root in trained)
+    assert len(cpu) == 4
+    np.testing.assert_allclose(gpu, cpu, rtol=1e-3)
+    told = [json.loads((root / stage / "run.json").read_text())["device"] for root in trained]
+    assert told == ["cpu", "cuda"]
+
+
+def test_its_checkpoint_is_one_like_any_other(trained):
+    a, b = (EmuPipeline.from_pretrained(root / "checkpoint") for root in trained)
+    picture = ToyWorld(image_size=32).sample(0).picture
+    torch.testing.assert_close(b.encode([picture]), a.encode([picture]), rtol=1e-2, atol=1e-2)
+
+
+A, B = (ToyWorld(image_size=32).sample(number).picture for number in range(2))
+FEW = {"max_new_tokens": 3}
+CALLS = {
+    "draws": lambda pipe: pipe(["a cat"], generator=torch.Generator().manual_seed(0)).images[0],
+    "draws two, guided": lambda pipe: pipe([["a cat"], [A, "a dog"]], num_inference_steps=2, guidance_scale=3.0).images,
+    "rebuilds": lambda pipe: pipe([A]).images[0],
+    "captions": lambda pipe: pipe.caption(A, **FEW),
+    "captions a clip": lambda pipe: pipe.caption(Video([A, B]), **FEW),
+    "answers with beams": lambda pipe: pipe.chat_batch([[A, "what?"], ["why", B, "so?"]], num_beams=2, **FEW)[1].text,
+    "samples": lambda pipe: pipe.chat([A, "what is this?"], do_sample=True, **FEW).text,
+    "ranks": lambda pipe: pipe.rank([A, "what is this?"], ["a cat.", "two dogs."]),
+    "goes on": lambda pipe: pipe.continue_document(["two pictures:"], max_new_tokens=4),
+    "retrieves": lambda pipe: pipe.nearest(A, [B, A], 1),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_gpu_does_what_the_cpu_does(trained, call):
+    found = []
+    pipe = EmuPipeline.from_pretrained(trained[0] / "checkpoint")
+    for place in ("cpu", "cuda:0"):
+        with PretendedGPU():
+            pipe.to(place)
+            assert isinstance(pipe.model.regression_head.weight, OnGPU) == (place != "cpu")
+            torch.manual_seed(0)
+            found.append(CALLS[call](pipe))
+    if call == "ranks":
+        assert [text for text, _ in found[0]] == [text for text, _ in found[1]]
+    elif isinstance(found[0], (str, list)) and call != "draws two, guided":
+        assert found[0] == found[1]
+    else:
+        a, b = (np.asarray(pictures, dtype=float) for pictures in found)
+        assert a.shape == b.shape and np.abs(a - b).max() <= 2
+
+
+@pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.run and not task.judge])
+def test_a_gpu_is_measured_as_the_cpu_is(trained, task):
+    adapter = trained[0] / "checkpoint-instruct" if "conversations" in TASKS[task].needs[:1] else None
+    pipe, scores = EmuPipeline.from_pretrained(trained[0] / "checkpoint", adapter=adapter), []
+    for place in ("cpu", "cuda:0"):
+        with PretendedGPU():
+            found = evaluate(pipe.to(place), task, None, 2, 0)
+        scores.append((found.score, found.chance, found.blind, found.upper_bound))
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)
+
+
+def test_what_is_left_on_the_cpu_is_refused():
+    with PretendedGPU():
+        there, here = torch.ones(3).to("cuda:0"), torch.ones(3)
+        for meet in (lambda: there + here, lambda: torch.cat([there, here]), lambda: here[there.long()], there.numpy):
+            with pytest.raises((RuntimeError, TypeError), match="cuda:0"):
+                meet()
+        with pytest.raises(RuntimeError, match="generator"):
+            torch.rand(3, device="cuda:0", generator=torch.Generator())
+        assert (there + 1).cpu().tolist() == [2, 2, 2] and there[torch.tensor([0])].device.type == "cuda"
+
+
+def test_a_device_that_is_not_there_is_refused():
+    assert device_of("cpu") == torch.device("cpu")
+    assert device_of(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(MinemuError, match="no device 'gpu': give cpu, cuda, or cuda:1"):
+        device_of("gpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(MinemuError, match="device cuda: torch sees no GPU here; leave it out, or give cpu"):
+            device_of("cuda")
