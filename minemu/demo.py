@@ -24,10 +24,10 @@ from minemu.data.samples import data_dir
 from minemu.data.world import Scene, ToyWorld
 from minemu.files import atomic_dir
 from minemu.gallery import check_folder, write_gallery
+from minemu.loading import device_of
 from minemu.model import local_folder
 from minemu.pipeline import EmuPipeline
 from minemu.prompts import DESCRIBE
-from minemu.training.machine import device_of
 from minemu.training.run import commit, versions
 
 UPSCALE = 3  # saved pictures are this much larger, pixel by pixel
@@ -64,16 +64,19 @@ def run_demo(
     out: str | os.PathLike = "demo",
     seed: int = 0,
     open_browser: bool = False,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Run everything, write the folder `out` (it appears when all is done), print a summary, return what is in results.json."""
     folder, out = local_folder(checkpoint or data_dir() / "emu-tiny"), Path(out)
     check_folder(out)
+    at = device_of(device)
     started = time.time()
-    pipe = EmuPipeline.from_pretrained(folder).to(device_of(None))
+    pipe = EmuPipeline.from_pretrained(folder).to(at)
     with atomic_dir(out) as gallery:
         results = Demo(pipe, gallery, seed).run() | {
             "checkpoint": _short(folder),
             "commit": commit(),
+            "device": at.type,
             "versions": versions(),
             "seconds": round(time.time() - started, 1),
         }

@@ -82,6 +82,22 @@ def main_device(device_map: DeviceMap | None) -> torch.device:
     return torch.device(main)
 
 
+def device_of(name: str | torch.device | None) -> torch.device:
+    """Where all of a model computes: the device of this name, or a GPU where there is one."""
+    if name is None:
+        return main_device("auto")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise MinemuError(f"'{name}' is no device to compute on: give cpu, cuda, or cuda:1 for the second GPU")
+    found = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= found:
+        raise MinemuError(f"device {name}: {found} GPUs are visible here; leave it out, or give cpu")
+    return device
+
+
 def plan_devices(
     module: nn.Module,
     device_map: DeviceMap | None,

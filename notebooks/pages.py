@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import nbformat
-from jinja2 import pass_context
 from latex2mathml.converter import convert
 from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -25,8 +23,11 @@ TEMPLATE = """{%- extends "lab/index.html.j2" -%}
 STYLE = "body{font:17px/1.6 sans-serif;max-width:44em;margin:3em auto;padding:0 1em}ol{list-style:none;padding:0}"
 
 
-class Formulas(IPythonRenderer):
-    """Markdown with its LaTeX as MathML, which browsers draw by themselves."""
+class Offline(IPythonRenderer):
+    """Markdown with its LaTeX as MathML, which browsers draw by themselves, and words in place of pictures from elsewhere."""
+
+    def image(self, text: str, url: str, title: str | None = None) -> str:
+        return text if url.startswith("http") else super().image(text, url, title)
 
     def block_math(self, body: str) -> str:
         return convert(body, display="block")
@@ -41,9 +42,8 @@ class Pages(HTMLExporter):
     def __init__(self) -> None:
         super().__init__(raw_template=TEMPLATE)
 
-    @pass_context
-    def markdown2html(self, context: Any, source: str) -> str:
-        return MarkdownWithMath(renderer=Formulas(escape=False)).render(source)
+    def markdown2html(self, source: str) -> str:
+        return MarkdownWithMath(renderer=Offline(escape=False)).render(source)
 
 
 def write_site(notebooks: Path, folder: Path) -> None:

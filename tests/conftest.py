@@ -1,8 +1,14 @@
-"""What every test runs under: no hub, no display, one thread (the workers of a parallel run share the cores)."""
+"""What every test runs under: no hub, no display, no GPU (recorded losses are of CPUs), one thread (the workers share the cores)."""
 
 import os
 
-os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false", MPLBACKEND="Agg")
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    CUDA_VISIBLE_DEVICES="",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+)
 
 import pytest
 import torch

@@ -1,6 +1,7 @@
 """A GPU that is only pretended: its tensors live on the CPU, say that they are on `cuda:0`, and refuse to meet those that are not.
 
-Whoever forgets to move a tensor finds out without a GPU. Speed, memory and the numerics of a real one are not shown.
+Whoever forgets to move a tensor finds out without a GPU. Not shown are speed, memory, bfloat16 (autocast knows no such GPU) and the
+numerics of a real one; random numbers are the CPU's.
 """
 
 from typing import Any
@@ -108,7 +109,10 @@ def _refuse_strays(func: Any, args: tuple, tensors: list[torch.Tensor]) -> None:
     if func.overloadpacket in (ATEN.index, ATEN.index_put_) and isinstance(args[0], OnGPU):
         tensors = [args[0], *args[2:3]]  # indices may lie on the CPU
     strays = [tensor for tensor in tensors if isinstance(tensor, torch.Tensor) and not isinstance(tensor, OnGPU)]
-    if any(stray.dim() for stray in strays):
+    in_place = func._schema.name.endswith("_")
+    if torch.Tag.pointwise in func.tags and not (in_place and not isinstance(args[0], OnGPU)):
+        strays = [stray for stray in strays if stray.dim()]  # a number may come from the CPU
+    if strays:
         shapes = [tuple(tensor.shape) for tensor in tensors]
         raise RuntimeError(
             f"Expected all tensors to be on the same device, but found cuda:0 and cpu: {func} of {shapes}"

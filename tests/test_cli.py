@@ -17,7 +17,6 @@ from minemu.evaluation import report, tasks
 from minemu.processor import EmuProcessor
 from minemu.prompts import DESCRIBE
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
-from minemu.training.machine import device_of
 
 
 def refused(capsys, *arguments):
@@ -105,8 +104,8 @@ def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys):
 def test_demo_passes_its_arguments_on_and_writes_json(monkeypatch, tmp_path):
     asked = {}
 
-    def run_demo(checkpoint, out, seed, open_browser):
-        assert not open_browser
+    def run_demo(checkpoint, out, seed, open_browser, device):
+        assert not open_browser and device is None
         asked.update(checkpoint=checkpoint, out=out, seed=seed)
         return {"captions": 3}
 
@@ -134,10 +133,15 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
         "train.emu.steps = 3",
         "--run-dir",
         "r",
+        "--device",
+        "cpu",
     ]
     assert cli.run([*line, "--json", str(tmp_path / "x.json")]) == 0
     assert [str(part) for part in asked[0][:3]] == ["emu-nano", "emu", "r"]
-    assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"} and asked[0][-1] == {"base": None, "device": None}
+    assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"} and asked[0][-1] == {
+        "base": None,
+        "device": "cpu",
+    }
     assert "not complete yet" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
 
@@ -145,7 +149,7 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
 class Pipe:
     """A pipeline that draws red and says what it was asked."""
 
-    model = SimpleNamespace(config=SimpleNamespace(name="emu-nano"))
+    model = SimpleNamespace(config=SimpleNamespace(name="emu-nano"), device=torch.device("cpu"))
     processor = SimpleNamespace(special={})
 
     @classmethod
@@ -155,7 +159,7 @@ class Pipe:
         return cls()
 
     def to(self, device):
-        assert device.type == device_of(None).type
+        assert device.type == "cpu"
         return self
 
     def chat(self, sample, max_new_tokens):
@@ -346,7 +350,7 @@ def test_evaluate_refuses_more_shots_than_the_context_holds(pipe, capsys, monkey
     monkeypatch.setattr(tasks, "trained_on", lambda checkpoint: {"names"})
     monkeypatch.setattr(report, "weights_of", lambda checkpoint: {})
     config = SimpleNamespace(name="emu-nano", llm=SimpleNamespace(context=64))
-    monkeypatch.setattr(Pipe, "model", SimpleNamespace(config=config))
+    monkeypatch.setattr(Pipe, "model", SimpleNamespace(config=config, device=torch.device("cpu")))
     processor = SimpleNamespace(special={}, image_size=32, n_image=4, encode=str.split)
     monkeypatch.setattr(Pipe, "processor", processor)
     error = refused(capsys, "evaluate", "c", "--task", "few-shot-names", "--shots", "8", "--limit", "2")

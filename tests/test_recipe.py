@@ -413,6 +413,7 @@ def test_a_recipe_may_learn_all_things(tmp_path):
         {"decoder.codec": "vae", "decoder.latent_channels": 4, "train.codec.steps": 4},
         {"decoder.conditions": "generated", "decoder.guidance_scale": 3.0, "decoder.inference_steps": 2},
         {"decoder.conditions": "encoder"},
+        {"bridge.n_image": 8, "bridge.n_frame": 8},
     ],
 )
 def test_named_options_train(tmp_path, changes):

@@ -67,12 +67,12 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
     own = own_stages(variant)
     for stage in shared_stages(config):
         if stage in own:
-            train_stage(PRESET, stage, folder, settings, world=world)
+            train_stage(PRESET, stage, folder, settings, world=world, device="cpu")
         else:
-            train_stage(PRESET, stage, start, common, world=world)
+            train_stage(PRESET, stage, start, common, world=world, device="cpu")
             if not (root / stage).exists():
                 (root / stage).symlink_to(os.path.relpath(start / PRESET / stage, root), target_is_directory=True)
-    train_stage(PRESET, "emu", folder, settings, world=world)
+    train_stage(PRESET, "emu", folder, settings, world=world, device="cpu")
     if not (root / "measured.json").exists():
         model, processor = Emu.from_pretrained(root / "emu").eval(), EmuProcessor.from_pretrained(root)
         numbers = {

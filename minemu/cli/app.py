@@ -49,8 +49,8 @@ def overrides(settings: list[str] | None) -> dict[str, str]:
 
 def load(checkpoint: str, device: str | None) -> EmuPipeline:
     """The pipeline of a checkpoint, on a device or on a GPU where there is one."""
+    from minemu.loading import device_of
     from minemu.pipeline import EmuPipeline
-    from minemu.training.machine import device_of
 
     at = device_of(device)  # before seconds are spent
     return EmuPipeline.from_pretrained(checkpoint).to(at)

@@ -57,17 +57,18 @@ def evaluate(
         tasks.check(name, on, limit, examples)  # before minutes are spent
     if task is not None:
         tasks.check_trained(task, checkpoint)
-    pipe, weights = load(checkpoint, device), report.weights_of(checkpoint)
+    pipe = load(checkpoint, device)
+    measured = {**report.weights_of(checkpoint), "device": pipe.model.device.type}
     results = []
     for name, on, examples in wanted:
         results.append(tasks.evaluate(pipe, name, on, limit, seed, shots=examples))
         typer.echo(report.line(results[-1]))
         if all_tasks:
             write(
-                json, report.collect(results, pipe.model.config.name, weights)
+                json, report.collect(results, pipe.model.config.name, measured)
             )  # also what is known so far survives a stop
     if not all_tasks:
-        write(json, {**results[0].to_dict(), **report.provenance(), **weights, "preset": pipe.model.config.name})
+        write(json, {**results[0].to_dict(), **report.provenance(), **measured, "preset": pipe.model.config.name})
 
 
 def _list_tasks(checkpoint: str | None, json: Path | None) -> None:

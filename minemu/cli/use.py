@@ -22,12 +22,13 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder of the gallery.")] = Path("demo"),
     seed: Seed = 0,
     show: Annotated[bool, typer.Option("--open", help="Open the gallery in a browser.")] = False,
+    device: Device = None,
     json: Json = None,
 ) -> None:
     """Caption unseen pictures, draw from words, continue a document, rebuild a picture; leaves a gallery."""
     from minemu.demo import run_demo
 
-    write(json, run_demo(checkpoint, out, seed, show))
+    write(json, run_demo(checkpoint, out, seed, show, device))
 
 
 @app.command()

@@ -24,6 +24,7 @@ from minemu.data.captions import tokenizer_corpus
 from minemu.data.samples import data_dir
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
+from minemu.loading import device_of
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
@@ -51,9 +52,12 @@ def start(preset: str = "emu-tiny") -> tuple[EmuPipeline, ToyWorld]:
         pipe = EmuPipeline.from_pretrained(folder.with_name(folder.name + preset.removeprefix(SHIPPED)))
     else:
         pipe = untrained(EmuConfig.preset(preset))
-    if torch.cuda.is_available():
-        pipe.to("cuda")
-    return pipe, ToyWorld("seen", held_out=True, image_size=pipe.processor.image_size)
+    at = device_of(None)
+    if (
+        at.type == "cuda"
+    ):  # else it may read ten bits of a number, and cells that compare two ways to compute would not agree
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    return pipe.to(at), ToyWorld("seen", held_out=True, image_size=pipe.processor.image_size)
 
 
 def untrained(config: EmuConfig) -> EmuPipeline:
@@ -115,12 +119,13 @@ def attempt(function: Callable, *arguments: Any, **named: Any) -> Any:
         f"hand over the function itself, not what it returns (here of type {type(function).__name__})"
     )
     try:
-        return function(*arguments, **named)
+        answer = function(*arguments, **named)
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)[1:]  # without the line above
         own = [frame.line for frame in frames if frame.filename == frames[0].filename and frame.line]
         told = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
         raise AssertionError(f"your function raised {told}" + (f" (in `{own[-1]}`)" if own else "")) from error
+    return answer.cpu() if isinstance(answer, torch.Tensor) else answer
 
 
 def shaped(mine: Any, shape: Sequence[int], what: str) -> None:

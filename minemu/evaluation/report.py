@@ -120,11 +120,11 @@ def weights_of(checkpoint: str | os.PathLike) -> dict[str, str]:
     return {**found, "base_weights": digest(adapters.base_folder(folder))} if adapters.is_adapter(folder) else found
 
 
-def collect(results: Sequence[Result], preset: str, weights: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """All results of one checkpoint as one JSON object; `weights` as `weights_of` gives them."""
+def collect(results: Sequence[Result], preset: str, measured: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """All results of one checkpoint as one JSON object; `measured` says what was measured, as `weights_of` does, and where."""
     return {
         **provenance(),
-        **(weights or {}),
+        **(measured or {}),
         "preset": preset,
         "results": [result.to_dict() for result in results],
     }

@@ -48,7 +48,7 @@ def show_schedules(schedules: Mapping[str, Tensor]) -> Figure:
         raise MinemuError(f"{len(schedules)} schedules do not fit in one figure; show 1 to {len(SERIES)}")
     figure, (left, right) = charts(760, 220, 2)
     for (name, alphas), (colour, dash, _) in zip(schedules.items(), SERIES, strict=False):
-        alphas = alphas.double()
+        alphas = alphas.cpu().double()  # a scheduler of diffusers takes them where it adds noise
         snr = torch.log10(alphas / (1 - alphas))
         t = torch.arange(len(alphas))
         left.plot(t, alphas.sqrt(), ls=dash, color=colour, lw=1.6, label=name)

@@ -72,14 +72,14 @@ class Conditions:
 
     def __init__(self, config: DecoderConfig, pipe: EmuPipeline, world: ToyWorld, root: Path):
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
-        self.pipe, self.world, self.cached, self.captioned = pipe, world, config.cached, config.captioned
+        self.world, self.cached, self.captioned = world, config.cached, config.captioned
         self.made_from = (
             f"seed {world.seed}, {len(world.labels)} things, {world.image_size} pixels, captioned {config.captioned}"
         )
         path = root / "emu" / CONDITIONS
         if not self.suffices(path):
             with atomic_write(path) as temporary:
-                save_tensors(self.make(), temporary, metadata={"made_from": self.made_from})
+                save_tensors(self.make(pipe), temporary, metadata={"made_from": self.made_from})
         tensors = load_tensors(path)
         self.pixels = tensors["pixels"][: self.cached]
         self.kinds = [tensors[name][: self.cached] for name in self.names]
@@ -93,26 +93,24 @@ class Conditions:
             return known and same and file.get_slice("pixels").get_shape()[0] >= self.cached
 
     @torch.no_grad()
-    def make(self) -> dict[str, Tensor]:
+    def make(self, pipe: EmuPipeline) -> dict[str, Tensor]:
         made: dict[str, Tensor] = {}
         for start in tqdm(range(0, self.cached, CACHE_BATCH), desc="conditions", unit="batch"):
             samples = batch_samples(self.world, start, min(CACHE_BATCH, self.cached - start))
-            for name, rows in self.of_samples(samples).items():
+            for name, rows in self.of_samples(pipe, samples).items():
                 whole = made.setdefault(
                     name, torch.empty(self.cached, *rows.shape[1:], dtype=rows.dtype)
                 )  # once: they are large
                 whole[start : start + len(rows)] = rows
         return made
 
-    def of_samples(self, samples: list[Sample]) -> dict[str, Tensor]:
+    def of_samples(self, pipe: EmuPipeline, samples: list[Sample]) -> dict[str, Tensor]:
         """Pictures of samples and the embeddings of each kind."""
         found = {"pixels": pixels_of(samples)}
         if "encoder" in self.names:
-            found["encoder"] = self.pipe.model.encode_images(
-                normalise(found["pixels"]).to(self.pipe.model.device)
-            ).half()
+            found["encoder"] = pipe.model.encode_images(normalise(found["pixels"]).to(pipe.model.device)).half()
         if "generated" in self.names:
-            found["generated"] = self.pipe.imagine([[self.text(sample)] for sample in samples]).half()
+            found["generated"] = pipe.imagine([[self.text(sample)] for sample in samples]).half()
         return found
 
     def text(self, sample: Sample) -> str:
@@ -138,13 +136,13 @@ class Conditions:
 
 
 def prepare(
-    config: EmuConfig, processor: EmuProcessor, world: ToyWorld, root: Path, device: str | torch.device
+    config: EmuConfig, processor: EmuProcessor, world: ToyWorld, root: Path, imagine_on: str | torch.device
 ) -> tuple[VisualDecoder, EmuPipeline, Conditions]:
-    """A decoder with all that is known before it trains: codec and statistics of the conditions, which are imagined on `device`."""
+    """A decoder with all that is known before it trains: codec and statistics of the conditions."""
     decoder = VisualDecoder(config.decoder)
     load_strict(decoder.codec, load_tensors(root / "codec" / "codec.safetensors"), "stage codec")
     pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
-    conditions = Conditions(config.decoder, pipe.to(device), world, root)
+    conditions = Conditions(config.decoder, pipe.to(imagine_on), world, root)
     pipe.to("cpu")
     _, embeds = conditions.first(FIT_PICTURES)
     decoder.fit_conditions(embeds)
@@ -168,13 +166,13 @@ class SketchStage(Stage):
         processor: EmuProcessor,
         world: ToyWorld,
         root: Path,
-        device: str | torch.device = "cpu",
+        imagine_on: str | torch.device = "cpu",
     ):
         torch.manual_seed(train.seed)
         if not config.decoder.condition_grid:
             raise MinemuError("stage sketch has nothing to train: decoder.condition_grid=0; go on with stage decoder")
         self.train = train
-        self.decoder, _, self.conditions = prepare(config, processor, world, root, device)
+        self.decoder, _, self.conditions = prepare(config, processor, world, root, imagine_on)
         self.module = self.decoder.sketch
         pictures, embeds = self.conditions.first(FIT_PICTURES)
         self.module.fit(self.decoder.normalise(embeds), self.decoder.encode(pictures))
@@ -210,11 +208,11 @@ class DecoderStage(Stage):
         processor: EmuProcessor,
         world: ToyWorld,
         root: Path,
-        device: str | torch.device = "cpu",
+        imagine_on: str | torch.device = "cpu",
     ):
         torch.manual_seed(train.seed)
         self.train = train
-        self.module, pipe, self.conditions = prepare(config, processor, world, root, device)
+        self.module, pipe, self.conditions = prepare(config, processor, world, root, imagine_on)
         if config.decoder.condition_grid:
             load_strict(self.module.sketch, load_tensors(root / "sketch" / "sketch.safetensors"), "stage sketch")
         self.module.unet.set_attn_processor(AttnProcessor())  # on a CPU plain attention is a fifth faster than fused

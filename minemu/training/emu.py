@@ -155,8 +155,8 @@ def hide(embeds: Tensor, where: Tensor, share: float) -> Tensor:
     """
     if share == 0:
         return embeds
-    chance, survives = (torch.rand(len(embeds), 1, 1, device=embeds.device) for _ in range(2))
-    signal = chance * (survives >= share)
+    strength, lot = (torch.rand(len(embeds), 1, 1, device=embeds.device) for _ in range(2))
+    signal = strength * (lot >= share)
     signal = torch.where(where[:, None, None], signal, 1.0)
     mean, std = embeds.mean((0, 1)).detach(), embeds.std((0, 1)).detach()
     noise = mean + std * torch.randn_like(embeds)

@@ -1,7 +1,8 @@
 """The one training loop. Every stage is a `Stage`; what differs between stages is in its `batch` and its `loss`.
 
 Batch number i is a pure function of (seed, i), and the random generator is set from (seed, step) before each step. So a run
-that was killed and resumed does the very same arithmetic as one that was not, and ends with the same bits.
+that was killed and resumed does the very same arithmetic as one that was not, and ends with the same bits (on a CPU; the sums of
+a GPU have no fixed order).
 """
 
 from __future__ import annotations

@@ -11,22 +11,6 @@ from pathlib import Path
 
 import torch
 
-from minemu.errors import MinemuError
-
-
-def device_of(name: str | torch.device | None) -> torch.device:
-    """Where to compute: the device of this name, or a GPU where there is one."""
-    has_gpu = torch.cuda.is_available()
-    if name is None:
-        return torch.device("cuda" if has_gpu else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise MinemuError(f"no device '{name}': give cpu, cuda, or cuda:1 for the second GPU") from None
-    if device.type == "cuda" and not has_gpu:
-        raise MinemuError(f"device {name}: torch sees no GPU here; leave it out, or give cpu")
-    return device
-
 
 def forget_peak_memory() -> None:
     """Let the peak begin with this stage, where the system can: a recipe trains all of them in one process."""

@@ -15,6 +15,7 @@ from minemu.data.sources import listings, open_mixture, open_talks, tell_of_cuts
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import write_json
+from minemu.loading import device_of
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
 from minemu.training.continuing import (
@@ -30,7 +31,7 @@ from minemu.training.emu import EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
-from minemu.training.machine import device_of, forget_peak_memory
+from minemu.training.machine import forget_peak_memory
 from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, facts_of, needs, resolve, sources_of
 from minemu.training.run import RunLog, SkipList, alone, describe, refuse_other_files
 
@@ -51,7 +52,7 @@ def train_stage(
     base    a finished checkpoint that takes the place of the stages before (see `begin_from`); stages `emu` and `sketch` go on
             with its weights where the schedule begins anew at its last step
     world   another world than the recipe's, such as one with fewer things in it
-    device  where to compute; a GPU where there is one unless given. Checkpoints are the same, the last bits are not
+    device  where to compute; a GPU where there is one unless given. A GPU draws other random numbers: another model, as good
     """
     if stage not in TRAINABLE:
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
@@ -84,10 +85,8 @@ def train_stage(
     started = time.time()
     with alone(folder):
         forget_peak_memory()
-        built, log = (
-            build_stage(stage, config, recipe, processor, world, root, at).to(at),
-            RunLog(folder / "log.jsonl", log_to),
-        )
+        built = build_stage(stage, config, recipe, processor, world, root, imagine_on=at).to(at)
+        log = RunLog(folder / "log.jsonl", log_to)
         try:
             (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
             describe(folder, **facts, device=at.type, **({"listed": listed} if listed else {}))
@@ -135,9 +134,9 @@ def build_stage(
     processor: EmuProcessor,
     world: ToyWorld,
     root: Path,
-    device: str | torch.device = "cpu",
+    imagine_on: str | torch.device = "cpu",
 ) -> Stage:
-    """The stage `name`, reading what earlier stages left in `root`; what it imagines for itself, it does on `device`."""
+    """The stage `name`, reading what earlier stages left in `root`. Its conditions, if it has some, are imagined on `imagine_on`."""
     settings: TrainConfig = getattr(recipe, name)
 
     def length(text: str) -> int:
@@ -162,8 +161,8 @@ def build_stage(
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     if name == "sketch":
-        return SketchStage(config, settings, processor, world, root, device)
-    return DecoderStage(config, settings, processor, world, root, device)
+        return SketchStage(config, settings, processor, world, root, imagine_on)
+    return DecoderStage(config, settings, processor, world, root, imagine_on)
 
 
 def wordings(world: ToyWorld) -> list[str]:

@@ -51,18 +51,22 @@ def versions() -> dict[str, str]:
 def describe(folder: Path, **facts: Any) -> None:
     """Write `run.json`: the resolved configuration and what a reader needs to run the same again.
 
-    Of a run that was resumed by other code, or lengthened, the commits before are kept too, and whose weights it began with.
+    Of a run that was resumed by other code or elsewhere, or lengthened, the commits and devices before are kept too, and whose weights
+    it began with.
     """
     before = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    now = commit()
-    commits = [*before.get("earlier_commits", []), before.get("commit", now)]
-    earlier = [one for one in dict.fromkeys(commits) if one != now]
+    now = {"commit": commit(), "device": facts.pop("device", "cpu")}
+    earlier = {}
+    for what, one in now.items():
+        known = [*before.get(f"earlier_{what}s", []), before.get(what, one)]
+        if others := [other for other in dict.fromkeys(known) if other != one]:
+            earlier[f"earlier_{what}s"] = others
     write_json(
         folder / "run.json",
         {
             "command": " ".join(["minemu", *sys.argv[1:]]),
-            "commit": now,
-            **({"earlier_commits": earlier} if earlier else {}),
+            **now,
+            **earlier,
             **({"weights_of": before["weights_of"]} if "weights_of" in before else {}),
             "versions": versions(),
             "threads": os.environ.get("OMP_NUM_THREADS"),

@@ -390,7 +390,7 @@ mixed = {
 }  # against exposure bias: notebook 07
 config, nano = resolve("emu-nano", {**small, **mixed})
 processor = make_processor(root, config, nano)  # whose tokenizer knows all wordings
-print({stage: train_stage("emu-nano", stage, runs, small) for stage in stages})
+print({stage: train_stage("emu-nano", stage, runs, small, device="cpu") for stage in stages})
 
 # %% [markdown]
 # Now stage `emu` itself. A `Stage` says what is trained, what batch number i is and how its loss is computed; `train` is the one loop for all stages.
@@ -607,7 +607,9 @@ def poisoned():
 for mistake in (
     poisoned,
     lambda: Mixture(mixture.sources, {"scenes": 8, "storybords": 1}),
-    lambda: train_stage("emu-nano", "encoder", runs, {**small, "train.encoder.lr": 0.1}),
+    lambda: train_stage(
+        "emu-nano", "encoder", runs, {**small, "train.encoder.lr": 0.1}, device="cpu"
+    ),
 ):
     try:
         mistake()
