@@ -164,10 +164,23 @@ def ablate(
 def bench(
     row: Annotated[str | None, typer.Argument(help="Which row; all without it. --list names them.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Name the rows.")] = False,
+    full_scale: Annotated[
+        bool, typer.Option("--full-scale", help="Instead: emu-14b itself, with random weights, on a GPU of 80 GB.")
+    ] = False,
     json: Json = None,
 ) -> None:
     """Time parts of minemu against the plain way to do the same, in the same run; and the memory of a conversion."""
     from minemu import bench as benchmarks
+    from minemu.evaluation.report import provenance
+
+    if full_scale:
+        import torch
+
+        from minemu.full_scale import run_full_scale
+
+        if not torch.cuda.is_available():
+            raise MinemuError("--full-scale needs a GPU of 80 GB, and none is visible here; minemu plan needs none")
+        return write(json, {**run_full_scale("emu-14b", "cuda:0"), **provenance()})
 
     if show:
         for name, about in benchmarks.ROWS.items():
@@ -176,7 +189,5 @@ def bench(
         return
     if row is not None and row not in benchmarks.ROWS:
         raise MinemuError(f"unknown bench row '{row}': {suggest(row, benchmarks.ROWS)}")
-    from minemu.evaluation.report import provenance
-
     measured = benchmarks.run_bench([row] if row else list(benchmarks.ROWS))
     write(json, {**measured, **provenance()})
