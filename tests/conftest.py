@@ -1,10 +1,13 @@
-"""What every test runs under: no hub, no display, no GPU (recorded losses are of CPUs), one thread (the workers share the cores)."""
+"""What every test runs under: no hub, no display, no GPU (recorded losses are of CPUs), one thread (the workers share the cores).
+
+With a GPU: `MINEMU_TEST_GPU=0 pytest tests/test_gpu.py`, where 0 is its number.
+"""
 
 import os
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
-    CUDA_VISIBLE_DEVICES="",
+    CUDA_VISIBLE_DEVICES=os.environ.get("MINEMU_TEST_GPU", ""),
     HF_HUB_DISABLE_TELEMETRY="1",
     TOKENIZERS_PARALLELISM="false",
     MPLBACKEND="Agg",

@@ -1,6 +1,6 @@
 """Nothing is left behind on the CPU when a GPU does the work: every stage of training, and every call of the pipeline.
 
-Where there is a GPU it is that one; where there is none, one is pretended.
+One is pretended, unless `MINEMU_TEST_GPU=0` shows the tests a real one.
 """
 
 import json
@@ -151,6 +151,14 @@ def test_a_gpu_does_what_the_cpu_does(trained, call):
     else:
         a, b = (np.asarray(pictures, dtype=float) for pictures in found)
         assert a.shape == b.shape and np.abs(a - b).max() <= 2
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_bfloat16_weights_answer_every_call(trained, call):
+    pipe = EmuPipeline.from_pretrained(
+        trained[0] / "checkpoint", dtype="bfloat16", device_map="cuda:0" if REAL else None
+    )
+    assert CALLS[call](pipe) is not None
 
 
 @pytest.mark.parametrize("task", [name for name, task in TASKS.items() if task.run and not task.judge])
