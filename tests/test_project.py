@@ -121,6 +121,7 @@ def test_readme_names_commands_that_exist():
 
 CHECKPOINT = ROOT / "data_samples/emu-tiny"
 ADAPTER = ROOT / "data_samples/emu-tiny-instruct"
+FULL_SCALE = ROOT / "data_samples/published/full-scale.json"
 
 
 def test_the_shipped_configuration_is_that_of_the_decoder_beside_it():
@@ -135,6 +136,7 @@ def test_the_shipped_configuration_is_that_of_the_decoder_beside_it():
         ("instruct", ADAPTER / "results.json", lambda path: report.table(report.read_results(path))),
         ("bench", CHECKPOINT / "bench.json", lambda path: report.bench_table(report.read_bench(path))),
         ("parity", ROOT / "data_samples/published", lambda path: report.parity_table(report.read_parity(path))),
+        ("full-scale", FULL_SCALE, lambda path: report.full_scale_table(report.read_full_scale(path))),
     ],
 )
 def test_readme_shows_what_the_results_files_say(name, path, table):

@@ -103,6 +103,10 @@ def report(
             help="Folder with what `minemu parity --json` wrote, parity-emu1.json and -emu2.json, for <!-- parity:begin --> ... end."
         ),
     ] = None,
+    full_scale: Annotated[
+        Path | None,
+        typer.Option(help="What `minemu bench --full-scale --json` wrote, for <!-- full-scale:begin --> ... end."),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Write the tables of results into a README; a model card beside the results is written anew."""
@@ -115,6 +119,8 @@ def report(
         reporting.fill(page, "bench", reporting.bench_table(reporting.read_bench(times)))
     if parity is not None:
         reporting.fill(page, "parity", reporting.parity_table(reporting.read_parity(parity)))
+    if full_scale is not None:
+        reporting.fill(page, "full-scale", reporting.full_scale_table(reporting.read_full_scale(full_scale)))
     written = [page]
     for folder in {results.parent, *([instruct.parent] if instruct else [])}:
         if (folder / "training").is_dir():

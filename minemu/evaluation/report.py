@@ -210,6 +210,14 @@ def bench_table(bench: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"Measured by `{bench['command']}` at commit `{bench['commit'][:12]}`."])
 
 
+def full_scale_table(found: dict[str, Any]) -> str:
+    """What `minemu bench --full-scale --json` wrote as a Markdown table."""
+    device, preset = found["machine"]["device"], found["preset"]
+    lines = [f"| `{preset}`, random weights in bfloat16, on one {device} | |", "|---|---|"]
+    lines += [f"| {name} | {row['said']} |" for name, row in found["rows"].items()]
+    return "\n".join([*lines, "", f"Measured by `minemu bench --full-scale` at commit `{found['commit'][:12]}`."])
+
+
 def parity_table(found: dict[str, dict[str, Any]]) -> str:
     """What `minemu parity --json` wrote for each model, by name, as a Markdown table of the largest error of each stage."""
     lines = [f"| largest error | {' | '.join(found)} |", "|---|" + "---|" * len(found)]
@@ -251,6 +259,11 @@ def read_results(path: str | os.PathLike) -> dict[str, Any]:
 def read_bench(path: str | os.PathLike) -> dict[str, Any]:
     """A file that `minemu bench --json` wrote."""
     return _read(path, "rows", "minemu bench")
+
+
+def read_full_scale(path: str | os.PathLike) -> dict[str, Any]:
+    """A file that `minemu bench --full-scale --json` wrote."""
+    return _read(path, "rows", "minemu bench --full-scale")
 
 
 def read_parity(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
