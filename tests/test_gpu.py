@@ -62,7 +62,7 @@ def losses(root, stage):
 def test_a_gpu_trains_to_the_same_losses(trained, stage):
     cpu, gpu = (losses(root, stage) for root in trained)
     assert len(cpu) == 4
-    tolerance = 1e-3 if not REAL else np.inf if stage == "decoder" else 0.2  # a real one draws noise of its own
+    tolerance = 1e-3 if not REAL else 10 if stage == "decoder" else 0.2  # a real one draws noise of its own
     np.testing.assert_allclose(gpu, cpu, rtol=tolerance)
     told = [json.loads((root / stage / "run.json").read_text())["device"] for root in trained]
     assert told == ["cpu", "cuda"]
