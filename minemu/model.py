@@ -111,6 +111,7 @@ class Emu(nn.Module, EmuGeneration):
 
     def encode_images(self, images: Tensor, frames: bool = False) -> Tensor:
         """CLIP-normalised pictures (n, 3, S, S) -> visual embeddings (n, N, E), the space that is regressed."""
+        images = images.to(self.visual_encoder.pos_embed.dtype)                  # a processor gives float32
         features = self.visual_encoder(images)                                   # (n, 1 + P, V)
         bridge = self.config.bridge
         if bridge.kind == "causal":

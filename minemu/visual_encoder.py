@@ -109,7 +109,6 @@ class EVAVisionTransformer(nn.Module):
             block.mlp.fc2.weight.data.div_((2 * depth) ** 0.5)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        pixels = pixels.to(self.pos_embed.dtype)                                   # pictures come in float32
         x = rearrange(self.patch_embed(pixels), "b d h w -> b (h w) d")            # (B, P, D)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1).to(x.dtype), x], 1)   # (B, T, D)
         x = x + self.pos_embed                                                     # (B, T, D)

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from minemu.config import DecoderConfig, EmuConfig
 from minemu.data.datasets import batch_samples, pixels_of
 from minemu.data.world import Sample, ToyWorld
-from minemu.errors import MinemuError
 from minemu.files import atomic_write
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline, sheet, to_pil
@@ -154,10 +153,8 @@ def save_preview(folder: Path, step: int, rows: list[list[Image.Image]]) -> None
         sheet(rows).save(temporary, format="PNG")
 
 
-class SketchStage(Stage):
-    """The regression of latents from visual embeddings, all else frozen. Cheap: N positions a picture, and no noise."""
-
-    name = "sketch"
+class DrawingStage(Stage):
+    """What sketch and U-Net have in common: pictures, and the visual embeddings to draw them from. All else is frozen."""
 
     def __init__(
         self,
@@ -169,16 +166,27 @@ class SketchStage(Stage):
         imagine_on: str | torch.device = "cpu",
     ):
         torch.manual_seed(train.seed)
-        if not config.decoder.condition_grid:
-            raise MinemuError("stage sketch has nothing to train: decoder.condition_grid=0; go on with stage decoder")
         self.train = train
-        self.decoder, _, self.conditions = prepare(config, processor, world, root, imagine_on)
-        self.module = self.decoder.sketch
-        pictures, embeds = self.conditions.first(FIT_PICTURES)
-        self.module.fit(self.decoder.normalise(embeds), self.decoder.encode(pictures))
+        self.decoder, pipe, self.conditions = prepare(config, processor, world, root, imagine_on)
+        self.begin(pipe, root)
+
+    def begin(self, pipe: EmuPipeline, root: Path) -> None:
+        """Set `module`, and whatever else the stage begins with."""
+        raise NotImplementedError
 
     def batch(self, index: int) -> tuple[Tensor, Tensor]:
         return self.conditions.batch(index, self.train.batch_size)
+
+
+class SketchStage(DrawingStage):
+    """The regression of latents from visual embeddings. Cheap: N positions a picture, and no noise."""
+
+    name = "sketch"
+
+    def begin(self, pipe: EmuPipeline, root: Path) -> None:
+        self.module = self.decoder.sketch
+        pictures, embeds = self.conditions.first(FIT_PICTURES)
+        self.module.fit(self.decoder.normalise(embeds), self.decoder.encode(pictures))
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         pixels, conditions = batch
@@ -196,24 +204,14 @@ class SketchStage(Stage):
             save_tensors(self.module.state_dict(), temporary)
 
 
-class DecoderStage(Stage):
-    """The U-Net, with the codec, the sketch and all of Emu frozen."""
+class DecoderStage(DrawingStage):
+    """The U-Net, with the codec and the sketch frozen too."""
 
     name = "decoder"
 
-    def __init__(
-        self,
-        config: EmuConfig,
-        train: TrainConfig,
-        processor: EmuProcessor,
-        world: ToyWorld,
-        root: Path,
-        imagine_on: str | torch.device = "cpu",
-    ):
-        torch.manual_seed(train.seed)
-        self.train = train
-        self.module, pipe, self.conditions = prepare(config, processor, world, root, imagine_on)
-        if config.decoder.condition_grid:
+    def begin(self, pipe: EmuPipeline, root: Path) -> None:
+        self.module = self.decoder
+        if self.module.config.condition_grid:
             load_strict(self.module.sketch, load_tensors(root / "sketch" / "sketch.safetensors"), "stage sketch")
         self.module.unet.set_attn_processor(AttnProcessor())  # on a CPU plain attention is a fifth faster than fused
         self.null = torch.cat([pipe.null_embeds(autoencode=True), pipe.null_embeds(autoencode=False)])
@@ -221,9 +219,6 @@ class DecoderStage(Stage):
     def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
         trained = set(self.module.unet.parameters())
         return {parameter: config.lr * (parameter in trained) for parameter in self.module.parameters()}
-
-    def batch(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.conditions.batch(index, self.train.batch_size)
 
     def loss(self, batch: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
         pixels, conditions = batch

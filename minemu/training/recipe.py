@@ -161,6 +161,8 @@ def build_stage(
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     if name == "sketch":
+        if not exists(name, config):
+            raise MinemuError("stage sketch has nothing to train: decoder.condition_grid=0; go on with stage decoder")
         return SketchStage(config, settings, processor, world, root, imagine_on)
     return DecoderStage(config, settings, processor, world, root, imagine_on)
 
