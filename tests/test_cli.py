@@ -282,6 +282,27 @@ def test_generate_ranks_answers(pipe, tmp_path, capsys, monkeypatch):
     assert refused(capsys, *line, "--out", "x.png").endswith("give one of --out and --rank")
 
 
+def test_generate_puts_the_nearest_examples_before_the_prompt(pipe, tmp_path, capsys, monkeypatch):
+    asked, pool = [], tmp_path / "examples"
+    monkeypatch.setattr(Pipe, "nearest", lambda self, picture, pool, shots: [2, 0][:shots], raising=False)
+    monkeypatch.setattr(
+        Pipe, "chat", lambda self, sample, **_: asked.append(sample) or SimpleNamespace(text="x"), raising=False
+    )
+    pool.mkdir()
+    for name in "abc":
+        Image.new("RGB", (8, 8)).save(pool / f"{name}.png")
+        (pool / f"{name}.txt").write_text(f"this is {name}.\n")
+    shown = tmp_path / "shown.png"
+    Image.new("RGB", (8, 8)).save(shown)
+    line = ["generate", "c", str(shown), "this is", "--examples", str(pool)]
+    assert cli.run([*line, "--shots", "2"]) == 0
+    assert asked == [[pool / "c.png", "this is c.", pool / "a.png", "this is a.", shown, "this is"]]
+    assert "chosen by the last picture of the prompt" in refused(capsys, *line[:2], "this is", *line[4:])
+    assert "has no pictures; name a folder" in refused(capsys, *line[:-1], str(tmp_path / "nowhere"))
+    (pool / "b.txt").unlink()
+    assert f"b.png has no text; write it into {pool / 'b.txt'}" in refused(capsys, *line)
+
+
 def test_generate_refuses_what_it_cannot_write_or_find(pipe, tmp_path, capsys):
     assert "should end in .png" in refused(capsys, "generate", "c", "a llama", "--out", str(tmp_path / "x.exe"))
     assert "there is no checkpoint folder" in refused(capsys, "generate", "nowhere", "a llama")

@@ -119,6 +119,22 @@ def test_readme_names_commands_that_exist():
     assert set(re.findall(r"^\s*(?:\$ )?minemu (\w+)", readme, flags=re.M)) <= commands
 
 
+def anchors(path):
+    """What GitHub calls the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", ["README.md", "ROADMAP.md", "notebooks/README.md", "data_samples/README.md"])
+def test_links_of_pages_lead_somewhere(name):
+    page = ROOT / name
+    for target in re.findall(r"(?:\]\(|(?:src|href)=\")(?!https?://)([^)\s\"]+)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path) if path else page
+        assert found.exists(), target
+        assert not anchor or anchor in anchors(found), target
+
+
 CHECKPOINT = ROOT / "data_samples/emu-tiny"
 ADAPTER = ROOT / "data_samples/emu-tiny-instruct"
 FULL_SCALE = ROOT / "data_samples/published/full-scale.json"

@@ -54,6 +54,15 @@ def generate(
             metavar="ANSWER", help="Rank answers in place of saying one, the likeliest first; give it for each."
         ),
     ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures, each with its text in a .txt of the same name, to put before the prompt."
+        ),
+    ] = None,
+    shots: Annotated[
+        int, typer.Option(help="How many --examples: those most like the prompt's last picture, by RICES.")
+    ] = 4,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps (default: the checkpoint's).")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Length limit of words.")] = 64,
@@ -81,6 +90,8 @@ def generate(
         raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
     pipe = load(checkpoint, device)
     sample = [_piece(piece) for piece in prompt]
+    if examples is not None:
+        sample = [*_nearest_examples(pipe, sample, examples, shots), *sample]
     generator = torch.Generator().manual_seed(seed)
     if document is not None:
         pieces = pipe.continue_document(sample, max_new_tokens=max_new_tokens, generator=generator)
@@ -113,6 +124,24 @@ def _piece(piece: str) -> Any:
             raise MinemuError(f"there is no file {piece}; check the path")
         return piece
     return as_item(Path(piece))
+
+
+def _nearest_examples(pipe: Any, sample: list[Any], folder: Path, shots: int) -> list[Any]:
+    """Pictures and texts of a folder, those most like the sample's last picture, the most similar last."""
+    from minemu.processor import PICTURE_SUFFIXES
+    from minemu.sequence import Video
+
+    asked = [piece for piece in sample if not isinstance(piece, (str, Video))]
+    if not asked:
+        raise MinemuError("--examples are chosen by the last picture of the prompt, and it has none; add one")
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    pool = [path for path in found if path.suffix.lower() in PICTURE_SUFFIXES]
+    if not pool:
+        raise MinemuError(f"--examples {folder} has no pictures; name a folder with pictures and a .txt for each")
+    if lacking := [path for path in pool if not path.with_suffix(".txt").is_file()]:
+        raise MinemuError(f"{lacking[0]} has no text; write it into {lacking[0].with_suffix('.txt')}")
+    chosen = [pool[k] for k in pipe.nearest(asked[-1], pool, shots)]
+    return [piece for path in chosen for piece in (path, path.with_suffix(".txt").read_text(encoding="utf-8").strip())]
 
 
 def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:

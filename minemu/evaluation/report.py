@@ -64,6 +64,13 @@ ROWS = (
         "a blend nearer to its two pictures than to another's", "blend", "all", detail="nearer_than_chance", chance=0.5
     ),
     Row("drawing in context, among the judge's first five, as told", "in-context-draw", "seen", 0.50),
+    Row(
+        "a drawing in context nearer to its two pictures than to another's",
+        "in-context-draw",
+        "seen",
+        detail="nearer_than_chance",
+        chance=0.5,
+    ),
     Row("document continued, right pictures at the right places", "interleaved", "seen", 0.90),
 )
 

@@ -654,7 +654,7 @@ for mistake in (
 #
 # * `minemu train instruct --preset emu-tiny` tunes the adapter after your own pretraining; `EmuPipeline.from_pretrained(base, adapter=folder, merge=True)` loads it merged.
 # * `--set llm.lora_rank=4` makes it four times smaller. How much worse are the answers?
-# * Train on your own conversations: a JSON file of messages takes the toy world's place (`minemu/data/formats`).
+# * Train on your own conversations: a file of LLaVA's, VideoChat's, Alpaca's or ShareGPT's form takes the toy world's place (`minemu/data/formats/chats.py`).
 # * Notebook 11 is about how far such scores can be trusted.
 
 # %%
