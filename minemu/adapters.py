@@ -52,8 +52,10 @@ def prepare(model: Emu, processor: EmuProcessor, config: EmuConfig) -> None:
     if config.llm.special_tokens > model.config.llm.special_tokens:
         _add_roles(model, processor, config.llm.vocab_size)
     model.requires_grad_(False)
-    dtype = model.regression_head.weight.dtype
-    model.llm = add_lora(model.llm, config.llm).to(dtype)
+    model.llm = add_lora(model.llm, config.llm)
+    for name, factor in model.llm.named_parameters():
+        if ".lora_" in name:
+            factor.data = factor.data.to(model.regression_head.weight)
     model.config = config
 
 

@@ -22,6 +22,7 @@ from minemu.config import EmuConfig
 from minemu.convert import convert, split_by_size
 from minemu.errors import MinemuError
 from minemu.files import read_json, write_json
+from minemu.loading import cast_weights
 from minemu.model import Emu
 from minemu.official import our_shapes, published_name
 from minemu.shards import write_index, write_shard
@@ -93,7 +94,7 @@ def image_embeds(n: int, dtype: torch.dtype) -> dict[str, Any]:
     fast = model if dtype == torch.float32 else Emu(config).eval()
     if fast is not model:
         fast.load_state_dict(model.state_dict())
-        fast.to(dtype)
+        cast_weights(fast, dtype)
     words = torch.randint(3, config.llm.words, (WORDS,), generator=torch.Generator().manual_seed(0)).tolist()
     each = WORDS // PICTURES
     pieces = [piece for k in range(PICTURES) for piece in (words[k * each : (k + 1) * each], sequence.PICTURE)]

@@ -240,6 +240,10 @@ def _content(message: dict, template: ChatTemplate) -> list:
 
 
 def _item(part: dict, template: ChatTemplate) -> Any:
+    if not isinstance(part, dict):
+        raise MinemuError(
+            f"a part of a message is a {type(part).__name__}: write {{'type': 'text', 'text': ...}} or {{'type': 'image', 'image': ...}}"
+        )
     kind = part.get("type")
     if kind not in ("text", "image", "video"):
         raise MinemuError(f"a part of a message has type {kind!r}; use text, image or video")

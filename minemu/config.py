@@ -43,6 +43,12 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _divides("vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
         _divides("vision.width", self.width, "vision.head_width", self.head_width)
+        if self.stem == "conv":  # each convolution halves the picture and doubles the width, in groups of eight
+            if self.patch_size & (self.patch_size - 1) or self.patch_size < 2:
+                raise MinemuError(
+                    f"vision.stem=conv needs a patch size that is a power of two, not {self.patch_size}; use stem=patch"
+                )
+            _divides("vision.width", self.width, "4 vision.patch_size (for vision.stem=conv)", 4 * self.patch_size)
 
 
 @dataclass(frozen=True)
@@ -293,20 +299,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:
     """Build a config dataclass from plain values, refusing unknown keys and wrong types with the dotted path in the message."""
-    known = typing.get_type_hints(cls)
-    built = {}
-    for key, value in values.items():
-        path = f"{where}{key}"
-        if key not in known:
-            raise MinemuError(f"unknown configuration key '{path}': {suggest(key, known)}")
-        kind = known[key]
-        if is_dataclass(kind):
-            if not isinstance(value, dict):
-                raise MinemuError(f"configuration key '{path}' is a section; give its fields as {path}.NAME=VALUE")
-            built[key] = from_dict(kind, value, f"{path}.")
-        else:
-            built[key] = _typed(path, value, kind)
-    return cls(**built)
+    return _merge(cls(), values, where)
 
 
 def override(config: Any, changes: dict[str, Any]) -> Any:

@@ -1,4 +1,7 @@
-"""Atomic writes: a reader sees the old file or the new one, never half of one."""
+"""Atomic writes: a reader sees the old file or the new one, never half of one.
+
+A folder that takes another's place is swapped in by two renames: between them there is none, and the old one lies beside it.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,12 @@ def _atomic(path: str | os.PathLike, is_dir: bool) -> Iterator[Path]:
         if is_dir and path.exists():
             retired = temporary.with_suffix(".old")  # a folder cannot be replaced in one step: swap by two renames
             os.replace(path, retired)
-            os.replace(temporary, path)
-            shutil.rmtree(retired)
+            try:
+                os.replace(temporary, path)
+            except OSError:
+                os.replace(retired, path)
+                raise
+            shutil.rmtree(retired, ignore_errors=True)
         else:
             os.replace(temporary, path)
     except OSError as error:

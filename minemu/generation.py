@@ -84,7 +84,8 @@ class EmuGeneration:
         A model that says [IMG] itself (`objective.say_image`) ends there, as words have no more to say.
         """
         _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come=1)
-        kwargs.setdefault("max_new_tokens", 32)
+        if not {"max_length", "generation_config"} & kwargs.keys():
+            kwargs.setdefault("max_new_tokens", 32)
         if self.config.objective.say_image:
             kwargs.setdefault("eos_token_id", [self.ids.eos, self.ids.image_start])
         return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **kwargs)
@@ -147,6 +148,8 @@ class EmuGeneration:
 
         With `mean` per token, so that long texts do not lose. The prompt is read once for `SCORED` texts, which share its cache.
         """
+        if len(input_ids) != 1 or (attention_mask is not None and not attention_mask.all()):
+            raise MinemuError(f"texts are scored after one prompt without padding, not {len(input_ids)} rows; call once for each")
         to_come = max(map(len, texts))
         _, _, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come)
         scores = []
@@ -159,7 +162,8 @@ class EmuGeneration:
             seen = torch.cat([mask.new_ones(len(ids), inputs.shape[1]), mask], 1)      # (R, L + T)
             rest = self.llm(input_ids=ids, attention_mask=seen, past_key_values=cache, use_cache=True).logits
             logits = torch.cat([first.expand(len(ids), 1, -1), rest[:, :-1]], 1)       # (R, T, vocabulary)
-            of_tokens = logits.log_softmax(-1).gather(-1, ids[..., None])[..., 0]      # (R, T)
+            ids, mask = ids.to(logits.device), mask.to(logits.device)
+            of_tokens = logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]  # (R, T)
             total = (of_tokens * mask).sum(1)
             scores.append(total / mask.sum(1) if mean else total)
         return torch.cat(scores)

@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 UNSPLIT = ["EVAVisionTransformer", "CausalTransformer", "LlamaDecoderLayer"]  # classes whose weights stay together
 WORKING_SHARE = 0.1
 OFFLOADED = ("cpu", "disk")
-DeviceMap = str | torch.device | dict[str, Any]
+DeviceMap = str | int | torch.device | dict[str, Any]
 
 
 def read_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -61,8 +61,7 @@ def load_module(
     with init_empty_weights(include_buffers=False):
         module = build()
     check_strict(module, tensors, what)
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(dtype)
+    cast_weights(module, dtype)
     if quantization_config is not None:
         quantise_llm(module, quantization_config)
     places = plan_devices(module, device_map, max_memory, quantization_config)
@@ -72,14 +71,20 @@ def load_module(
     return _dispatch(module, tensors, places).eval()
 
 
+def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:
+    """All weights in one precision; the table of rotary angles is no weight and stays as it is."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def main_device(device_map: DeviceMap | None) -> torch.device:
     """Where the inputs of a model go: its first device that computes."""
     if device_map == "auto":
         return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-    places = device_map.values() if isinstance(device_map, dict) else [device_map or "cpu"]
+    places = device_map.values() if isinstance(device_map, dict) else ["cpu" if device_map is None else device_map]
     main = next((place for place in places if place not in OFFLOADED), "cpu")
     _check_device(main)
-    return torch.device(main)
+    return _device(main)
 
 
 def device_of(name: str | torch.device | None) -> torch.device:
@@ -114,7 +119,7 @@ def plan_devices(
             raise MinemuError(
                 f"max_memory={max_memory} does not do ({error}); write {{0: '20GiB', 'cpu': '60GiB'}}"
             ) from None
-    places = device_map if isinstance(device_map, dict) else {"": device_map or "cpu"}
+    places = device_map if isinstance(device_map, dict) else {"": "cpu" if device_map is None else device_map}
     parts = dict(module.named_modules())
     for part, place in places.items():
         if part not in parts:
@@ -144,11 +149,16 @@ def _check_nesting(part: str, parts: dict[str, nn.Module], places: dict[str, Any
             raise MinemuError(f"device_map splits {above}, which has to be on one device; name it in place of '{part}'")
 
 
+def _device(place: Any) -> torch.device:
+    """A device by its name, or a GPU by its number, as transformers takes it."""
+    return torch.device("cuda", place) if isinstance(place, int) else torch.device(place)
+
+
 def _check_device(place: Any) -> None:
     if place in OFFLOADED:
         return
     try:
-        device = torch.device(place)
+        device = _device(place)
     except (RuntimeError, TypeError):
         raise MinemuError(
             f"device_map has {place!r}, which is no device; use 'auto', 'cuda:0', 'cpu' or 'disk'"

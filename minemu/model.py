@@ -31,7 +31,7 @@ from minemu.files import atomic_write, read_json, write_json
 from minemu.generation import EmuGeneration
 from minemu.loading import check_savable, load_module, main_device
 from minemu.objective import image_loss, text_loss, unified_loss
-from minemu.shards import RECORD
+from minemu.shards import INDEX, RECORD
 from minemu.visual_encoder import EVAVisionTransformer
 from minemu.weights import load_folder, save_tensors
 
@@ -111,6 +111,8 @@ class Emu(nn.Module, EmuGeneration):
 
     def encode_images(self, images: Tensor, frames: bool = False) -> Tensor:
         """CLIP-normalised pictures (n, 3, S, S) -> visual embeddings (n, N, E), the space that is regressed."""
+        if not images.is_floating_point():
+            raise MinemuError(f"the model reads CLIP-normalised pictures, not {images.dtype}; use EmuProcessor, or processor.normalise")
         images = images.to(self.visual_encoder.pos_embed.dtype)                  # a processor gives float32
         features = self.visual_encoder(images)                                   # (n, 1 + P, V)
         bridge = self.config.bridge
@@ -120,7 +122,7 @@ class Emu(nn.Module, EmuGeneration):
 
     def into_llm(self, embeds: Tensor) -> Tensor:
         """Visual embeddings as the LLM reads them: unchanged (Emu) or projected up (Emu2). (..., E) -> (..., D)."""
-        return embeds if self.config.bridge.kind == "causal" else self.project_up(embeds)
+        return embeds if self.config.bridge.kind == "causal" else self.project_up(embeds.to(self.project_up.weight.dtype))
 
     def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None, frame_embeds: Tensor | None = None) -> Tensor:
         """Word embeddings with the <image> slots overwritten, and Emu2's [gIMG] slots of video frames, each in reading order.
@@ -163,6 +165,8 @@ class Emu(nn.Module, EmuGeneration):
         frame_embeds = None if frames is None else self.encode_images(frames, frames=True)
         inputs = self.embed(input_ids, image_embeds, frame_embeds)               # (B, L, D)
         if segment_ids is not None:
+            if position_ids is None:
+                raise MinemuError("packed rows need position_ids beside segment_ids: sequence.pack_rows gives both")
             attention_mask = sequence.block_mask(segment_ids)                    # (B, 1, L, L)
         elif attention_mask is not None and position_ids is None:
             position_ids = sequence.positions(attention_mask)                    # (B, L)
@@ -182,7 +186,7 @@ class Emu(nn.Module, EmuGeneration):
         if embeds is None:
             return inputs.new_zeros(*input_ids.shape, self.config.embed_width)
         base = inputs if self.config.bridge.kind == "causal" else inputs.new_zeros(*input_ids.shape, self.config.embed_width)
-        return base.masked_scatter((input_ids == self.ids.image)[..., None], embeds.to(base.dtype))
+        return base.masked_scatter((input_ids == self.ids.image)[..., None], embeds.to(base))
 
     # ---- storage -------------------------------------------------------------------------------------------------------
 
@@ -192,6 +196,7 @@ class Emu(nn.Module, EmuGeneration):
         folder = Path(folder)
         with atomic_write(folder / "model.safetensors") as temporary:
             save_tensors(self.state_dict(), temporary, dtype)
+        (folder / INDEX).unlink(missing_ok=True)  # of shards that lay here before, which would be read instead
         write_json(folder / "config.json", {"model_type": "emu", **self.config.to_dict()})
 
     @classmethod

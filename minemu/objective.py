@@ -20,16 +20,18 @@ def text_loss(logits: Tensor, targets: Targets) -> Tensor:
     """Mean cross-entropy of the classified tokens; logits (B, L, W)."""
     said = targets.text != IGNORE
     if not said.any():
-        return logits.sum() * 0.0
-    return F.cross_entropy(logits[:, :-1][said].float(), targets.text[said])
+        return logits[:0].sum()
+    said = said.to(logits.device)  # with a device map the last layer may be elsewhere
+    return F.cross_entropy(logits[:, :-1][said].float(), targets.text.to(logits.device)[said])
 
 
 def image_loss(predictions: Tensor, embeddings: Tensor, targets: Targets, objective: ObjectiveConfig) -> Tensor:
     """Mean distance of regressed embeddings from what really comes next; both (B, L, D)."""
     if not targets.image.any():
-        return predictions.sum() * 0.0
-    predicted = predictions[:, :-1][targets.image].float()  # (pairs, D)
-    following = embeddings[:, 1:][targets.image].float()    # (pairs, D)
+        return predictions[:0].sum()
+    regressed = targets.image.to(predictions.device)
+    predicted = predictions[:, :-1][regressed].float()                          # (pairs, D)
+    following = embeddings.to(predictions.device)[:, 1:][regressed].float()     # (pairs, D)
     if objective.targets != "attached":
         following = following.detach()
     if objective.image_loss == "cosine":

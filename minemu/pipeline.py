@@ -83,7 +83,9 @@ class EmuPipeline:
         if merge and adapter is None:
             raise MinemuError("merge=True needs an adapter to merge: adapter='folder'")
         decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER, dtype)
-        device_map = placing.get("device_map") or ("auto" if placing.get("quantization_config") else None)
+        device_map = placing.get("device_map")
+        if device_map is None and placing.get("quantization_config") is not None:
+            device_map = "auto"
         decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left
         model = Emu.from_pretrained(folder, dtype, **placing)
         if adapter is None:
@@ -106,6 +108,10 @@ class EmuPipeline:
     def to(self, device: str | torch.device) -> EmuPipeline:
         if hasattr(self.model, "hf_device_map"):
             raise MinemuError("a device map has placed this model; load it again with another device_map to move it")
+        if isinstance(device, torch.dtype):
+            raise MinemuError(
+                f"load the pipeline in that precision: EmuPipeline.from_pretrained(folder, dtype='{str(device).split('.')[1]}')"
+            )
         self.model.to(device)
         self.decoder.to(device)
         return self
@@ -136,16 +142,16 @@ class EmuPipeline:
                 "a batch holds both single pictures (to rebuild) and prompts (to draw); call once for each kind"
             )
         embeds = self.encode([sample[0] for sample in samples]) if all(alone) else self.imagine(samples)
-        null = self.null_embeds(autoencode=all(alone))
-        pixels = self.decoder.decode(
-            embeds,
-            null,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            generator=generator,
-            progress=progress,
-        )
+        pixels = self._draw(embeds, all(alone), num_inference_steps, guidance_scale, generator, progress)
         return EmuPipelineOutput(pixels if output_type == "pt" else to_pil(pixels), embeds)
+
+    def _draw(
+        self, embeds: Tensor, autoencode: bool, steps: int | None, scale: float | None, generator, progress=False
+    ) -> Tensor:
+        """Pictures of visual embeddings (B, N, E): (B, 3, S, S). What guidance steers away from is only found where it steers."""
+        guided = (self.decoder.config.guidance_scale if scale is None else scale) != 1
+        null = self.null_embeds(autoencode) if guided else None
+        return self.decoder.decode(embeds, null, steps, scale, generator, progress)
 
     @torch.no_grad()
     def encode(self, pictures: Sequence[PictureLike]) -> Tensor:
@@ -205,7 +211,7 @@ class EmuPipeline:
     def caption(self, shown: PictureLike | Video | str, **kwargs) -> str:
         """What is in a picture or happens in a clip (frames as a `Video`, or a path: of a long one 8 frames are read).
 
-        Decoded as published: beams weigh whole texts, where one word at a time is carried off by the first.
+        Decoded as published, with beams: they weigh whole texts, where greedy decoding is bound to its first word.
         """
         sample = [Path(shown) if isinstance(shown, str) else shown]
         return self.chat(sample, **{**DESCRIBE, **kwargs}).text
@@ -232,13 +238,16 @@ class EmuPipeline:
         sample: Sample,
         max_pictures: int = 4,
         max_new_tokens: int = 64,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
         generator: torch.Generator | None = None,
         **kwargs,
     ) -> list[str | Image.Image]:
         """Go on with words and pictures in the order in which the model says them, until it says </s>.
 
         Where it says [IMG], a picture is drawn, and what was predicted of it is read on as if it had been given.
-        At most `max_pictures`, and `max_new_tokens` tokens of text in all; kwargs are transformers' generation keywords.
+        At most `max_pictures`, drawn as `pipe(...)` draws, and `max_new_tokens` tokens of text in all; kwargs are transformers'
+        generation keywords.
         """
         model, ids = self.model, self.model.ids
         batch = self._document(sample, max_pictures, max_new_tokens)
@@ -253,8 +262,7 @@ class EmuPipeline:
                 break
             batch["input_ids"] = torch.cat([batch["input_ids"], said], 1)
             embeds = model.generate_image_embeds(**batch)
-            pixels = self.decoder.decode(embeds, self.null_embeds(autoencode=False), generator=generator)
-            pieces += to_pil(pixels)
+            pieces += to_pil(self._draw(embeds, False, num_inference_steps, guidance_scale, generator))
             max_pictures -= 1
             slots = said.new_tensor([[*[ids.image] * self.processor.n_image, ids.image_end]])
             batch["input_ids"] = torch.cat([batch["input_ids"], slots], 1)
@@ -306,7 +314,7 @@ def _as_batch(prompt: Sample | Sequence[Sample]) -> list[list]:
 
 
 def _refuse_bare(prompt: Sample | Sequence[Sample]) -> None:
-    if isinstance(prompt, (str, dict, Image.Image, os.PathLike)) or not len(prompt):
+    if isinstance(prompt, (str, dict, Image.Image, os.PathLike, Video)) or not len(prompt):
         raise MinemuError('give a list of text and pictures: pipe(["a llama, Twemoji style"])')
 
 

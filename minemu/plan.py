@@ -206,8 +206,7 @@ def _advice_inference(found: dict[str, Any]) -> str:
         return (
             f"inference does not fit {where}: {more}, or let device_map='auto' leave the rest to memory and disk (slow)"
         )
-    spread = ", device_map='auto'" if found["devices"] > 1 else ""
-    return f"inference fits {where}: Emu.from_pretrained(folder, {HOW[fitting]}{spread})"
+    return f"inference fits {where}: Emu.from_pretrained(folder, {HOW[fitting]}, device_map='auto')"
 
 
 def _gib(size: float) -> str:

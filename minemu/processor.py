@@ -19,7 +19,7 @@ from minemu.chat import ChatTemplates
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_write, read_json, write_json
-from minemu.model import read_config
+from minemu.model import local_folder, read_config
 from minemu.tokenizer import VIDEO, load_tokenizer, special_tokens
 
 CLIP_MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073))
@@ -59,7 +59,7 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
             )
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith(("I", "F")):  # 16 or 32 bit grey
-            grey = np.asarray(picture, dtype=np.float32)
+            grey = np.asarray(picture, dtype=np.float32).clip(min=0)
             picture = Image.fromarray((grey / max(grey.max(), 1.0) * 255).astype(np.uint8))
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
@@ -207,9 +207,9 @@ class EmuProcessor(ChatTemplates):
         write_json(folder / "processor.json", settings)
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike) -> EmuProcessor:
-        """What `save_pretrained` wrote; or a model's config.json with LLaMA's tokenizer.model or tokenizer.json beside it."""
-        folder = Path(folder)
+    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None) -> EmuProcessor:
+        """What `save_pretrained` wrote, in a folder or on the hub; or a config.json with LLaMA's tokenizer beside it."""
+        folder = local_folder(source, revision)
         if (folder / "config.json").exists() and not (folder / "processor.json").exists():
             return cls.of(read_config(folder), folder)
         settings = read_json(folder / "processor.json")

@@ -1,7 +1,7 @@
 """The multimodal sequence: text and pictures, in any order, as one row of token ids; and every mask that follows from it.
 
 A picture is written `[IMG] <image> x N [/IMG]`. The N `<image>` slots hold no word: the model overwrites their embeddings with
-the picture's N visual embeddings. A whole sample is `<s> ... </s>`. This is the one place where masks are made.
+the picture's N visual embeddings. A whole sample is `<s> ... </s>`. All masks of the LLM's positions are made here.
 
 Axes   B rows   L positions
 """
@@ -18,7 +18,7 @@ from minemu.config import LLMConfig, ObjectiveConfig
 from minemu.errors import MinemuError
 
 PAD, IMAGE_START, IMAGE_END, IMAGE = "[PAD]", "[IMG]", "[/IMG]", "<image>"
-SPECIAL_TOKENS = (PAD, IMAGE_START, IMAGE_END, IMAGE)  # in the order of their ids, after the words (SPEC: 32000 ... 32003)
+SPECIAL_TOKENS = (PAD, IMAGE_START, IMAGE_END, IMAGE)  # in the order of their ids, after the words (published: 32000 ... 32003)
 FRAME = "[gIMG]"  # Emu2 only, the next id: the slot of a video frame, which is pooled to fewer embeddings than a picture
 IGNORE = -100
 
@@ -183,6 +183,7 @@ def targets(input_ids: Tensor, ids: TokenIds, objective: ObjectiveConfig, segmen
     following = input_ids[:, 1:]
     unspoken = torch.tensor([i for i in ids.structure if not (objective.say_image and i == ids.image_start)], device=input_ids.device)
     silent = torch.isin(following, unspoken)
+    silent |= following == ids.bos  # with padding on the left it has one before it
     if segment_ids is not None:  # the last token of one packed sample does not predict the first of the next
         silent |= segment_ids[:, 1:] != segment_ids[:, :-1]
     image = following == ids.image

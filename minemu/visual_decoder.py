@@ -72,7 +72,7 @@ class VisualDecoder(nn.Module):
                 f"the decoder reads visual embeddings of shape (B, N, {self.config.condition_width}), not {tuple(conditions.shape)}; "
                 "use the decoder of the same checkpoint as the embeddings"
             )
-        return (conditions.to(self.condition_mean.dtype) - self.condition_mean) / self.condition_std
+        return (conditions.to(self.condition_mean) - self.condition_mean) / self.condition_std
 
     # ---- training ------------------------------------------------------------------------------------------------------
 
@@ -107,6 +107,8 @@ class VisualDecoder(nn.Module):
 
     def check_pairs(self, images: Tensor, conditions: Tensor) -> None:
         side = self.config.image_size
+        if self.condition_mean.dtype != torch.float32:
+            raise MinemuError("the decoder learns with float32 weights; load it without dtype, and compute in bfloat16 by torch.autocast")
         if images.shape[1:] != (3, side, side):
             raise MinemuError(
                 f"the decoder learns from pictures of shape (B, 3, {side}, {side}), not {tuple(images.shape)}; "
@@ -197,7 +199,7 @@ class VisualDecoder(nn.Module):
                 without, with_condition = predicted.chunk(2)
                 predicted = without + scale * (with_condition - without)
             latents = sampler.step(predicted, t, latents).prev_sample
-        return self.codec.decode(latents).clamp(-1, 1)                                          # (B, 3, S, S)
+        return self.codec.decode(latents.to(self.codec.scale)).clamp(-1, 1)                     # (B, 3, S, S)
 
     def initial_noise(self, rows: int, generator: torch.Generator | None) -> Tensor:
         """(B, K, s, s), drawn in float32 where the generator lives, so that a seed gives the same picture in any precision."""
@@ -224,7 +226,10 @@ class VisualDecoder(nn.Module):
             raise MinemuError(f"{folder / 'config.json'} is not of a visual decoder (model_type is not 'emu_visual_decoder')")
         config = from_dict(DecoderConfig, values, "decoder.")
         decoder = load_module(lambda: cls(config), load_tensors(folder / "model.safetensors"), str(folder), dtype)
-        return decoder.to(read_dtype(dtype))  # the position channels too, which no file holds
+        decoder.to(read_dtype(dtype))  # the position channels too, which no file holds
+        if read_dtype(dtype) == torch.float16:
+            decoder.codec.float()  # SDXL's autoencoder overflows in half precision
+        return decoder
 
     @classmethod
     def from_diffusers(cls, folder: str | os.PathLike, config: DecoderConfig) -> VisualDecoder:

@@ -25,8 +25,6 @@ class ConvStem(nn.Module):
     def __init__(self, config: VisionConfig):
         super().__init__()
         halvings = config.patch_size.bit_length() - 1
-        if 2**halvings != config.patch_size:
-            raise ValueError(f"vision.stem=conv needs a patch size that is a power of two, not {config.patch_size}; use stem=patch")
         widths = [3, *(config.width >> (halvings - 1 - i) for i in range(halvings))]
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):

@@ -160,7 +160,9 @@ def test_an_adapter_loads_on_its_base_merges_and_answers(root, tmp_path):
     plain = EmuPipeline.from_pretrained(root / "checkpoint")
     tuned = EmuPipeline.from_pretrained(root / "checkpoint", adapter=folder)  # half precision is the same base
     merged = EmuPipeline.from_pretrained(root / "checkpoint", adapter=folder, merge=True)
-    assert EmuPipeline.from_pretrained(root / "checkpoint", "bfloat16", adapter=folder).model.config.llm.lora_rank == 16
+    rounded = EmuPipeline.from_pretrained(root / "checkpoint", "bfloat16", adapter=folder).model
+    assert rounded.config.llm.lora_rank == 16 and {p.dtype for p in rounded.parameters()} == {torch.bfloat16}
+    assert torch.equal(rounded.llm.model.rotary_emb.inv_freq, plain.model.llm.model.rotary_emb.inv_freq)
     batch = tuned.processor.apply_chat_template(MESSAGES, add_generation_prompt=True, tokenize=True)
     before, after = logits(tuned.model, batch), logits(merged.model, batch)
     torch.testing.assert_close(before, after, atol=1e-4, rtol=1e-4)

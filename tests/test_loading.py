@@ -15,9 +15,10 @@ from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
+from minemu.shards import write_index
 from minemu.tokenizer import train_tokenizer
 from minemu.visual_decoder import VisualDecoder
-from minemu.weights import load_tensors
+from minemu.weights import load_tensors, save_tensors
 
 PRESETS = ["emu-nano", "emu2-nano"]
 FOUR_BIT = BitsAndBytesConfig(load_in_4bit=True)
@@ -119,6 +120,27 @@ def test_auto_leaves_gpus_room_to_work(folder, monkeypatch):
     for name, tensor in module.state_dict().items():
         filled[loading._place_of(name, places)] += tensor.nbytes
     assert 0 < filled[0] <= 450_000 and 0 < filled[1] <= 450_000
+
+
+def test_the_first_gpu_by_its_number(folder):
+    with pytest.raises(MinemuError, match="device_map has 'cuda:0' and 0 GPUs are visible here"):
+        Emu.from_pretrained(folder, device_map=0)
+
+
+def test_weights_saved_over_shards_are_those_that_are_read(folder, tmp_path):
+    model = Emu.from_pretrained(folder)
+    half = dict(list(model.state_dict().items())[:9])
+    save_tensors(half, tmp_path / "model-00001.safetensors")
+    write_index(tmp_path, dict.fromkeys(half, "model-00001.safetensors"), 1)
+    model.save_pretrained(tmp_path)
+    again = Emu.from_pretrained(tmp_path)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_an_autoencoder_keeps_full_precision_where_half_would_overflow(folder):
+    decoder = VisualDecoder.from_pretrained(folder / "visual_decoder", torch.float16)
+    assert decoder.condition_mean.dtype == torch.float16
+    assert {t.dtype for t in decoder.codec.state_dict().values()} == {torch.float32}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, "bfloat16", "torch.bfloat16"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from minemu import bench, sequence
 from minemu.causal_transformer import CausalTransformer
@@ -179,7 +180,33 @@ def test_text_alone_has_no_image_loss_and_nothing_is_not_a_number(processor):
     out = model(**processor([["two dogs"]]))
     assert out.image_loss == 0 and torch.isfinite(out.loss)
     only = sequence.targets(torch.tensor([[model.ids.image_start, model.ids.image]]), model.ids, model.config.objective)
-    assert text_loss(torch.randn(1, 2, 1024), only) == 0
+    assert text_loss(torch.full((1, 2, 1024), torch.inf), only) == 0  # half precision has infinities
+
+
+def test_no_row_begins_twice(processor):
+    """With padding on the left <s> has a token before it, and is still nothing that is said."""
+    model = make("emu-nano")
+    texts = [["two dogs and three pandas"], ["dogs"]]
+    right, left = processor(texts), processor(texts, padding_side="left")
+    assert left["input_ids"][1, 0] == model.ids.pad
+    torch.testing.assert_close(model(**left).text_loss, model(**right).text_loss)
+
+
+def test_inputs_that_would_go_wrong_silently(batch):
+    model = make("emu-nano")
+    with pytest.raises(MinemuError, match="reads CLIP-normalised pictures, not torch.uint8"):
+        model.encode_images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with pytest.raises(MinemuError, match="packed rows need position_ids beside segment_ids"):
+        model(batch["input_ids"], images=batch["images"], segment_ids=torch.zeros_like(batch["input_ids"]))
+    with pytest.raises(MinemuError, match="scored after one prompt without padding, not 2 rows"):
+        model.log_likelihoods([[5]], **batch)
+
+
+def test_the_length_of_an_answer_may_be_said_in_any_of_transformers_ways(processor):
+    model, batch = make("emu-nano"), processor([["two dogs"]])
+    length = batch["input_ids"].shape[1] + 3
+    for asked in ({"max_length": length}, {"generation_config": GenerationConfig(max_new_tokens=3, eos_token_id=-1)}):
+        assert model.generate(**batch, **asked).shape[1] <= 3
 
 
 def test_more_or_fewer_pictures_than_slots(batch):

@@ -143,8 +143,8 @@ ADVICE = [  # devices, memory as a share of what this row needs, and what is sai
         1.0,
         r"inference fits 2 x .*: Emu.from_pretrained\(folder, dtype='bfloat16', device_map='auto'\)",
     ),
-    (1, "inference", 2, 1.0, r"quantization_config=BitsAndBytesConfig\(load_in_8bit=True\)\)"),
-    (1, "inference", 3, 1.0, r"quantization_config=BitsAndBytesConfig\(load_in_4bit=True\)\)"),
+    (1, "inference", 2, 1.0, r"quantization_config=BitsAndBytesConfig\(load_in_8bit=True\), device_map='auto'\)"),
+    (1, "inference", 3, 1.0, r"quantization_config=BitsAndBytesConfig\(load_in_4bit=True\), device_map='auto'\)"),
     (
         1,
         "inference",

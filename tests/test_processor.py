@@ -149,7 +149,10 @@ def test_save_and_load(processor, tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(MinemuError, match="tokenizer.json is not valid JSON"):
         EmuProcessor.from_pretrained(tmp_path)
+    (tmp_path / "processor.json").unlink()
     with pytest.raises(MinemuError, match="processor.json is missing"):
+        EmuProcessor.from_pretrained(tmp_path)
+    with pytest.raises(MinemuError, match="there is no checkpoint folder .*nowhere"):
         EmuProcessor.from_pretrained(tmp_path / "nowhere")
 
 

@@ -16,6 +16,7 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.model import Emu, read_config
 from minemu.pipeline import EmuPipeline
+from minemu.sequence import Video
 from minemu.training import checkpoint
 from minemu.training.continuing import is_lengthened, lengthen
 from minemu.training.decoder import Conditions
@@ -69,9 +70,25 @@ def test_a_picture_is_one_however_it_is_named(finished, tmp_path):
     ]
     assert rebuilt[0] == rebuilt[1] == rebuilt[2]
     for call in (pipe, pipe.chat, pipe.continue_document):
-        for bare in ("what is this?", picture, []):
+        for bare in ("what is this?", picture, [], Video([picture])):
             with pytest.raises(MinemuError, match="give a list of text and pictures"):
                 call(bare)
+
+
+def test_what_guidance_steers_away_from_is_found_where_it_steers(finished, monkeypatch):
+    pipe, asked = EmuPipeline.from_pretrained(finished[1]), []
+    own = pipe.null_embeds
+    monkeypatch.setattr(pipe, "null_embeds", lambda autoencode: asked.append(autoencode) or own(autoencode))
+    pipe(["a llama"], num_inference_steps=1, guidance_scale=1.0)
+    assert asked == []
+    pipe(["a llama"], num_inference_steps=1, guidance_scale=3.0)
+    pipe([ToyWorld(image_size=32).picture(0)], num_inference_steps=1, guidance_scale=3.0)
+    assert asked == [False, True]
+
+
+def test_a_pipeline_is_not_rounded_by_moving_it(finished):
+    with pytest.raises(MinemuError, match="EmuPipeline.from_pretrained.folder, dtype='bfloat16'"):
+        EmuPipeline.from_pretrained(finished[1]).to(torch.bfloat16)
 
 
 def test_the_card_says_what_the_files_say(finished):
@@ -192,6 +209,18 @@ def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, mon
             train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
     assert train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
     assert json.loads((tmp_path / "emu-nano" / "emu" / "run.json").read_text())["weights_of"]["steps"] == 6
+
+
+def test_an_average_begins_with_the_weights_that_go_on(finished, tmp_path):
+    longer = {**SHORT, "train.emu.steps": 7, "train.emu.restarts": "6", "train.emu.ema_decay": 0.5}
+    stage = tmp_path / "emu-nano" / "emu"
+    assert train_stage("emu-nano", "emu", tmp_path, longer, base=finished[1])
+    began = load_file(stage / "checkpoints" / "step-0000006" / "average.safetensors")
+    ended = load_file(stage / "checkpoints" / "step-0000007" / "average.safetensors")
+    assert all(
+        torch.equal(began[name], tensor) for name, tensor in Emu.from_pretrained(finished[1]).state_dict().items()
+    )
+    assert not torch.equal(began["regression_head.weight"], ended["regression_head.weight"])
 
 
 def test_one_module_may_learn_alone(finished, tmp_path):

@@ -321,6 +321,24 @@ def test_atomic_writes_never_leave_half_a_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_folder_that_cannot_be_put_in_place_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    moves = []
+
+    def replace(source, target):
+        moves.append(target)
+        if len(moves) == 2:
+            raise OSError(28, "No space left on device")
+        os.rename(source, target)
+
+    monkeypatch.setattr(files.os, "replace", replace)
+    refused = pytest.raises(MinemuError, match="could not write .*a: No space left .* untouched")
+    with refused, files.atomic_dir(tmp_path / "a") as temporary:
+        (temporary / "new").touch()
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["a", "a/old"]
+
+
 @pytest.mark.parametrize("stage", ["encoder", "language"])
 def test_stages_learn_and_resume_exactly(tmp_path, stage):
     shorter = {f"train.{stage}.steps": 6, f"train.{stage}.checkpoint_every": 3, f"train.{stage}.log_every": 1}

@@ -119,7 +119,8 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
         its["model"]["decoder"] |= grew
         _bring_codec(base, decoder, folder.parent / "codec")
     with atomic_dir(folder) as temporary:  # a half one would be begun anew
-        checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], {}, {"stage": stage})
+        average = module.state_dict() if facts["train"].get("ema_decay") else {}
+        checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], average, {"stage": stage})
         run = {**its, "train": {**facts["train"], **length}, "weights_of": weights_of}
         run |= {part: facts[part] for part in ("data", "world") if part in facts}
         run.pop("listed", None)  # it was of other files
