@@ -1,7 +1,5 @@
 """The five sources of the pretraining mixture: pure, true to their texts, and blind to what evaluation owns."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -144,7 +142,7 @@ def test_a_picture_alone_is_mostly_followed_by_its_caption(training):
 
 
 def test_a_clip_alone_is_mostly_followed_by_its_caption(training):
-    mixture = toy_mixture(training, replace(RECIPES["emu-tiny"].mixture, clips=2))  # as the next checkpoint has it
+    mixture = toy_mixture(training, RECIPES["emu-tiny"].mixture)
     followed = []
     for i in range(2500):
         document = mixture.document(i)
@@ -179,6 +177,7 @@ def test_a_lesson_ends_with_what_its_first_pieces_teach(training):
 
 def test_the_given_pictures_of_a_lesson_are_read_and_the_last_is_written(training):
     assert follow_text(LESSONS["in_context"](training, 0)) == [False, False, True]
+    assert follow_text(LESSONS["drawings"](training, 0)) == [True]
     assert not any(follow_text(LESSONS["names"](training, 0)))
     assert not any(follow_text(LESSONS["questions"](training, 0)))
 

@@ -620,7 +620,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions`, `in_context` and `texts`, give the paper's shares back.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's shares back.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 
