@@ -158,6 +158,7 @@ class DecoderConfig:
     zero_terminal_snr: bool = True
     min_snr_gamma: float | None = None
     conditions: Literal["generated", "encoder", "both"] = "both"  # what it learns from; Emu: generated, Emu2: encoder
+    imagined: int = 1  # of "both": generated ones for each of the encoder
     captioned: float = 0.75  # share imagined from full captions, the others from prompts, which leave things open
     cached: int = 16_384  # samples whose conditions are computed once, before training
     condition_dropout: float = 0.1
@@ -257,7 +258,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         # The embeddings have a variance of 0.55, so 2 gives a picture about the weight that it has at a variance of 1.
         "objective": {"hide_written": 0.5, "say_image": True, "image_loss_weight": 2.0},
         "decoder": {
-            "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3, "cached": 65_536,
+            "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
+            "cached": 65_536, "imagined": 3,  # the encoder's are learnt in a tenth of the steps
             "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
             "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
         },
