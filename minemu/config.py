@@ -164,6 +164,7 @@ class DecoderConfig:
     zero_terminal_snr: bool = True
     min_snr_gamma: float | None = None
     conditions: Literal["generated", "encoder", "both"] = "both"  # what it learns from; Emu: generated, Emu2: encoder
+    imagined: int = 1  # of "both": generated ones for each of the encoder
     captioned: float = 0.75  # share imagined from full captions, the others from prompts, which leave things open
     cached: int = 16_384  # samples whose conditions are computed once, before training
     condition_dropout: float = 0.1

@@ -248,6 +248,8 @@ class VisualDecoder(nn.Module):
 
 def check(config: DecoderConfig) -> None:
     """Refuse what no U-Net can be built from, with the fields by name."""
+    if config.imagined < 1:
+        raise MinemuError(f"decoder.imagined={config.imagined} is too few: give 1 or more, or decoder.conditions=encoder")
     levels = len(config.unet_channels)
     for field in ("unet_attention", "unet_heads", "unet_depths"):
         values = getattr(config, field)

@@ -179,6 +179,7 @@ def test_a_lesson_ends_with_what_its_first_pieces_teach(training):
 
 def test_the_given_pictures_of_a_lesson_are_read_and_the_last_is_written(training):
     assert follow_text(LESSONS["in_context"](training, 0)) == [False, False, True]
+    assert follow_text(LESSONS["drawings"](training, 0)) == [True]
     assert not any(follow_text(LESSONS["names"](training, 0)))
     assert not any(follow_text(LESSONS["questions"](training, 0)))
 

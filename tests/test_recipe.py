@@ -282,7 +282,14 @@ def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
     again = Conditions(config.decoder, pipe, world, root)
     assert not torch.equal(of_captions.kinds[1], again.kinds[1]) and torch.equal(of_captions.pixels, again.pixels)
     pipe.model = None  # not asked again
-    Conditions(config.decoder, pipe, world, root)
+    thrice = Conditions(replace(config.decoder, imagined=3), pipe, world, root)
+    met: dict[int, list[int]] = {}
+    for index in range(4):  # four laps
+        _, embeds = thrice.batch(index, thrice.cached)
+        for i, row in zip(thrice.order(index), embeds, strict=True):
+            met.setdefault(i, []).append(int(torch.equal(row, thrice.kinds[1][i].float())))
+    assert set(map(sum, met.values())) == {3}  # each sample is met as imagined in three of them
+    assert 0.6 < sum(kinds[0] for kinds in met.values()) / len(met) < 0.9  # and in each lap so are three in four
 
 
 def test_a_base_may_have_been_trained_by_another_recipe(finished, tmp_path):

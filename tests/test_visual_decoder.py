@@ -417,6 +417,7 @@ def test_loading_is_strict(decoder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"imagined": 0}, "decoder.imagined=0 is too few: give 1 or more, or decoder.conditions=encoder"),
         ({"unet_attention": (True,)}, "decoder.unet_attention has 1 values and decoder.unet_channels 2"),
         ({"unet_heads": (1, 2, 3)}, "decoder.unet_heads has 3 values"),
         ({"unet_channels": (16, 36)}, "decoder.unet_channels=36 is not a multiple of decoder.norm_groups=8"),

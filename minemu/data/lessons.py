@@ -8,6 +8,8 @@ examples in a row. Each is a pure function of the world and its number, and show
     questions     one to four pictures, or a clip, each with a question and its answer; most begin with "questions:", so that a
                   picture or clip alone is still followed by its caption
     in_context    two pictures, and a third with something of each
+    drawings      a full caption and its picture: what a thing looks like in each style takes longest to learn, and of the prompts
+                  of `scenes`, which leave parts out, one in three says all of it
     texts         a conversation without its pictures: LLaMA had read all words before it met Emu; ours would unlearn those that
                   no other document says, and an adapter cannot bring them back, as it leaves the LM head alone
 """
@@ -16,9 +18,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from minemu.data import captions
 from minemu.data import questions as asked
 from minemu.data.conversations import conversation
-from minemu.data.documents import Document
+from minemu.data.documents import Document, pixels
 from minemu.data.episodes import in_context as two_pictures
 from minemu.data.episodes import names_episode
 from minemu.data.world import ToyWorld, pick
@@ -58,6 +61,13 @@ def in_context(world: ToyWorld, number: int) -> Document:
     return [*wished.prompt, wished.target]
 
 
+def drawings(world: ToyWorld, number: int) -> Document:
+    """A full caption, a pair told from either side, and the picture."""
+    rng = world.generator(number, "drawing")
+    scene = world.draw(rng)
+    return [captions.caption(scene.turned() if rng.random() < 0.5 else scene), pixels(world, scene)]
+
+
 def texts(world: ToyWorld, number: int) -> Document:
     """What is said in a conversation, as one text."""
     turns = conversation(world, number).turns
@@ -69,5 +79,6 @@ LESSONS: dict[str, Callable[[ToyWorld, int], Document]] = {
     "names": names,
     "questions": questions,
     "in_context": in_context,
+    "drawings": drawings,
     "texts": texts,
 }

@@ -7,7 +7,7 @@
     clips         WebVid-10M         8 frames and what happens in them
     storyboards   YT-Storyboard-1B   scenes and timed sentences that follow one another
 
-Four more, the lessons, are the toy world's alone: names, questions, in_context, texts (data/lessons.py).
+Five more, the lessons, are the toy world's alone: names, questions, in_context, drawings, texts (data/lessons.py).
 
 Document `i` of a mixture is a pure function of (seed, i), so a run resumes at the exact document.
 """
@@ -43,6 +43,7 @@ class MixtureConfig:
     names: int = 0
     questions: int = 0
     in_context: int = 0
+    drawings: int = 0
     texts: int = 0
 
 

@@ -37,7 +37,7 @@ LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finish
 AT_FIRST = {
     "train": asdict(TrainConfig()),
     "data": {"mixture": asdict(MixtureConfig())},
-    "model": {"decoder": {"refine_layers": 0}},
+    "model": {"decoder": {"refine_layers": 0, "imagined": 1}},
 }
 
 

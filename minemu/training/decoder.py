@@ -71,6 +71,7 @@ class Conditions:
 
     def __init__(self, config: DecoderConfig, pipe: EmuPipeline, world: ToyWorld, root: Path):
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
+        self.turns = [0, *[1] * config.imagined] if config.conditions == "both" else [0]  # which kind, in turn
         self.world, self.cached, self.captioned = world, config.cached, config.captioned
         self.made_from = (
             f"seed {world.seed}, {len(world.labels)} things, {world.image_size} pixels, captioned {config.captioned}"
@@ -123,10 +124,10 @@ class Conditions:
 
     def batch(self, index: int, size: int) -> tuple[Tensor, Tensor]:
         """Micro batch `index`: pixels uint8 (size, S, S, 3), embeddings (size, N, D). Each lap has an order of its own, and
-        a sample meets its other kind of embeddings."""
+        a sample meets both kinds of embeddings in turn."""
         places = [divmod(i, self.cached) for i in range(index * size, (index + 1) * size)]
         found = [(lap, self.order(lap)[place]) for lap, place in places]
-        embeds = torch.stack([self.kinds[(lap + i) % len(self.kinds)][i] for lap, i in found])
+        embeds = torch.stack([self.kinds[self.turns[(lap + i) % len(self.turns)]][i] for lap, i in found])
         return self.pixels[[i for _, i in found]], embeds.float()
 
     @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)

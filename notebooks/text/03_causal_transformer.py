@@ -428,7 +428,7 @@ show_maps(
 #
 # ## The trained one
 #
-# The Causal Transformer of the checkpoint was taught by stage `bridge`: from its embeddings, taken as a grid of cells, one had to read the pixels of each cell and the name of each drawing.
+# The Causal Transformer of the checkpoint was taught by stage `bridge`: from its embeddings, taken as a grid of cells, one had to read what each cell holds (its pixels, or the numbers of a linear code of them) and the name of each drawing.
 # On the left who may look at whom; on the right where each of its N embeddings looks in the last layer.
 
 # %% alt="Left: the causal mask of self-attention, a filled lower triangle, above the picture. Right: for each of the N queries the patches of the picture that its cross-attention looks at."

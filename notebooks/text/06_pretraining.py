@@ -103,7 +103,7 @@ print("lessons:", lessons, "parts of", sum(mixture.weights.values()))
 # %% [markdown]
 # A document is a list of pictures and texts. One of each source:
 
-# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: drawings with made-up names, pictures with questions and answers, two pictures followed by a third with something of each, and a text without pictures."
+# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: drawings with made-up names, pictures with questions and answers, two pictures followed by a third with something of each, a full caption with its picture, and a text without pictures."
 from minemu.figures.mixture import show_documents
 
 number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5}
@@ -118,7 +118,7 @@ show_documents(
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
-# The last four are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone.
+# The last five are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`drawings` are there as it takes long to learn what each thing looks like in each style, and of the prompts of `scenes`, which leave parts out, one in three says all of it. `texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from
@@ -303,7 +303,7 @@ check("06.schedule", share)
 #
 # Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before, and the text loss alone would let them forget all that no word names.
 
-# %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine, for emu-tiny anew at each restart."
+# %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine, anew at each restart where the recipe has some."
 from minemu.figures.training import show_schedule
 from minemu.training.loop import TrainConfig, learning_rate
 
@@ -620,7 +620,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions`, `in_context` and `texts`, give the paper's shares back.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's shares back.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 
