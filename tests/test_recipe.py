@@ -211,6 +211,13 @@ def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, mon
     assert json.loads((tmp_path / "emu-nano" / "emu" / "run.json").read_text())["weights_of"]["steps"] == 6
 
 
+def test_a_base_without_records_is_refused_before_anything_is_trained(finished, tmp_path):
+    EmuPipeline.from_pretrained(finished[1]).save_pretrained(tmp_path / "pushed")
+    with pytest.raises(MinemuError, match="pushed has no records of its training"):
+        run_recipe("emu-nano", tmp_path, SHORT, base=tmp_path / "pushed")
+    assert not (tmp_path / "emu-nano" / "emu").exists()
+
+
 def test_an_average_begins_with_the_weights_that_go_on(finished, tmp_path):
     longer = {**SHORT, "train.emu.steps": 7, "train.emu.restarts": "6", "train.emu.ema_decay": 0.5}
     stage = tmp_path / "emu-nano" / "emu"

@@ -60,6 +60,10 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
         raise MinemuError(
             f"{root} has a stage {stands_for[-1]} of its own already: leave out --base, or use another --run-dir"
         )
+    if not (folder / LOGS / "emu.json").exists():
+        raise MinemuError(
+            f"{base} has no records of its training ({LOGS}/), which what is made of it tells on; bring them from where it was made"
+        )
     own, its = config.to_dict(), read_config(folder).to_dict()
     sections = SECTIONS["bridge" if trained_here == "language" else "emu"]
     differing = [section for section in sections if _flat(own[section]) != _flat(its[section])]
