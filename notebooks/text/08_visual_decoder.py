@@ -652,6 +652,35 @@ show_grid(
 )
 
 # %% [markdown]
+# ### From which embeddings should it learn?
+#
+# Emu's decoder learnt from embeddings that the language model *generates*, Emu2's from the encoder's own; neither paper compares. A linear map is fitted in a second, so here it is fitted on each kind and on both, and then asked with each kind, on held-out scenes.
+#
+# **Predict before you run:** which of the six will explain most of the latents, and which least? What does a decoder lose that learnt from both?
+
+# %%
+def conditions(samples):
+    """Latents of scenes, and their embeddings: the encoder's, and those generated from captions."""
+    pixels = to_range(pixels_of(samples)).to(device)
+    seen = pipe.encode([sample.picture for sample in samples])
+    said = pipe.imagine([[sample.caption] for sample in samples])
+    return decoder.encode(pixels), {"encoder": seen, "generated": said}
+
+
+fitted, kinds = conditions([training.sample(i) for i in range(512)])
+truth, asked = conditions([world.sample(i) for i in range(64)])
+kinds["both"] = torch.cat([kinds["encoder"], kinds["generated"]])
+spread = (truth - fitted.mean(0)).square().sum()
+for name, embeds in kinds.items():
+    linear.fit(decoder.normalise(embeds), fitted.repeat(len(embeds) // len(fitted), 1, 1, 1))
+    for kind, told in asked.items():
+        share = 1 - (linear(decoder.normalise(told)) - truth).square().sum() / spread
+        print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
+
+# %% [markdown]
+# From words less can be explained, whatever was learnt from: what they leave open is in no embedding. Compare within each kind of question: a map that learnt from the one kind loses when it is asked with the other, and the one that learnt from both stays near the better of the two. So the sketch and the U-Net here learn from both, and one decoder draws from words and rebuilds pictures. It is a linear map that says so; for the U-Nets of the papers nobody has compared.
+
+# %% [markdown]
 # | | where an embedding belongs |
 # |---|---|
 # | **In the papers and the released code** | left to cross-attention |
