@@ -152,7 +152,7 @@ print("the same map:", tuple(flat.shape), "->", tuple(by_hand.shape))
 # > **Here:** from few drawings such a map learns slowly, so the toy has a *conv stem* ([arXiv 2106.14881](https://arxiv.org/abs/2106.14881)):
 # > a few convolutions of 3 x 3 with stride 2 that end at the same grid. `vision.stem=patch` gives the published form.
 #
-# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? It starts at 1, and each layer, from the last to the first, makes a square of $r$ (`reach`) into one of $2 (r - 1) + 3$.
+# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? (GroupNorm between them also tells each token the mean and the spread of the whole picture.) It starts at 1, and each layer, from the last to the first, makes a square of $r$ (`reach`) into one of $2 (r - 1) + 3$.
 
 # %%
 reach = 1
@@ -453,7 +453,7 @@ show_curves({"contrastive loss": {"loss": losses}}, levels=levels)
 # %% [markdown]
 # Now the scores of the held-out batch. Rows are the pictures, columns their captions, both sorted by background.
 
-# %% alt="Similarities of held-out pictures with captions before and after training, sorted by background: noise before, then blocks along the diagonal where the background is the same."
+# %% alt="Similarities of held-out pictures with captions before and after training, sorted by background: stripes before, as every picture scores the captions alike, then blocks along the diagonal where the background is the same."
 with torch.no_grad():
     after = towers(test_pictures, test_words)
 show_matrices({"before": before, "after": after}, "caption", "picture", signed=True)

@@ -343,7 +343,7 @@ print("the first", n // 2, "of", n, "embeddings are the same without the rest")
 # ## Queries learn where to look
 #
 # Train a small Causal Transformer before your eyes. The task needs no captions: embedding n has to paint the pixels of cell n of the picture.
-# It reads the tokens as they stand *before* the encoder's first block, where a patch knows only its surroundings. So whoever wants to know a place has to look there.
+# It reads the tokens as they stand *before* the encoder's first block, where a patch knows little beyond its surroundings. So whoever wants to know a place does best to look there.
 
 # %%
 def tokens(pixels):
@@ -412,7 +412,7 @@ def where(bridge, source, layer=-1):
     return rearrange(weights, "n (h w) -> n h w", h=vision.grid)
 
 
-# %% alt="Where queries of the small Transformer look in a picture, those of the middle rows of cells, before training and after: spread over the picture at first, then on few patches."
+# %% alt="Where queries of the small Transformer look in a picture, those of the middle rows of cells, before training and after: spread over the picture at first, then gathered."
 inner = [row * side + column for row in range(side) for column in range(side) if 0 < row < side - 1]
 some = inner[: min(n, 8)] or list(range(n))
 rows = torch.stack([where(each, tokens(images))[some] for each in (untrained, small)])
@@ -424,7 +424,7 @@ show_maps(
 )
 
 # %% [markdown]
-# At first each looks nearly everywhere. Compare the rows: do queries whose cell holds a piece of the drawing look there? Those whose cell is plain background can read its colour anywhere, and often share one patch. Each map averages several heads, so a query can look at more than one place.
+# At first each looks nearly everywhere. Compare the rows: do queries look at their own cells? Where several share a patch, its token says enough for all of them: plain background can be read anywhere. Each map averages several heads, so a query can look at more than one place.
 #
 # ## The trained one
 #

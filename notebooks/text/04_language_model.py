@@ -366,7 +366,7 @@ show_curves(
 # %% [markdown]
 # ## Words out
 #
-# To generate words, transformers' `generate` is enough: it takes embeddings (`inputs_embeds`) in place of ids, so whatever `embed` has built can be continued. `EmuGeneration.generate` adds one thing, padding on the **left**, so that in a batch every row ends where its continuation begins.
+# To generate words, transformers' `generate` is enough: it takes embeddings (`inputs_embeds`) in place of ids, so whatever `embed` has built can be continued. `EmuGeneration.generate` adds two things: padding on the **left**, so that in a batch every row ends where its continuation begins, and `[IMG]` as an end for a model that says it itself (`objective.say_image`).
 #
 # Greedy decoding takes the likeliest word each time. We check what `generate` said by one pass over prompt and answer: no other word scores higher at any place.
 
@@ -475,7 +475,7 @@ show_tokens_processed(31, 16, totals, ns)
 #
 # ### Measuring
 #
-# Fewer positions is not yet less time. `minemu bench` ran both ways side by side and wrote what it found to a file; we read it. Its prompt has several pictures (`bench.PICTURES`), so it is long, and the ratio of positions is large.
+# Fewer positions is not yet less time. `minemu bench` ran both ways side by side, in a larger LLaMA with random weights, and wrote what it found to a file; we read it. Its prompt has several pictures (`bench.PICTURES`), so it is long, and the ratio of positions is large.
 
 # %% alt="Measured speed-up of cached generation for N of 32 and 64, with the range of the runs, beside the ratio of positions processed, which is larger"
 from minemu import bench

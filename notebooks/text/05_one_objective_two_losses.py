@@ -384,8 +384,8 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 # unless you know what its targets still tell apart.**
 #
 # Detached targets slow the collapse down, and do not exclude it: the path through the inputs is open, and here too the spread ends
-# far below where it began. What works against it is the text loss, which needs embeddings that tell pictures apart, and pulls more
-# as captions are learnt.
+# far below where it began. What works against it is the text loss, which needs embeddings that tell pictures apart; whether it wins,
+# the left panel shows.
 # Only frozen targets cannot move at all. That run dips too, because the left panel shows what the language model *reads*, and this
 # still moves. Its targets keep their spread, and pull the embeddings back.
 #
@@ -414,8 +414,8 @@ slots = range(1, len(error) + 1)
 show_curves({"squared distance, slot by slot": curves}, x="slot", at=slots)
 
 # %% [markdown]
-# A trained model should lie below the guess. Its first slot is predicted from words alone; each later one also from the true embeddings
-# before it, which tell much of the rest. That is teacher forcing. In generation those are its own predictions, and errors add up.
+# Where the line lies below the guess, the model knows more than the mean. Its first slot is predicted from words alone; each later one
+# also from the true embeddings before it: compare, how much do they add? That is teacher forcing. In generation those are its own predictions, and errors add up.
 # A model with random weights lies above the guess.
 #
 # ## What could go wrong

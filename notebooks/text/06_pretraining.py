@@ -118,7 +118,7 @@ show_documents(
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
-# The last five are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Among a few hundred thousand toy pages none has, so a lesson is a document made of such examples. (`drawings` are there as it takes long to learn what each thing looks like in each style, and of the prompts of `scenes`, which leave parts out, one in three says all of it. `texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone.
+# The last five are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Toy pages are not made to have any, so a lesson is a document made of such examples. (`drawings` are there as it takes long to learn what each thing looks like in each style, and of the prompts of `scenes`, which leave parts out, one in three says all of it. `texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone.
 
 # %% [markdown]
 # ## Where document i comes from
@@ -333,7 +333,7 @@ show_schedule({"in the paper": rates(paper), f"here, {PRESET}": rates(recipe.emu
 # %% [markdown]
 # ### Your turn: rates (10 minutes)
 #
-# Write `rate_of(name, config)` for parameter names such as `visual_encoder.blocks.0.attention.q.weight` or `llm.lm_head.weight`. `config.lr_vision` is for `visual_encoder`; `config.lr_bridge` for `ln_visual`, `causal_transformer` and Emu2's `project_up`; all else has `config.lr`. `None` means `config.lr` too, and 0 means frozen.
+# Write `rate_of(name, config)` for parameter names such as `visual_encoder.blocks.0.attn.proj.weight` or `llm.lm_head.weight`. `config.lr_vision` is for `visual_encoder`; `config.lr_bridge` for `ln_visual`, `causal_transformer` and Emu2's `project_up`; all else has `config.lr`. `None` means `config.lr` too, and 0 means frozen.
 #
 # <details><summary>Hint</summary>
 #
@@ -541,7 +541,7 @@ show_targets(runs_by_name, apart, window=10)
 #
 # ## The whole recipe
 #
-# Before pretraining came the stages that it builds on, and after it the sketch and the decoder learn to draw from its embeddings. Where a schedule begins anew, the loss rises for a while. What each of them cost, from its own log:
+# Before pretraining came the stages that it builds on, and after it the sketch and the decoder learn to draw from its embeddings. Where a recipe has restarts, the loss rises for a while after each. What each of them cost, from its own log:
 
 # %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu, sketch and decoder, with steps, time and peak memory."
 from minemu.figures.training import show_stages
@@ -620,7 +620,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8`, and 0 for `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's shares back.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8 --set train.mixture.clips=1`, and 0 for `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's shares back.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 

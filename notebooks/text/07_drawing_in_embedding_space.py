@@ -159,13 +159,13 @@ assert torch.allclose(
 show_by_index({"32 held-out scenes": errors}, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# In a trained model teacher forcing stays below free running, and should fall towards the end: the embeddings of one picture tell much about each other, and the true ones before are a generous hint. Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index.
+# Where teacher forcing lies below free running, the true embeddings before are the hint, and there are more of them with each index: does it fall towards the end? Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index.
 #
 # The gap between the two lines is the **exposure bias**: the model is trained on one kind of prefix and used on another. The loss in the log of a training is the lower line. The picture that you get is the upper one.
 #
 # ## One picture
 #
-# The same for one scene, as matrices. The mean embedding is subtracted, since it is large and the same everywhere.
+# The same for one scene, as matrices. The mean embedding is subtracted, since it is the same everywhere.
 
 # %%
 sample, index = scenes[2], 2
@@ -254,9 +254,9 @@ names = ["fits the text"] * 4 + ["decoded from the mean of the four", f"drawn fr
 show_pictures([*fitting, *to_pil(pixels)], names)
 
 # %% [markdown]
-# How many steps the decoder takes is printed above. A decoder that draws in one step predicts a mean too: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. This is why work after Emu tried other losses for the same step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
+# How many steps the decoder takes is printed above. A decoder that draws in one step predicts a mean too: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. Later work took other losses or targets for this step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
 #
-# Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is exactly the explained share, $1 - e_k$, always below 1. How is it here? `spread` is $\mathrm{Var}(\tilde v_k) / \mathrm{Var}(v_k)$, and `explained` is $1 - e_k$.
+# Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is, in expectation, the explained share, $1 - e_k$, at most 1. How is it here? `spread` is $\mathrm{Var}(\tilde v_k) / \mathrm{Var}(v_k)$, and `explained` is $1 - e_k$.
 
 # %%
 spread = imagined.var(0).mean(1) / true.var(0).mean(1)  # (N,)
@@ -276,8 +276,8 @@ show_by_index(
 
 
 # %% [markdown]
-# Read it from the left. At the first embedding a well-trained model follows the law: both lines nearly meet, below 1. That is regression to the mean. Behind it the law speaks of one thing and the model does another:
-# it takes its own guess for a true embedding, and so predicts as if the guess were certain. Variance may come back that way, even beyond the true one, but it is not information: the explained share does not come back with it. Where the first line is above the second, the model is surer than it should be.
+# Read it from the left. Do both lines meet at the first embedding, below 1? Those of a perfect regressor would: that is regression to the mean. Behind it the law speaks of one thing and the model does another:
+# it takes its own guess for a true embedding, and so predicts as if the guess were certain. Variance may come back that way, even beyond the true one, but it is not information. Where the first line is above the second, the model is surer than it should be.
 #
 # ### Exercise: the best that a text allows (5 minutes)
 #
@@ -305,7 +305,7 @@ check("07.text", best_of_text)
 # %% [markdown]
 # ## A remedy: hide what is being written
 #
-# Under teacher forcing one true embedding tells nearly all about the next, so the easiest way to a low loss is to copy and to ignore the words. But words are all that a drawing begins with.
+# Under teacher forcing the true embeddings before tell more about the next than the words do, so the easiest way to a low loss is to lean on them and to ignore the words. But words are all that a drawing begins with.
 #
 # minemu therefore hides the embeddings of a picture *while it is being written*, `objective.hide_written`. For each such picture a signal $s$ is drawn: 0 for a share of them, between 0 and 1 for the others. The model reads
 #
@@ -408,11 +408,11 @@ for title, share in (("true embeddings are read", 0.0), ("half of the pictures h
 gaps = [(curves["free running"] - curves["teacher forcing"]).mean() for curves in panels.values()]
 print("hiding makes the gap smaller:", bool(gaps[1] < gaps[0]))
 
-# %% alt="Relative error by index of two small models: trained on true embeddings, teacher forcing is far below free running; trained with half of the pictures hidden, the two lie closer"
+# %% alt="Relative error by index of two small models: trained on true embeddings, and trained with half of the pictures hidden; how far teacher forcing lies below free running is printed above"
 show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: compare it with free running at every index but the first. The second has an honest loss: its lines lie nearer together. In so few steps it has hardly got beyond the mean embedding, and at the first index it may even be behind: hiding makes the task harder. The lines of free running are what counts for drawing.
+# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: compare it with free running at every index but the first. Is the loss of the second more honest, do its lines lie nearer together? And how far beyond the mean embedding have both got, at the first index and behind it? Hiding makes the task harder, and the steps are few. The lines of free running are what counts for drawing.
 #
 # A few hundred steps on 256 scenes cannot teach all the things of this world, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
 #

@@ -319,9 +319,9 @@ for attempt in wrong:
 # A U-Net small enough to learn eight drawings in seconds. The condition of each is what the Visual Encoder and the Causal Transformer make of it, so this is stage 4 as it is trained, only shorter:
 # draw $t$, add noise, predict $z_0$, take the mean squared error.
 #
-# $$L = \mathbb E_{z_0, \epsilon, t}\; \lVert f(z_t, t, c) - z_0 \rVert^2$$
+# $$L = \mathbb E_{z_0, \epsilon, t}\; \tfrac{1}{K s^2} \lVert f(z_t, t, c) - z_0 \rVert^2$$
 #
-# $L$ is `small.loss`, $f$ is `small.unet`, the $z_0$ are the latents of `few`, and the $c$ are rows of `told`. One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and guidance will need that.
+# $L$ is `small.loss`, $f$ is `small.unet`, the $z_0$ are the latents of `few` ($K$ channels, $s \times s$ positions), and the $c$ are rows of `told`. One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and guidance will need that.
 
 # %%
 eight = [ToyWorld("seen", kinds=("single",), image_size=32).sample(i) for i in range(8)]
@@ -390,7 +390,7 @@ show_grid(
 # |---|---|
 # | **In the paper** | Emu: the embeddings that the frozen language model *generates* from a caption. Emu2: the encoder's own, which needs no language model and makes the decoder an autoencoder |
 # | **In the released code** | no training code |
-# | **Here** | both kinds in turn (`decoder.conditions`), so that one decoder draws from words and rebuilds pictures |
+# | **Here** | both kinds, in the proportion `decoder.imagined` (`decoder.conditions`), so that one decoder draws from words and rebuilds pictures |
 
 # %% [markdown]
 # ## The trained decoder, step by step
@@ -460,13 +460,13 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 
 # %% [markdown]
 # Read the two upper rows together. At the first step the input is pure noise, so the guess is the **average** of all pictures that the condition allows (overdrawn by guidance): sharp where the embeddings settle the picture, smooth where they do not.
-# The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, and the guess commits.
+# The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, so the guess can commit to it.
 #
-# That is what the decoder **repairs**: the average of many pictures becomes one picture, with edges. What it cannot repair is what the average has lost. Which of the pictures was meant, no noise knows; the decoder
+# That is what a good decoder **repairs**: the average of many pictures becomes one picture, with edges. Look whether this one adds edges or grain. What none can repair is what the average has lost. Which of the pictures was meant, no noise knows; the decoder
 # makes a definite choice where the words left one open, and adds no thing that the embeddings do not name. The figure of the section "Away from what?" shows that: it has pictures from true and from regressed embeddings, by one decoder.
 #
 # Whether commitment pays depends on how good the U-Net is at the levels in between. That of a small decoder, trained for minutes, commits to grain as well as to edges. The independent judge of notebook 11
-# decides, and the number of steps that the checkpoint draws with, printed above, is what it decided.
+# decides, and the number of steps that the checkpoint draws with, printed above, follows from such a comparison (ROADMAP.md).
 #
 # ### Your turn: one step of DDIM (8 minutes)
 #
@@ -502,7 +502,7 @@ check("08.ddim", ddim_step)
 #
 # > **Predict.** What is drawn at $w = 0$? And what is lost when $w$ grows?
 
-# %% alt="Pictures drawn at four guidance scales (rows) from three seeds (columns): scale 0 ignores the prompt, about 2 follows it, a large scale overdraws colours and edges."
+# %% alt="Pictures drawn at four guidance scales (rows) from three seeds (columns): scale 0 ignores the prompt, a large scale overdraws colours and edges."
 scales, seeds = (0, 1, 2, 5), 3
 same_words = imagined[:1].expand(seeds, -1, -1)
 table = [
@@ -576,7 +576,7 @@ show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, 72)
 # %% [markdown]
 # Compare the two rows of each picture. The decoder is the same; one row has the true embeddings, the other those that were regressed from words. What the rebuilt one shows and the drawn one does not was missing before the decoder began, and no decoder brings it back.
 #
-# The pipeline chooses for you: `pipe([picture])` rebuilds and takes the all-zero picture, anything else draws and takes `""`.
+# The pipeline chooses for you: `pipe([picture])` rebuilds and takes the all-zero picture, anything else draws and takes `""`, where the guidance scale is not 1.
 #
 # ## Where the condition matters
 #
@@ -584,7 +584,7 @@ show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, 72)
 #
 # > **Predict.** At which levels do the three lines part?
 
-# %% alt="Mean squared error of the predicted latents against the noise level, for the picture's own embeddings, another picture's and the null: the lines part towards high noise."
+# %% alt="Mean squared error of the predicted latents against the noise level, for the picture's own embeddings, another picture's and the null."
 from minemu.figures.diffusion import show_by_noise
 
 count, at = 16, torch.linspace(49, TRAIN_STEPS - 1, 8).long().to(device)
@@ -607,8 +607,7 @@ def error(t, conditions):
 show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in told_as.items()})
 
 # %% [markdown]
-# With little noise the input shows the picture, and having no embeddings costs little; only those of another picture mislead, as they bring its sketch along. With nothing but noise they are all there is. What a drawing *is* gets decided at high noise levels, in the first few steps;
-# the rest is sharpening. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
+# With little noise the input shows the picture; with nothing but noise the embeddings are all there is. So what a drawing *is* gets decided at high noise levels, in the first few steps. Where lines part at low levels too, it is the sketch: another picture's embeddings bring its sketch along, and so do the null's. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
 #
 # Two measures follow from this, and the package has both: sampling steps that *trail*, so that the first one stands at the very last level, and loss weights by level (`decoder.min_snr_gamma`).
 
@@ -620,24 +619,20 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge: look for the seams. Convolutions over all latent positions (`decoder.refine_layers`), the same at each, mend them and learn a drawing once for all its places; and the U-Net then corrects what it is given.
-# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt, without its convolutions and with them. None of these pictures was in training.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`), the same at each, mend them and learn a drawing once for all its places; and the U-Net then corrects what it is given.
+# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. Compare them: what does the learnt part add, and what do words leave out? None of these pictures was in training.
 
-# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, a blur in the right colours; then what the learnt Transformer makes of them, with seams between cells; then the whole sketch, smooth and sharper; then the whole sketch from the caption alone."
-from copy import deepcopy
-
+# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, then the learnt sketch, then the learnt sketch from the caption alone."
 from minemu.sketch import Sketch
 
 linear = Sketch(replace(decoder.config, sketch_layers=0)).to(device)
 known = pipe.encode([training.picture(i) for i in range(len(drawings))])
 linear.fit(decoder.normalise(known), decoder.encode(drawings))
 
-alone, whole = deepcopy(decoder.sketch), decoder.sketch
-alone.refine = None
 shown, captions = embeds[:5], pipe.imagine([[sample.caption] for sample in held_out[:5]])
 sketches = [
     decoder.codec.decode(sketch(decoder.normalise(told)))
-    for sketch, told in ((linear, shown), (alone, shown), (whole, shown), (whole, captions))
+    for sketch, told in ((linear, shown), (decoder.sketch, shown), (decoder.sketch, captions))
 ]
 assert sketches[0].shape == pictures[:5].shape
 show_grid(
@@ -645,7 +640,6 @@ show_grid(
     rows=[
         "the picture",
         "a linear map",
-        "the Transformer\nalone",
         "the sketch",
         "the sketch from\nits caption",
     ],
@@ -654,7 +648,7 @@ show_grid(
 # %% [markdown]
 # ### From which embeddings should it learn?
 #
-# Emu's decoder learnt from embeddings that the language model *generates*, Emu2's from the encoder's own; neither paper compares. A linear map is fitted in a second, so here it is fitted on each kind and on both, and then asked with each kind, on held-out scenes.
+# Emu's decoder learnt from embeddings that the language model *generates*, Emu2's from the encoder's own; we found no comparison. A linear map is fitted in a second, so here it is fitted on each kind and on both, and then asked with each kind, on held-out scenes.
 #
 # **Predict before you run:** which of the six will explain most of the latents, and which least? What does a decoder lose that learnt from both?
 
@@ -671,14 +665,14 @@ fitted, kinds = conditions([training.sample(i) for i in range(512)])
 truth, asked = conditions([world.sample(i) for i in range(64)])
 kinds["both"] = torch.cat([kinds["encoder"], kinds["generated"]])
 spread = (truth - fitted.mean(0)).square().sum()
-for name, embeds in kinds.items():
-    linear.fit(decoder.normalise(embeds), fitted.repeat(len(embeds) // len(fitted), 1, 1, 1))
+for name, learnt in kinds.items():
+    linear.fit(decoder.normalise(learnt), fitted.repeat(len(learnt) // len(fitted), 1, 1, 1))
     for kind, told in asked.items():
         share = 1 - (linear(decoder.normalise(told)) - truth).square().sum() / spread
         print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
 
 # %% [markdown]
-# From words less can be explained, whatever was learnt from: what they leave open is in no embedding. Compare within each kind of question: a map that learnt from the one kind loses when it is asked with the other, and the one that learnt from both stays near the better of the two. So the sketch and the U-Net here learn from both, and one decoder draws from words and rebuilds pictures. It is a linear map that says so; for the U-Nets of the papers nobody has compared.
+# What words leave open is in no embedding, so compare within each kind of question. What does a map lose that learnt from the other kind, and does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures.
 
 # %% [markdown]
 # | | where an embedding belongs |

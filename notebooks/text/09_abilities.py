@@ -88,7 +88,8 @@ print("base knows     ", ", ".join(sorted(base)))
 print("Emu-I adds     ", ", ".join(sorted(tuned - base)))
 for name, task in TASKS.items():
     if task.run:
-        who = "base" if name in trained(base) else "Emu-I" if name in trained(tuned) else "nobody"
+        knows = {"base": base and trained(base), "Emu-I": tuned and trained(tuned)}
+        who = next((who for who, known in knows.items() if name in known), "nobody")
         print(
             f"{name:16} {who:7} needs {' or '.join(task.needs) or 'pairs of pictures and captions'}"
         )
@@ -312,7 +313,7 @@ shown = [
 show_questions(shown)
 
 # %% [markdown]
-# The world is built so that one frame does not help. A drawing that moves is at the same place halfway, whatever its direction; the *first* frame would give it away, since what starts at the right moves to the left. A change shows only beside what was before. So the middle frame alone is worth a guess, and whatever eight frames add is due to the other seven.
+# The world is built so that one frame does not help. A drawing that moves is at the same place halfway, whatever its direction; the *first* frame would give it away, since what starts at the right moves to the left. A change shows only beside what was before. So the middle frame alone should be worth a guess at most. But the model reads it eight times, and that is itself a clip, one in which nothing happens: it may answer so, and do worse than a guess.
 #
 # Three questions prove nothing. Let us count.
 
@@ -590,7 +591,7 @@ show_document(as_sample(episode.prompt))
 
 
 # %% [markdown]
-# How does one ask a language model to choose? By the likelihood of each name $c$ (`candidates`) as the next words, per token, so that a long name does not lose by its length:
+# How does one ask a language model to choose? By the likelihood of each name $c$ (`candidates`) as the next words, per token, so that a long name does not lose by its length (a full stop stands behind each):
 #
 # $$\hat c = \operatorname{argmax}_c \frac{1}{|c|} \sum_{t=1}^{|c|} \log p(c_t \mid \text{prompt}, c_{<t})$$
 #
@@ -701,7 +702,7 @@ for k, one in enumerate(sums):
 show_blends(rows)
 
 # %% [markdown]
-# The bars say how near, in the judge's eyes, the drawn picture is to each; the stroke is the same for pictures of other rows. A blend that beats chance for both of its parents has taken something from both. A blend that beats it for one has copied. Nothing in training asked for sums, so nearness to the artist's picture is a gift.
+# The bars say how near, in the judge's eyes, the drawn picture is to each; the stroke is the same for pictures of other rows. A blend that beats chance for both of its parents is nearer to both than to two others. A blend that beats it for one alone looks copied. Nothing in training asked for sums, so nearness to the artist's picture is a gift.
 #
 # ## Drawing in context
 #
@@ -711,7 +712,7 @@ show_blends(rows)
 # |---|---|
 # | **In the papers** | Emu: we know of no score for it. Emu2: a given subject in a new scene, scored by DINO and CLIP on DreamBench, by a model that was tuned for it (Emu2-Gen) |
 # | **In the released code** | "This is the first image: ", a picture, "This is the second image: ", a picture, and what is wanted: "The animal in the first image surrounded with the plant in the second image: "; guidance 10 |
-# | **Here** | that prompt in the toy world's words, at the checkpoint's own guidance. Lessons of pretraining have this very form (source `in_context`, with other drawings), so it is asked for what it was taught |
+# | **Here** | that prompt in the toy world's words, at the checkpoint's own guidance. Lessons of pretraining have this very form (source `in_context`, with other wanted pictures), so it is asked for what it was taught |
 
 # %%
 orders = [as_sample(one.prompt) for one in wishes]

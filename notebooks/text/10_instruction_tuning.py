@@ -116,7 +116,7 @@ talk = talks[row]
 print([(message["role"], type(message["content"]).__name__) for message in talk.messages()])
 
 # %% [markdown]
-# Emu's tokenizer has no [USER] and [ASSISTANT]. Emu-I adds two ids; their embeddings begin as those of the words "user" and "assistant", and stay so, since no embedding is trained. A stage `instruct` does that to a copy of the base and puts adapters on it:
+# Emu's tokenizer has no [USER] and [ASSISTANT]. Emu-I adds two ids; their embeddings begin as those of the words "user" and "assistant", and here they stay so, since no embedding is trained. A stage `instruct` does that to a copy of the base and puts adapters on it:
 
 # %%
 import tempfile

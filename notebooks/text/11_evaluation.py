@@ -690,7 +690,7 @@ distances = {
 show_frechet(sizes, distances)
 
 # %% [markdown]
-# A covariance needs many samples, so the distance of small sets is mostly *bias*: it depends on n, it is never 0, and it ranks a larger sample above a better model. FID is therefore printed for tens of thousands of pictures,
+# A covariance needs many samples, so the distance of small sets is mostly *bias*: it depends on n, it is never 0, and it can rank a larger sample above a better model. FID is therefore printed for tens of thousands of pictures,
 # and never comparable over sample sizes, features or resizing. With our eight it is a smoke alarm at most:
 
 # %% alt="Frechet distance in the judge's features from 8 real pictures to 8 other real ones, to drawn ones and to blurred real ones; the first is the floor that small samples leave."
@@ -727,7 +727,7 @@ show_grid(torch.stack([torch.stack(as_tensors(row)) for row in rows]), columns, 
 
 
 # %% [markdown]
-# RICES helps twice: the examples are about similar things, and often hold the answer itself. So a gain over random examples is not by itself learning from context, and a score after K examples should say how they were chosen, and what the same examples give *without* pictures.
+# RICES can help in two ways: the examples are about similar things, and often hold the answer itself. So a gain over random examples is not by itself learning from context, and a score after K examples should say how they were chosen, and what the same examples give *without* pictures.
 #
 # ### Your turn: RICES (5 minutes)
 #
