@@ -60,7 +60,8 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith(("I", "F")):  # 16 or 32 bit grey
             grey = np.asarray(picture, dtype=np.float32).clip(min=0)
-            picture = Image.fromarray((grey / max(grey.max(), 1.0) * 255).astype(np.uint8))
+            white = 65535.0 if picture.mode.startswith("I;16") else max(grey.max(), 1.0)
+            picture = Image.fromarray((grey / white * 255).round().astype(np.uint8))
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
             white = Image.new("RGBA", picture.size, "white")

@@ -384,14 +384,17 @@ class Painter(Pipe):
 
 def test_blends_drawn_by_an_oracle_and_by_a_fool(eye):
     question = tasks.Question(Painter([]), "blend", "all", 24, SEED)
-    made = composing._blends(question)
-    result = tasks.evaluate(Painter(made[:-1]), "blend", None, 24, SEED, eye)
+    pairs = composing._blends(question)
+    assert all(one.style == other.style and not {*one.triple[:3]} & {*other.triple[:3]} for one, other in pairs)
+    assert all((one.first[0, 0] == other.first[0, 0]).all() for one, other in pairs)  # on the same background
+    made = [one for one, _ in pairs]
+    result = tasks.evaluate(Painter(made), "blend", None, 24, SEED, eye)
     assert result.score == 1.0 and result.upper_bound > 0.9 and result.blind <= 0.25
     assert 0 < result.chance < 0.2 and 0 <= result.details["nearer_than_chance"] <= 1
-    fool = tasks.evaluate(Painter(made[:-1], turn=7), "blend", None, 24, SEED, eye)
+    fool = tasks.evaluate(Painter(made, turn=7), "blend", None, 24, SEED, eye)
     assert fool.score <= 0.25 and fool.details["nearness"] < result.details["nearness"]
     with pytest.raises(MinemuError, match=r"--limit \d+ is more than the \d+ blends there are; use fewer"):
-        tasks.evaluate(Painter([]), "blend", None, len(episodes.blends()), SEED, eye)
+        tasks.evaluate(Painter([]), "blend", None, len(episodes.blends()) + 1, SEED, eye)
 
 
 def test_drawn_in_context_by_an_oracle_and_by_a_fool():

@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from minemu import ablations, cli
 from minemu.ablations import QUESTIONS, VARIANTS, FewThings, Variant, differs, measures, own_stages, study, variants_of
 from minemu.ablations.variants import SETTINGS, THINGS
+from minemu.data import movies
 from minemu.data.samples import data_dir
 from minemu.errors import MinemuError
 from minemu.figures.ablations import show_ablation
@@ -71,6 +72,18 @@ def test_stages_are_shared_unless_a_variant_changes_them(ran):
     assert not (seed / "pool" / "emu-nano" / "bridge").exists()
     assert own_stages(NAMED["n-4"]) == {"bridge"} and own_stages(NAMED["cosine"]) == own_stages(NAMED["pool"]) == set()
     assert own_stages(Variant("wide", "", "", {"vision.layers": 3})) == {"encoder", "bridge"}
+
+
+def test_the_world_of_few_things_shows_no_others():
+    world = FewThings(0)
+    shown = [movies.animation(world, world.generator(i, "clip"))[1] for i in range(30)]
+    assert all("cat" in text or "whale" in text for text in shown)  # of whom there are animations
+
+
+def test_examples_do_not_hold_the_answer():
+    for i in range(40):
+        row = measures.unlike(FewThings(1000, held_out=True), i, measures.ASKS[i % 4])
+        assert len(row) == measures.SHOTS + 1 == len({one.about.shows() for one in row})
 
 
 def test_what_is_finished_is_not_run_again(ran, monkeypatch, capsys):

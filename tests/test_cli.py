@@ -297,6 +297,9 @@ def test_generate_puts_the_nearest_examples_before_the_prompt(pipe, tmp_path, ca
     line = ["generate", "c", str(shown), "this is", "--examples", str(pool)]
     assert cli.run([*line, "--shots", "2"]) == 0
     assert asked == [[pool / "c.png", "this is c.", pool / "a.png", "this is a.", shown, "this is"]]
+    monkeypatch.setattr(Pipe, "nearest", lambda self, picture, pool, shots: range(len(pool)))
+    assert cli.run([*line[:2], str(pool / "b.png"), *line[3:]]) == 0
+    assert [piece.name for piece in asked[1] if isinstance(piece, Path)] == ["a.png", "c.png", "b.png"]  # not its own
     assert "chosen by the last picture of the prompt" in refused(capsys, *line[:2], "this is", *line[4:])
     assert "has no pictures; name a folder" in refused(capsys, *line[:-1], str(tmp_path / "nowhere"))
     (pool / "b.txt").unlink()

@@ -21,7 +21,7 @@ from minemu.data.formats import FORMATS, DataConfig, listing, open_source
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
-from minemu.data.formats.reading import Filtered, Shuffled, checked_text
+from minemu.data.formats.reading import Filtered, Shuffled, checked_text, files
 from minemu.data.formats.records import Records
 from minemu.data.formats.storyboards import Storyboards
 from minemu.data.formats.webvid import WebVid
@@ -391,6 +391,64 @@ def test_parquet(parquet):
         Parquet([parquet / "c.parquet"])
 
 
+def test_links_that_were_dead_are_no_bad_samples(tmp_path):
+    """img2dataset writes a row without a picture for each."""
+    pictures = [encoded(coloured(k)) if k % 2 else None for k in range(300)]
+    table = {"caption": [f"number {k}" for k in range(300)], "jpg": pa.array(pictures, pa.binary())}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    source = Shuffled(Parquet([tmp_path / "a.parquet"]), max_bad=0.0)
+    assert all(int(split(source.document(k))[1][0].split()[1]) % 2 for k in range(200)) and not source.bad
+
+
+def test_shards_that_were_joined_keep_their_pairs(tmp_path):
+    with tarfile.open(tmp_path / "joined.tar", "w") as tar:  # keys begin anew, and one has lost its text
+        for name, data in [
+            ("0.png", 1),
+            ("0.txt", b"number 1"),
+            ("1.png", 2),
+            ("0.png", 3),
+            ("0.txt", b"number 3"),
+            ("0.png", 4),
+        ]:
+            data = encoded(coloured(data)) if isinstance(data, int) else data
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    reader = WebDataset([tmp_path / "joined.tar"])
+    assert reader.blocks == [4]
+    assert [split(reader.read(k, LOT)) for k in (0, 2)] == [([1], ["number 1"]), ([3], ["number 3"])]
+    for k in (1, 3):
+        with pytest.raises(MinemuError, match="the text is missing"):
+            reader.read(k, LOT)
+
+
+def test_what_windows_writes_first_and_names_with_brackets(tmp_path, webvid):
+    folder = tmp_path / "data[1]"
+    folder.mkdir()
+    talk = {"instruction": "say a", "output": "b"}
+    for name, text in (("list.json", json.dumps([talk, talk], indent=1)), ("lines.jsonl", json.dumps(talk) + "\n")):
+        (folder / name).write_text(text, encoding="utf-8-sig")
+        reader = Chats(files(folder / name), folder)
+        assert reader.read(0, LOT).turns[0].answer == "b"
+    webvid.write_text(webvid.read_text(), encoding="utf-8-sig")
+    assert split(WebVid([webvid], webvid.parent, random_frames=False).read(0, LOT))[1] == ["a snail, slowly"]
+
+
+def test_a_thumbnail_beside_a_film_is_not_the_clip(tmp_path):
+    coloured(1).save(tmp_path / "1.webp")
+    (tmp_path / "1.mp4").write_bytes(b"a film")
+    rows = [["videoid", "page_dir", "name"], ["1", ".", "a film"]]
+    (tmp_path / "a.csv").write_text("\n".join(map(",".join, rows)))
+    for read in (
+        WebVid([tmp_path / "a.csv"], tmp_path).read,
+        lambda k, rng: Chats([tmp_path / "a.json"], tmp_path).read(k, rng),
+    ):
+        talk = {"video": "1.mp4", "QA": [{"q": "what?", "a": "a film"}]}
+        (tmp_path / "a.json").write_text(json.dumps([talk]))
+        with pytest.raises(MinemuError, match="the clip .*1.mp4 is broken"):
+            read(0, LOT)
+
+
 def test_parquet_of_laion_coco_gives_its_captions_and_not_what_the_web_said(tmp_path):
     table = {"URL": ["http://x.invalid"], "TEXT": ["IMG_0042 buy now"], "top_caption": ["a red square"]}
     table |= {"all_captions": [["a red square", "a box"]], "jpg": [encoded(coloured(3))]}
@@ -482,7 +540,7 @@ def test_webvid(webvid, monkeypatch):
             2,
             r'the clip .*3.mp4 needs a video decoder: pip install "minemu\[video\]"; or make a folder of frames: mkdir 3; ff',
         ),
-        (3, "row 4 of .*: the clip .*4 is missing .a folder of frames, or .webp, .gif, .png, .mp4"),
+        (3, "row 4 of .*: the clip .*4 is missing .a folder of frames, or .mp4, .webp, .gif, .png"),
         (4, "the clip .*5 has no frames: the folder holds no picture"),
         (5, "the clip .*6.webp is broken; fetch it again or leave it out"),
     ]:

@@ -92,6 +92,8 @@ def test_sixteen_bit_grey_keeps_its_shades():
     ramp = Image.fromarray(np.linspace(0, 65535, 256, dtype=np.uint16).reshape(16, 16))
     values = np.asarray(read_picture(ramp))[..., 0]
     assert values.min() == 0 and values.max() == 255 and len(np.unique(values)) > 200
+    dark = Image.fromarray(np.full((16, 16), 257 * 10, dtype=np.uint16))
+    assert read_picture(dark).getpixel((0, 0)) == (10, 10, 10)
 
 
 def test_bad_pictures_are_named(tmp_path, monkeypatch):

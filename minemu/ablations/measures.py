@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import cycle
+from itertools import count, cycle
 from typing import Any
 
 import torch
@@ -171,10 +171,7 @@ def learning_from_examples(model: Emu, processor: EmuProcessor, world: ToyWorld)
 
     Blind: the same, but the last picture is another one. What is gained there comes from the form of the sentences.
     """
-    rows = [
-        [questions.question(world, (SHOTS + 1) * i + k, ASKS[i % len(ASKS)]) for k in range(SHOTS + 1)]
-        for i in range(ASKED)
-    ]
+    rows = [unlike(world, i, ASKS[i % len(ASKS)]) for i in range(ASKED)]
     pairs = [[(Image.fromarray(q.pictures[0]), q.sentence) for q in row] for row in rows]
     before = [[piece for pair in row[:-1] for piece in pair] for row in pairs]
     pictures, sentences = [row[-1][0] for row in pairs], [row[-1][1] for row in pairs]
@@ -184,6 +181,16 @@ def learning_from_examples(model: Emu, processor: EmuProcessor, world: ToyWorld)
     four = mean(last_text_loss(model, processor, appended(shown, sentences)))
     other = mean(last_text_loss(model, processor, appended(blind, sentences)))
     return {"sentence_loss": none, "sentence_loss_4": four, "sentence_blind_4": other, "gain": none - four}
+
+
+def unlike(world: ToyWorld, i: int, asks: str) -> list[questions.Question]:
+    """Five questions of one sort about five pictures that show different things: none holds the answer to another."""
+    found: dict[tuple, questions.Question] = {}
+    for k in count(100 * i):
+        one = questions.question(world, k, asks)
+        found.setdefault(one.about.shows(), one)
+        if len(found) > SHOTS:
+            return list(found.values())
 
 
 def mean(values: Tensor) -> float:

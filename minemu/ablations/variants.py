@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from minemu.data.world import ToyWorld
+from minemu.data.world import Shown, ToyWorld
 from minemu.errors import MinemuError, suggest
 
 PRESET = "emu-nano"
@@ -149,6 +149,10 @@ class FewThings(ToyWorld):
         self.keys = [key for key in self.keys if key[0] in THINGS]
         self.countable_keys = [key for key in self.keys if key[0] in self.countable]
         self.by_style = {style: [label for label in found if label in THINGS] for style, found in self.by_style.items()}
+
+    def owns(self, scene: Shown) -> bool:
+        """Of animations too, which are drawn from all until one is owned."""
+        return super().owns(scene) and all(group.label in THINGS for group in getattr(scene, "groups", ()))
 
 
 def variants_of(question: str) -> list[Variant]:

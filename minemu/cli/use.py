@@ -140,6 +140,8 @@ def _nearest_examples(pipe: Any, sample: list[Any], folder: Path, shots: int) ->
         raise MinemuError(f"--examples {folder} has no pictures; name a folder with pictures and a .txt for each")
     if lacking := [path for path in pool if not path.with_suffix(".txt").is_file()]:
         raise MinemuError(f"{lacking[0]} has no text; write it into {lacking[0].with_suffix('.txt')}")
+    if isinstance(asked[-1], os.PathLike):  # its own text would be the answer
+        pool = [path for path in pool if not path.samefile(asked[-1])]
     chosen = [pool[k] for k in pipe.nearest(asked[-1], pool, shots)]
     return [piece for path in chosen for piece in (path, path.with_suffix(".txt").read_text(encoding="utf-8").strip())]
 

@@ -289,8 +289,8 @@ def clip_question(
 ) -> Question:
     """Question `i` about a clip. Frames are evenly spread, or at random moments as in training.
 
-    One frame alone does not help: the one in the middle of a movement is the same whatever the direction, and a change
-    shows only beside what was before.
+    One frame alone helps with the order only, where the one in the middle shows what came second: in the middle of a movement it is
+    the same whatever the direction, and a change shows only beside what was before.
     """
     rng = world.generator(i, "clip question")
     asks = _known(asks, CLIP_ASKS) if asks else pick(rng, tuple(CLIP_ASKS))

@@ -13,6 +13,7 @@ from minemu.data.formats import FORMATS, READ_BY, DataConfig, listing, open_sour
 from minemu.data.formats.reading import log
 from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
+from minemu.data.video import FRAMES
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 
@@ -119,6 +120,8 @@ def _check(name: str, data: DataConfig, weight: int = 1) -> None:
         raise MinemuError(f"{key}.format={data.format}: 'chats' is the format of conversations, and of nothing else")
     if data.format in (TOY, *FORMATS):
         _check_read(key, data)
+    if data.format == "chats" and data.frames > FRAMES:
+        raise MinemuError(f"{key}.frames={data.frames}: in a conversation a clip has at most {FRAMES}; give fewer")
 
 
 def _check_read(key: str, data: DataConfig) -> None:

@@ -37,13 +37,16 @@ def draw(question: Question, prompts: Sequence[list[Any]]) -> Tensor:
     return torch.cat(drawn)
 
 
-def nearness(judge: Judge, drawn: Tensor, given: Sequence[tuple[Image.Image, Image.Image]]) -> dict[str, Any]:
-    """How near each drawn picture is to the less near of its two given ones (cosine), and to those of the next prompt."""
+Pair = tuple[Image.Image, Image.Image]
+
+
+def nearness(judge: Judge, drawn: Tensor, given: Sequence[Pair], others: Sequence[Pair]) -> dict[str, Any]:
+    """How near each drawn picture is to the less near of its two given ones (cosine), and to that of two others."""
     looks = judge.features(drawn)  # (n, F)
-    firsts, seconds = (judge.features(list(part)) for part in zip(*given, strict=True))
-    own = torch.minimum((looks * firsts).sum(1), (looks * seconds).sum(1))
-    chance = torch.minimum((looks * firsts.roll(-1, 0)).sum(1), (looks * seconds.roll(-1, 0)).sum(1))
-    nearer = (own[:-1] > chance[:-1]).tolist()
+    firsts, seconds = (judge.features(list(part)) for part in zip(*given, *others, strict=True))  # (2n, F) each
+    pairs = torch.minimum((looks.repeat(2, 1) * firsts).sum(1), (looks.repeat(2, 1) * seconds).sum(1))
+    own, chance = pairs.chunk(2)  # (n,) each
+    nearer = (own > chance).tolist()
     return {
         "nearness": float(own.mean()), "chance_nearness": float(chance.mean()),
         "nearer_than_chance": rate(nearer), "nearer_than_chance_interval": list(wilson(nearer)),
@@ -57,30 +60,37 @@ def nearness(judge: Judge, drawn: Tensor, given: Sequence[tuple[Image.Image, Ima
 def blended(question: Question) -> Result:
     """Two pictures and no words; an artist has drawn the sum of the two, and the judge looks for that."""
     judge, asked = question.judge, _blends(question)
-    own, next_ones = asked[:-1], asked[1:]
-    given = [tuple(as_sample([one.first, one.second])) for one in own]
+    own, others = [one for one, _ in asked], [other for _, other in asked]
+    given, other_pairs = ([tuple(as_sample([one.first, one.second])) for one in part] for part in (own, others))
     drawn = draw(question, [list(pair) for pair in given])
     ranked = judge.likeliest(drawn, TOP)
     real = judge.likeliest([Image.fromarray(one.target) for one in own], TOP)
-    right, blind = ([_names(one, top) for one, top in zip(part, ranked, strict=True)] for part in (own, next_ones))
+    right, blind = ([_names(one, top) for one, top in zip(part, ranked, strict=True)] for part in (own, others))
     bound = [_names(one, top) for one, top in zip(own, real, strict=True)]
     examples = [
         {"given": [one.triple.a, one.triple.b], "true": one.triple.result, "likeliest": top}
         for one, top in zip(own[:SHOWN], ranked, strict=False)
     ]
     return question.result(
-        right, TOP / len(judge.labels), blind, bound, **nearness(judge, drawn, given), examples=examples
+        right, TOP / len(judge.labels), blind, bound, **nearness(judge, drawn, given, other_pairs), examples=examples
     )
 
 
-def _blends(question: Question) -> list[Blend]:
-    """n + 1 of all sums of pictures in random order, each on a background of its own."""
+def _blends(question: Question) -> list[tuple[Blend, Blend]]:
+    """n of all sums of pictures in random order, each on a background of its own; and beside each the next one that has none of its
+    things, in its style and on its background, so that these two tell nothing."""
     rng = np.random.default_rng(question.seed)
     order = rng.permutation(len(blends())).tolist()
-    if question.n >= len(order):
-        raise MinemuError(f"--limit {question.n} is more than the {len(order) - 1} blends there are; use fewer")
+    if question.n > len(order):
+        raise MinemuError(f"--limit {question.n} is more than the {len(order)} blends there are; use fewer")
     size = question.pipe.processor.image_size
-    return [blend(i, pick(rng, tuple(BACKGROUNDS)), size) for i in order[: question.n + 1]]
+    asked = []
+    for place, i in enumerate(order[: question.n]):
+        (triple, style), background = blends()[i], pick(rng, tuple(BACKGROUNDS))
+        later = (blends()[j] + (j,) for j in order[place + 1 :] + order[:place])
+        other = next(j for its, in_style, j in later if in_style == style and not {*its[:3]} & {*triple[:3]})
+        asked.append((blend(i, background, size), blend(other, background, size)))
+    return asked
 
 
 def _names(one: Blend, likeliest: list[str]) -> bool:
@@ -98,13 +108,13 @@ def drawn_in_context(question: Question) -> Result:
     drawn = draw(question, [as_sample(one.prompt) for one in own])
     right, blind = _fulfils(judge, drawn, own), _fulfils(judge, drawn, made[1:])
     bound = _fulfils(judge, [Image.fromarray(one.target) for one in own], own)
-    given = [tuple(as_sample(piece for piece in one.prompt if not isinstance(piece, str))) for one in own]
+    shown = [tuple(as_sample(piece for piece in one.prompt if not isinstance(piece, str))) for one in made]
     wishes = {
         wish: rate([mark for mark, one in zip(right, own, strict=True) if one.wish == wish])
         for wish in dict.fromkeys(one.wish for one in own)
     }
     chance = sum(_chance(judge, one) for one in own) / len(own)
-    return question.result(right, chance, blind, bound, wishes=wishes, **nearness(judge, drawn, given))
+    return question.result(right, chance, blind, bound, wishes=wishes, **nearness(judge, drawn, shown[:-1], shown[1:]))
 
 
 def _fulfils(judge: Judge, drawn: Tensor | list[Image.Image], asked: Sequence[InContext]) -> list[bool]:

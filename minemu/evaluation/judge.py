@@ -150,6 +150,8 @@ class Judge:
         if cache == Path(""):
             return self.features(pictures)
         digest = hashlib.sha256(_looks(pictures[:BATCH]).numpy().tobytes())  # changes with the way of looking,
+        for weight in self.net.state_dict().values():
+            digest.update(weight.contiguous().numpy().tobytes())  # with the network,
         for picture in pictures:
             digest.update(picture.tobytes())  # and with any drawing
         path = cache.expanduser() / f"judge-{digest.hexdigest()[:16]}.safetensors"

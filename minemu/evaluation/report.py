@@ -38,6 +38,14 @@ ROWS = (
     Row("concept of a new drawing, among the five likeliest", "caption", "new-drawing", 0.45, detail="top5"),
     Row("drawing from words, judged", "text-to-image", "seen", 0.75),
     Row("drawing from words in a style new to the concept, judged", "text-to-image", "new-drawing", 0.40),
+    Row("style of what is drawn from words, judged", "text-to-image", "seen", detail="style", chance=0.25),
+    Row(
+        "style of what is drawn in a style new to the concept",
+        "text-to-image",
+        "new-drawing",
+        detail="style",
+        chance=0.25,
+    ),
     Row("two drawings from words, both in their places, judged", "scene-to-image", "seen", 0.50),
     Row("picture rebuilt from its embeddings, judged", "autoencode", "seen", 0.85),
     Row("new drawing rebuilt from its embeddings, judged", "autoencode", "new-drawing"),
@@ -71,7 +79,7 @@ ROWS = (
         detail="nearer_than_chance",
         chance=0.5,
     ),
-    Row("document continued, right pictures at the right places", "interleaved", "seen", 0.90),
+    Row("document continued, as many pictures and texts, each at its place", "interleaved", "seen", 0.90),
 )
 
 
@@ -176,7 +184,8 @@ def table(collected: dict[str, Any]) -> str:
 def _numbers(result: dict[str, Any], row: Row) -> list[str]:
     """The cells of a score, or of a detail: n, rate, interval and what stands beside it; [] of a detail that is not in the result.
 
-    A detail has the baselines of the score unless it has its own; where the row says its chance, those of the score do not fit.
+    A detail has the chance and the bound of the score unless it has its own; where the row says its chance, those of the score do
+    not fit. A blind baseline is nobody's but whose it was measured for.
     """
     details = result["details"]
     shown = {"rate": result["score"], "interval": details["interval"]}
@@ -184,6 +193,8 @@ def _numbers(result: dict[str, Any], row: Row) -> list[str]:
         return []
     low, high = shown["interval"]
     common = result if row.chance is None else {"chance": row.chance}
+    if row.detail:
+        common = {name: value for name, value in common.items() if name != "blind"}
     beside = [{**common, **shown}.get(name) for name in ("chance", "blind", "upper_bound")]
     cells = ["" if value is None else percent(value) for value in beside]
     return [str(shown.get("n", result["n"])), f"**{percent(shown['rate'])}**", f"{low:.1%} – {high:.1%}", *cells]
@@ -194,7 +205,7 @@ def _detail(details: dict[str, Any], name: str) -> dict[str, Any]:
     part, _, of = name.partition(".")
     if of:
         return details.get(part, {}).get(of, {})
-    if name not in details:
+    if f"{name}_interval" not in details:
         return {}
     own = {key.removeprefix(f"{name}_"): value for key, value in details.items() if key.startswith(f"{name}_")}
     return {"rate": details[name], **own}

@@ -161,10 +161,11 @@ def judged(question: Question, kind: str, prompt: Callable[[Sample], list[Any]])
             name: [style for _, style in judge.nearest(pictures)]
             for name, pictures in (("style", drawn), ("real_style", real))
         }
-        details |= {
-            name: rate([s == scene.style for s, scene in zip(found, scenes, strict=True)])
-            for name, found in styles.items()
+        marks = {
+            name: [s == scene.style for s, scene in zip(found, scenes, strict=True)] for name, found in styles.items()
         }
+        details |= {name: rate(found) for name, found in marks.items()}
+        details |= {"style_interval": list(wilson(marks["style"])), "style_upper_bound": rate(marks["real_style"])}
     return question.result(right, (1 / len(judge.labels)) ** len(scenes[0].groups), blind, bound, **details)
 
 

@@ -156,7 +156,7 @@ def _results(folder: Path) -> list[str]:
 def _training(folder: Path) -> list[str]:
     return [
         "## Training", "",
-        "| stage | steps | pictures or texts a step | hours | peak memory | commit |", "|---|---|---|---|---|---|",
+        "| stage | steps | pictures or texts a step | hours of steps | peak memory | commit |", "|---|---|---|---|---|---|",
         *(_training_row(path) for path in sorted((folder / LOGS).glob("*.json"))), "",
         *(line for path in sorted((folder / LOGS).glob("*.json")) for line in _began_with(read_json(path))),
     ]  # fmt: skip

@@ -214,7 +214,7 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
             torch.manual_seed(config.seed * 1_000_003 + step)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            sums: dict[str, float] = {}
+            found: dict[str, list[float]] = {}
             waited = 0.0
             for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
                 asked = time.perf_counter()
@@ -226,7 +226,10 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
                 _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
                 (losses["loss"] / config.accumulate).backward()
                 for name, value in losses.items():
-                    sums[name] = sums.get(name, 0.0) + value.item() / config.accumulate
+                    found.setdefault(name, []).append(value.item())
+            means = {
+                name: sum(values) / len(values) for name, values in found.items()
+            }  # some may be of some batches only
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
             first = step * config.accumulate
             where = f"batch {micro}" if micro == first else f"batches {first} to {micro}"
@@ -241,9 +244,9 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
                 update_average(average, stage.module, config.ema_decay, step)
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
-                bar.set_postfix({name: f"{value:.4g}" for name, value in sums.items()}, refresh=False)
+                bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
                 log.write({
-                    "stage": stage.name, "step": step, **sums, "lr": config.lr * rate, "grad_norm": norm.item(),
+                    "stage": stage.name, "step": step, **means, "lr": config.lr * rate, "grad_norm": norm.item(),
                     "seconds": time.perf_counter() - started, "data_wait": waited, "peak_gb": peak_memory_gb(),
                 })  # fmt: skip
             if step % config.checkpoint_every == 0 or step == end:

@@ -72,8 +72,9 @@ def train_stage(
     for needed in needs(stage, config):
         if not (root / needed / "done.json").exists():
             where = "" if str(run_dir) == "runs" else f" --run-dir {run_dir}"
+            same = "".join(f" --set {key}={value}" for key, value in (overrides or {}).items())
             raise MinemuError(
-                f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}{where}"
+                f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}{where}{same}"
             )
     refuse_other_settings(folder, facts)
     listed = listings(recipe.data, sources_of(stage, recipe))  # of a finished stage they may be gone

@@ -62,8 +62,8 @@ class Chats:
         return "", []
 
     def _clip(self, named: Path) -> Path:
-        """A clip that is listed as a.mp4 may lie there as the folder a, or as a.webp."""
-        options = (named.with_suffix(""), *(named.with_suffix(suffix) for suffix in ANIMATED))
+        """A clip that is listed as a.mp4 may lie there as the folder a, or as a.webp (which beside a.mp4 is its thumbnail)."""
+        options = (named, named.with_suffix(""), *(named.with_suffix(suffix) for suffix in ANIMATED))
         return next((path for path in options if path.exists()), named)
 
 

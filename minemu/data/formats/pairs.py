@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from minemu.data.documents import Document, beside
-from minemu.data.formats.reading import clean_text, decode_picture, locate, log
+from minemu.data.formats.reading import Filtered, clean_text, decode_picture, locate, log
 from minemu.errors import MinemuError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
@@ -67,14 +67,19 @@ def _caption(text: str, name: str) -> str | None:
 
 def _index(shard: Path) -> np.ndarray:
     """Of each sample the place and size of picture and text, and whether the text is json: int64 (samples, 5)."""
-    samples: dict[str, dict[str, tuple[int, int]]] = {}
+    samples: list[dict[str, tuple[int, int]]] = []
+    last = None
     try:
         with tarfile.open(shard, "r:") as tar:
             for member in tar:
                 folder, _, file = member.name.rpartition("/")
                 key, _, suffix = file.partition(".")
-                if member.isfile():
-                    samples.setdefault(f"{folder}/{key}", {})[suffix.lower()] = (member.offset_data, member.size)
+                if not member.isfile():
+                    continue
+                if (folder, key) != last or suffix.lower() in samples[-1]:  # keys begin anew where shards were joined
+                    samples.append({})
+                    last = folder, key
+                samples[-1][suffix.lower()] = (member.offset_data, member.size)
             _check_end(tar)
     except (tarfile.TarError, OSError) as error:
         if not samples:
@@ -82,7 +87,7 @@ def _index(shard: Path) -> np.ndarray:
                 f"{shard} is no tar shard ({error}); unpack it if it is compressed, or fetch it again"
             ) from None
         log.warning("%s is cut off after %d samples (%s): fetch it again", shard, len(samples), error)
-    return np.array([_entry(parts) for parts in samples.values()], dtype=np.int64).reshape(-1, 5)
+    return np.array([_entry(parts) for parts in samples], dtype=np.int64).reshape(-1, 5)
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
@@ -131,7 +136,7 @@ class Parquet:
         data = pictures[row].as_py()
         data = data.get("bytes") if isinstance(data, dict) else data
         if not data:
-            raise MinemuError(f"{name}: the picture is missing")
+            raise Filtered(f"{name}: the picture is missing")  # img2dataset's row of a link that was dead
         if not isinstance(data, bytes):
             raise MinemuError(
                 f"{name}: the picture is no encoded file but a {type(data).__name__}; put the files' bytes there"

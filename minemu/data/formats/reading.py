@@ -24,6 +24,7 @@ from minemu.sequence import SPECIAL_TOKENS
 from minemu.tokenizer import ASSISTANT, GROUNDING, USER, VIDEO
 
 log = logging.getLogger("minemu.data")
+BOM = b"\xef\xbb\xbf"  # what Windows writes before UTF-8
 TRIED_AT_LEAST = 100  # samples before a share of bad ones means anything
 FORBIDDEN = ("<s>", "</s>", "<unk>", USER, ASSISTANT, VIDEO, GROUNDING, *SPECIAL_TOKENS)
 
@@ -117,7 +118,7 @@ class Shuffled:
 
 def files(pattern: str | os.PathLike) -> list[Path]:
     """The files that a path or a pattern ("laion/*.tar") names, sorted; none is an error."""
-    found = sorted(glob.glob(str(pattern)))
+    found = [str(pattern)] if os.path.exists(pattern) else sorted(glob.glob(str(pattern)))
     if not found:
         raise MinemuError(f"no file matches {pattern}; check the path")
     return [Path(path) for path in found]

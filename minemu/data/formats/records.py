@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minemu.data.formats.reading import locate
+from minemu.data.formats.reading import BOM, locate
 from minemu.errors import MinemuError
 
 STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
@@ -58,14 +58,15 @@ def _spans(path: Path) -> np.ndarray:
     with open(path, "rb") as file:
         if not path.stat().st_size:
             raise MinemuError(f"{path} is empty; fetch it again or leave it out")
-        is_list = file.read(64).lstrip()[:1] == b"["
-        file.seek(0)
+        head = file.read(64)
+        is_list = head.removeprefix(BOM).lstrip()[:1] == b"["
+        file.seek(len(BOM) if head.startswith(BOM) else 0)
         spans = _list_spans(file, path) if is_list else _line_spans(file)
     return np.array(spans, dtype=np.int64).reshape(-1, 2)
 
 
 def _line_spans(file) -> list[tuple[int, int]]:
-    spans, start = [], 0
+    spans, start = [], file.tell()
     for line in file:
         if line.strip():
             spans.append((start, start + len(line)))

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from minemu.data.documents import Document
-from minemu.data.formats.reading import clean_text, locate
+from minemu.data.formats.reading import BOM, clean_text, locate
 from minemu.data.video import ANIMATED, FRAMES, read_frames
 from minemu.errors import MinemuError
 
 NEEDED = ("videoid", "page_dir", "name")
-SUFFIXES = (*ANIMATED, ".mp4")  # of a clip
+SUFFIXES = (".mp4", *ANIMATED)  # of a clip; beside a film a picture of its name is a thumbnail
 
 
 class WebVid:
@@ -66,7 +66,7 @@ def _rows(path: Path) -> tuple[list[str], np.ndarray]:
         nonlocal at
         for line in file:
             at += len(line)
-            yield line.decode("utf-8", errors="replace")
+            yield line.removeprefix(BOM).decode("utf-8", errors="replace")
 
     with open(path, "rb") as file:
         table = csv.reader(lines(file))
