@@ -25,7 +25,9 @@ from minemu.drawing import CHIP, FAINT, LINE, STYLE, add_box, add_picture, canva
 from minemu.errors import MinemuError
 from minemu.sequence import TokenIds
 
-COLOURS = ("#d6e4f7", "#9fbfe8", "#f6d9a8", "#e3b7d3", "#a9dccb", "#eef0b4", "#cfd6dd", "#c9b8e6", "#e8d2bd")
+COLOURS = (
+    "#d6e4f7", "#9fbfe8", "#f6d9a8", "#e3b7d3", "#a9dccb", "#eef0b4", "#cfd6dd", "#c9b8e6", "#f2c4bc", "#e8d2bd",
+)  # fmt: skip
 SHADES = dict(zip(ALL_SOURCES, COLOURS, strict=True))
 SIDE, LETTER, LINE_HEIGHT = 44.0, 4.5, 10.5  # of a picture; of a letter and a line of text, in points
 KINDS = {"word": "#5b8fd6", "visual embedding": "#e8994a", "structure": "#3e4c59", "padding": "#eceff2"}

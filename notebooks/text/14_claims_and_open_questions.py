@@ -209,7 +209,7 @@ check("14.differs", differs)
 # | distance | squared error | none | squared error; against cosine |
 # | what is read in training | not said | true embeddings | half of the written pictures hidden; against all shown |
 #
-# In each figure a point is a seed and the first line is the baseline, which is always filled. Of the other lines **filled** points differ from it by the rule above, hollow ones do not. Below it stand means and standard deviations, with a star where the rule sees a difference.
+# In each figure a point is a seed and the first line is the baseline, which is always filled. Of the other lines **filled** points differ from it by the rule above, hollow ones do not. Above it stand means and standard deviations, with a star where the rule sees a difference.
 #
 # ### Storyboard video: the paper's own ablation
 #
@@ -227,8 +227,8 @@ Markdown(published_ablations("video"))
 # **Predict before you run:** storyboards are pictures and sentences that follow one another. What should a model with them do better: captions of clips, telling which way a thing moves, or learning from four examples in its prompt?
 
 # %% alt="With and without storyboards, three seeds each: loss of captions of clips, share of right directions, loss that four examples save"
-show_ablation(results, "video")
 print("\n".join(ablations.lines(results, "video")))
+show_ablation(results, "video")
 
 # %% [markdown]
 # Nothing here depends on storyboards. Clip captions are learnt, with them and without: they cost far less than after another clip (below). But neither model can tell a direction (both at chance), and to neither do four examples do any good: on average they make the next sentence *less* likely, and in one run of six they help. So of the paper's claim, clips show no difference, and the gain from examples **cannot be tested at this size**: there is none to be changed. A storyboard also takes the place of another document, and 300 steps are few.
@@ -246,8 +246,8 @@ for name, says in ablations.compared(results, "video").items():
 # ### The weight of the regression loss
 
 # %% alt="Weights 1, 0, 0.1 and 10 of the regression loss, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
-show_ablation(results, "weight")
 print("\n".join(ablations.lines(results, "weight")))
+show_ablation(results, "weight")
 
 # %% [markdown]
 # Writing needs the weight. At 0.1 nothing has been learnt that free running could use, and the right picture is found as rarely as at 0. Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to 1 it is less than three seeds can show.
@@ -259,8 +259,8 @@ print("\n".join(ablations.lines(results, "weight")))
 # **Predict before you run:** with the gradient flowing into the target, the model may move the goal towards its guesses. Which of the four panels would show that?
 
 # %% alt="Five ways to treat the target, three seeds each: loss of captions, variance explained, own picture nearest, how far embeddings are apart"
-show_ablation(results, "target")
 print("\n".join(ablations.lines(results, "target")))
+show_ablation(results, "target")
 
 # %% [markdown]
 # *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, until next to nothing keeps them apart. With them goes reading: a caption costs about as much after its own picture as after a wrong one. (Where nothing varies, the share of variance explained means nothing: read no more than that from the triangles.)
@@ -272,8 +272,8 @@ print("\n".join(ablations.lines(results, "target")))
 # ### How many embeddings
 
 # %% alt="4, 16 and 64 embeddings a picture, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
-show_ablation(results, "count")
 print("\n".join(ablations.lines(results, "count")))
+show_ablation(results, "count")
 
 # %% [markdown]
 # Reading and writing seem to pull in opposite directions. With N = 4 captions are worse; with N = 64 they are better in every seed, but without a star: short of the rule. Writing goes the other way: the share explained falls with every step, at 64 to below zero, and there the right picture is hardly ever found. Sixty-four embeddings are sixty-four guesses, each read by the next.
@@ -283,8 +283,8 @@ print("\n".join(ablations.lines(results, "count")))
 # ### Causal Transformer or pooling
 
 # %% alt="Causal Transformer, the same from a random start, and pooling, three seeds each: loss of captions, variance explained, own picture nearest among 64"
-show_ablation(results, "bridge")
 print("\n".join(ablations.lines(results, "bridge")))
+show_ablation(results, "bridge")
 
 # %% [markdown]
 # The first line against the third compares architectures: how far apart they are is printed above, with a star where the rule agrees. But look at the second line too: the Causal Transformer from a random start, as in Emu. What the first line has and the third lacks is not the architecture alone but a bridge stage, 200 steps on captions and pixels, for which pooling has no counterpart. Pooling's way into the LLM begins at random, so the fair comparison may be that of the lower two lines:
@@ -313,8 +313,8 @@ print(f"squared, pooling counts {(size['base'] / size['pool']) ** 2:.1f} times l
 # ### Squared error or cosine
 
 # %% alt="Squared error and cosine distance, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
-show_ablation(results, "loss")
 print("\n".join(ablations.lines(results, "loss")))
+show_ablation(results, "loss")
 
 # %% [markdown]
 # Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: there one seed does better than the baseline ever does, and the two others far worse. In free running a wrong length is read by the next step, and whether that does harm seems to be luck. No difference in captions; none in pictures that three seeds could show.
@@ -324,8 +324,8 @@ print("\n".join(ablations.lines(results, "loss")))
 # [Notebook 07](07_drawing_in_embedding_space.ipynb) shows the gap between teacher forcing and free running in one model, and a remedy. Here are both with three seeds, at every index.
 
 # %% alt="Half of the pictures hidden against all shown, three seeds each: variance explained with true embeddings and with the model's own, own picture nearest; below, the share explained at each index"
-show_ablation(results, "exposure")
 print("\n".join(ablations.lines(results, "exposure")))
+show_ablation(results, "exposure")
 
 # %% [markdown]
 # A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: freely running it is worse than the mean picture, and its own picture is hardly ever the nearest. The lower right panel has the reason: with each embedding that it reads of its own it goes further astray, and even the first one, which depends on words alone, is poor, since in training words were hardly needed.
