@@ -95,15 +95,16 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path) -> Path:
-    """Where the base of an adapter lies: beside it, under its own name."""
+    """Where the base of an adapter lies: beside it, under its own name, or as X beside X-instruct."""
+    whole = folder.resolve()
     name = read_json(folder / BASE)["name"] if (folder / BASE).exists() else "?"
-    base = folder.resolve().parent / name
-    if not (base / "config.json").exists():
-        raise MinemuError(
-            f"{folder} is an adapter alone, and its base is not beside it ({base}); "
-            f"name both: EmuPipeline.from_pretrained(BASE, adapter='{folder}')"
-        )
-    return base
+    for base in (whole.parent / name, whole.parent / whole.name.removesuffix("-instruct")):
+        if (base / "config.json").exists():
+            return base
+    raise MinemuError(
+        f"{folder} is an adapter alone, and its base is not beside it ({whole.parent / name}); "
+        f"name both: EmuPipeline.from_pretrained(BASE, adapter='{folder}')"
+    )
 
 
 def read_settings(folder: Path, base: EmuConfig) -> EmuConfig:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_write, read_json, sweep, write_json
 from minemu.model import Emu, read_config
 from minemu.official import Mapping, Shape, map_names, published_name
 from minemu.shards import RECORD, Shards, write_index, write_shard
@@ -107,8 +107,7 @@ def _record(shards: Shards, **choices: Any) -> dict[str, Any]:
 
 def _begin(out: Path, record: dict[str, Any]) -> None:
     """Make `out` ready: new, or left unfinished by the same conversion."""
-    for leftover in out.glob(".*.tmp"):  # a file that was being written when the conversion was stopped
-        leftover.unlink()
+    sweep(out)
     if (out / RECORD).exists():
         if (before := read_json(out / RECORD)) != record:
             raise MinemuError(

@@ -191,6 +191,15 @@ def test_an_exported_adapter_finds_the_base_beside_it(root, tmp_path):
         check_trained("vqa", tmp_path / "emu-nano")
     card = (exported / "README.md").read_text()
     assert "# emu-nano-instruct" in card and "| instruct | 4 | 4 |" in card and str(root) not in card
+    beside = EmuPipeline.from_pretrained(root / "checkpoint", adapter=exported, merge=True)  # its records go along
+    beside.save_pretrained(tmp_path / "merged")
+    assert trained_on(tmp_path / "merged") == trained_on(exported)
+    shutil.copytree(exported, tmp_path / "run" / "checkpoint-instruct")  # as the recipe names them
+    shutil.copytree(root / "checkpoint", tmp_path / "run" / "checkpoint")
+    assert torch.equal(
+        logits(EmuPipeline.from_pretrained(tmp_path / "run" / "checkpoint-instruct").model, batch),
+        logits(tuned.model, batch),
+    )
     shutil.rmtree(tmp_path / "emu-nano")
     with pytest.raises(MinemuError, match="is an adapter alone, and its base is not beside it"):
         EmuPipeline.from_pretrained(exported)

@@ -213,6 +213,7 @@ def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, mon
 
 def test_a_base_without_records_is_refused_before_anything_is_trained(finished, tmp_path):
     EmuPipeline.from_pretrained(finished[1]).save_pretrained(tmp_path / "pushed")
+    shutil.rmtree(tmp_path / "pushed" / "training")
     with pytest.raises(MinemuError, match="pushed has no records of its training"):
         run_recipe("emu-nano", tmp_path, SHORT, base=tmp_path / "pushed")
     assert not (tmp_path / "emu-nano" / "emu").exists()
@@ -468,6 +469,60 @@ def test_named_options_train(tmp_path, changes):
     }
     stages = {"decoder.codec": ("codec",), "decoder.conditions": STAGES}.get(min(changes), STAGES[:4])
     assert all(train_stage("emu-nano", stage, tmp_path, short) for stage in stages)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"bridge.n_image": 8},
+            "decoder.condition_grid=2 takes 4 visual embeddings a picture, and bridge.n_image is 8",
+        ),
+        ({"decoder.unet_channels": "50,100"}, "decoder.unet_channels=50 is not a multiple of decoder.norm_groups=8"),
+        (
+            {"decoder.codec": "vae", "decoder.latent_channels": 4},
+            "decoder.codec=vae has to be trained: add --set train.codec.steps",
+        ),
+    ],
+)
+def test_what_cannot_draw_is_refused_before_anything_is_trained(tmp_path, changes, says):
+    with pytest.raises(MinemuError, match=says):
+        run_recipe("emu-nano", tmp_path, {**SHORT, **changes})
+    with pytest.raises(MinemuError, match=says):
+        train_stage("emu-nano", "codec", tmp_path, {**SHORT, **changes})
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_stage_reads_only_what_was_made_of_the_same_model(finished, tmp_path):
+    """Though every tensor has the same shape."""
+    for name in ("encoder", "bridge", "language"):
+        shutil.copytree(finished[0] / "emu-nano" / name, tmp_path / "emu-nano" / name)
+    with pytest.raises(MinemuError, match="language was begun with another model setting of 'llm.heads'"):
+        train_stage("emu-nano", "emu", tmp_path, {**SHORT, "llm.heads": 4})
+
+
+def test_a_tokenizer_belongs_to_its_model(finished, tmp_path):
+    shutil.copytree(finished[0] / "emu-nano" / "encoder", tmp_path / "emu-nano" / "encoder")
+    for name in ("tokenizer.json", "processor.json"):
+        shutil.copy(finished[0] / "emu-nano" / name, tmp_path / "emu-nano" / name)
+    with pytest.raises(MinemuError, match="has a tokenizer for another llm.words than 2000; use another --run-dir"):
+        train_stage("emu-nano", "language", tmp_path, {**SHORT, "llm.words": 2000})
+    (tmp_path / "emu-nano" / "processor.json").unlink()  # killed between the two files
+    assert train_stage("emu-nano", "language", tmp_path, SHORT)
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(tmp_path):
+    folder = tmp_path / "emu-nano" / "language"
+    left = [
+        folder / ".run.json.0a.tmp",
+        folder / "checkpoints" / ".step-3.0b.tmp",
+        tmp_path / "emu-nano/emu/.conditions.safetensors.0c.tmp",
+    ]
+    for path in left:
+        path.mkdir(parents=True)
+        (path / "half").write_text("")
+    assert train_stage("emu-nano", "language", tmp_path, SHORT)
+    assert not any(path.exists() for path in left)
 
 
 def test_only_pictures_that_follow_their_text_are_hidden(finished):

@@ -163,6 +163,7 @@ def test_training_settings_that_make_no_sense(name):
         ({"beta1": 1.0}, "beta1=1.0 is no share: give 0 or more, below 1"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 is no share"),
         ({"lr_vision": -1.0}, "lr_vision=-1.0 is negative"),
+        ({"lr": float("nan")}, "lr=nan is not finite: give a number"),
         ({"restarts": (5, 3)}, r"restarts=\(5, 3\) should rise"),
     ],
 )
@@ -368,6 +369,9 @@ def test_what_cannot_be_trained_is_said(tmp_path):
         train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
     with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
         RunLog(tmp_path / "log.jsonl", "wandbb")
+    with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
+        train_stage("emu-nano", "encoder", tmp_path / "early", log_to="wandbb")
+    assert not (tmp_path / "early").exists()
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
@@ -394,6 +398,7 @@ def test_tensorboard_is_written_and_closed(tmp_path, monkeypatch):
 
     fake = ModuleType("torch.utils.tensorboard")
     fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     log = RunLog(tmp_path / "log.jsonl", "tensorboard")
     log.write({"step": 3, "loss": 0.5})

@@ -209,12 +209,9 @@ class EmuStage(Stage):
         }
         lrs = {}
         for name, parameter in self.module.named_parameters():
-            rate = (
-                rates.get(name.split(".")[0])
-                if f"{name}.".startswith(f"{config.only}." if config.only else "")
-                else 0.0
-            )
-            lrs[parameter] = config.lr if rate is None else rate
+            learns = not config.only or f"{name}.".startswith(f"{config.only}.")
+            rate = rates.get(name.split(".")[0])
+            lrs[parameter] = 0.0 if not learns else config.lr if rate is None else rate
         if not any(lrs.values()):
             raise MinemuError(f"only={config.only} leaves nothing that learns; name a module, such as only=llm.lm_head")
         return lrs

@@ -15,11 +15,10 @@ from minemu.config import EmuConfig
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
-from minemu.model import Emu
+from minemu.model import LOGS, Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.training.instruct import ADAPTER_FOLDER
-from minemu.training.run import LOGS
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import load_tensors
 
