@@ -303,6 +303,13 @@ def test_few_shot_prompts_hold_their_examples():
     tasks.evaluate(Listener(seen), "few-shot-vqa", None, 3, SEED, shots=4)
     shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
     assert shapes == ["pt" * 5] * 9  # RICES, the other picture, at random
+    said, world = {}, ToyWorld("seen", seed=SEED, image_size=32)
+    for i in range(512):
+        one = questions.question(world, abilities.POOL_FROM + i)
+        said.setdefault(key(abilities.as_sample(one.pictures)), set()).add(f"{one.text} {one.answer}.")
+    for prompt in seen:
+        for picture, text in zip(prompt[:-2:2], prompt[1:-2:2], strict=True):
+            assert text in said[key([picture])]  # each with its own answer
     near, far = (
         np.mean([np.abs(np.asarray(p[-4], float) - np.asarray(p[-2], float)).mean() for p in part])
         for part in (seen[:3], seen[6:9])

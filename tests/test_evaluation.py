@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from minemu import generation
 from minemu.config import EmuConfig
 from minemu.data import captions
 from minemu.data.world import Group, Scene, ToyWorld
@@ -107,6 +108,11 @@ def test_judge_keeps_its_gallery(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(Judge, "features", None)  # the second time nothing is looked at
     assert torch.equal(Judge(labels=["llama"], cache=tmp_path).gallery, first.gallery)
+    monkeypatch.undo()
+    for labels in (["llama"], ["llama", "rocket"]):  # of another network, or of other drawings, another one
+        monkeypatch.setattr(judge, "LOOK_SIZE", 64)
+        Judge(labels=labels, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.slow
@@ -281,7 +287,9 @@ def nano():
     return EmuPipeline(Emu(config).eval(), processor, VisualDecoder(config.decoder))
 
 
-def test_likelihood_from_the_cache_equals_one_whole_pass(nano):
+@pytest.mark.parametrize("at_once", [1, 2, 256])
+def test_likelihood_from_the_cache_equals_one_whole_pass(nano, monkeypatch, at_once):
+    monkeypatch.setattr(generation, "SCORED", at_once)
     picture = Image.effect_noise((32, 32), 90).convert("RGB")
     texts = ["an ox", "a big llama on", "two kick scooters above grapes on a green background, Flat style"]
     found = nano.log_likelihoods([picture], texts)

@@ -144,6 +144,10 @@ def test_calls_that_make_no_sense(processor):
         processor([["a"]], return_tensors="np")
     with pytest.raises(MinemuError, match="would cut a picture in two"):
         processor([["a", red()]], max_length=5)
+    first, second = processor([["a", red(), "b"]]), processor([["a", red(), "b", red()]])
+    cut = processor([["a", red(), "b", red()]], max_length=first["input_ids"].shape[1])
+    assert torch.equal(cut["input_ids"], first["input_ids"]) and len(second["images"]) == 2
+    assert torch.equal(cut["images"], first["images"])  # a picture that is cut off goes with its place
 
 
 def test_save_and_load(processor, tmp_path):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from minemu import prompts, retrieval
-from minemu.chat import CHAT_TEMPLATES, conversation
+from minemu.chat import CHAT_TEMPLATES, read_conversation
 from minemu.data import questions
 from minemu.data.conversations import FORMS, Turn, follows
 from minemu.data.dialogues import Dialogue, dialogue
@@ -65,7 +65,9 @@ def in_form(asked: questions.Question, form: str) -> list[Any]:
     shown = {"type": "video", "video": pictures} if is_clip else {"type": "image", "image": pictures[0]}
     text = FORMS[form] if form == "list" else f"{asked.text} {FORMS[form]}"
     content = [shown, {"type": "text", "text": text}]
-    return conversation([{"role": "user", "content": content}], CHAT_TEMPLATES["emu-i"], add_generation_prompt=True)
+    return read_conversation(
+        [{"role": "user", "content": content}], CHAT_TEMPLATES["emu-i"], add_generation_prompt=True
+    )
 
 
 def check_length(question: Question, asked: Prompts, room: int) -> None:

@@ -44,7 +44,7 @@ def say(question: Question, shown: Sequence[Image.Image | Video], size: int = CA
     """A caption of each picture or clip, `size` at a time, decoded as `EmuPipeline.caption` does."""
     said: list[str] = []
     for batch in question.batches(shown, size):
-        answers = question.pipe.chat_batch([[one] for one in batch], max_new_tokens=CAPTION_TOKENS, **DESCRIBE)
+        answers = question.pipe.chat_batch([[one] for one in batch], **{**DESCRIBE, "max_new_tokens": CAPTION_TOKENS})
         said += [answer.text for answer in answers]
     return said
 

@@ -189,18 +189,23 @@ def refuse_other_settings(folder: Path, facts: dict[str, Any], parts: tuple[str,
     if not (folder / "run.json").exists():
         return
     before = read_json(folder / "run.json")
-    before["world"] = {"source": "captions", **before.get("world", {})}  # there was no other once
     for part in parts:
-        began = _flat(AT_FIRST.get(part, {})) | _flat(before.get(part, {}))
-        now = _flat(facts.get(part, {}))
-        if part == "train" and is_lengthened(began, now):
-            now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
-        changed = [path for path, value in now.items() if path in began and began[path] != value]
-        if changed:
+        if changed := changed_settings(before, facts, part):
             raise MinemuError(
                 f"{folder} was begun with another {part} setting of '{changed[0]}'; "
                 "use another --run-dir, or delete the folder to start anew"
             )
+
+
+def changed_settings(run: dict[str, Any], facts: dict[str, Any], part: str) -> list[str]:
+    """Settings that a recorded run had otherwise, in one part of its facts; that it is shorter is no change."""
+    its = (
+        {"source": "captions", **run.get(part, {})} if part == "world" else run.get(part, {})
+    )  # there was no other once
+    began, now = _flat(AT_FIRST.get(part, {})) | _flat(its), _flat(facts.get(part, {}))
+    if part == "train" and is_lengthened(began, now):
+        now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
+    return [path for path, value in now.items() if path in began and began[path] != value]
 
 
 def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -195,9 +196,8 @@ class EmuStage(Stage):
         load_strict(self.module.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
         self.teacher = None
         if config.objective.targets == "frozen":  # regress what the visual side said when this stage began
-            self.teacher = Emu(config)
-            self.teacher.load_state_dict(self.module.state_dict())
-            self.teacher.eval().requires_grad_(False)
+            without = {id(self.module.llm): nn.Identity()}  # what `deepcopy` puts in its place
+            self.teacher = copy.deepcopy(self.module, without).eval().requires_grad_(False)
 
     def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
         """Per-module rates, as in the paper: ViT 4e-5, Causal Transformer 1e-4, LLaMA 3e-5."""

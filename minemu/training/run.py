@@ -9,6 +9,7 @@ import importlib.util
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -64,7 +65,7 @@ def describe(folder: Path, **facts: Any) -> None:
     write_json(
         folder / "run.json",
         {
-            "command": " ".join(["minemu", *sys.argv[1:]]),
+            "command": shlex.join(["minemu", *sys.argv[1:]]),
             **now,
             **earlier,
             **({"weights_of": before["weights_of"]} if "weights_of" in before else {}),
