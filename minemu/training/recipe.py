@@ -94,7 +94,8 @@ def train_stage(
     with alone(folder):
         sweep(folder)
         sweep(folder / "checkpoints")
-        sweep(root / "emu", CONDITIONS)
+        if stage in ("sketch", "decoder"):
+            sweep(root / "emu", CONDITIONS)
         forget_peak_memory()
         built = build_stage(stage, config, recipe, processor, world, root, imagine_on=at).to(at)
         log = RunLog(folder / "log.jsonl", log_to)
