@@ -58,19 +58,10 @@ RECIPES: dict[str, Recipe] = {
     "emu-tiny": Recipe(
         source="mixture",
         mixture=MixtureConfig(  # full captions say most
-            labels=1,
-            scenes=12,
-            interleaved=4,
-            clips=2,
-            storyboards=1,
-            names=1,
-            questions=4,
-            in_context=2,
-            drawings=20,
-            texts=1,
+            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=1, questions=4, in_context=2, texts=1
         ),
         encoder=TrainConfig(
-            steps=1500,
+            steps=1000,
             batch_size=128,
             lr=3e-3,
             warmup=100,
@@ -79,7 +70,7 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=100,
         ),
         bridge=TrainConfig(
-            steps=1500,
+            steps=600,
             batch_size=128,
             lr=3e-3,
             warmup=50,
@@ -97,8 +88,9 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         emu=TrainConfig(
-            steps=6500,
-            batch_size=110,  # 64 of all the others, and 46 drawings, which are short
+            steps=12000,
+            restarts=(2600, 5600, 8800, 9500, 10000),
+            batch_size=64,
             lr=3e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
@@ -109,7 +101,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=8000,
+            steps=32000,
+            restarts=(8000, 17000, 25000),
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -137,6 +130,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         instruct=TrainConfig(
             steps=1400,
+            restarts=(700,),
             batch_size=32,
             lr=2e-3,
             warmup=50,
