@@ -175,6 +175,8 @@ def _again(folder: Path, preset: str, options: str) -> str:
         return f"Another of its kind, each stage in one go: {command}."
     if any(_differs_from_recipe(run, preset) for run in runs):
         return f"{command} trains with other settings."
+    if is_adapter(folder):
+        return f"Another like it, on a base of its own: {command}."
     return f"The same again, on the commits above: {command}."
 
 
