@@ -509,9 +509,9 @@ show_talk(
 # %% [markdown]
 # ## What was added
 #
-# One layer of the tuned model, drawn from its numbers: the frozen $W$, the thin $B$ and $A$, and their product, as large as $W$, each of its rows a mixture of the same r rows.
+# One layer of the tuned model, drawn from its numbers: the frozen $W$, the thin $B$ and $A$, and their product, which has the shape of $W$ and each of its rows a mixture of the same r rows. $W$ and the product are drawn to one scale: how much is added?
 
-# %% alt="The query matrix of the first layer, the thin matrices B and A of its adapter, and the product that is added, as heat maps to one scale."
+# %% alt="The query matrix of the first layer, the thin matrices B and A of its adapter, and the product that is added, as heat maps; W and the product to one scale, B and A each to its own."
 from minemu.figures.lora import show_low_rank, show_spectrum
 
 layer = tuned.model.llm.model.layers[0].self_attn.q_proj
