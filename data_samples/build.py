@@ -141,8 +141,12 @@ def read_drawings(packages: Packages, concepts: list[Concept]) -> dict[tuple[str
 
 
 def draw_svg(icons: dict, name: str) -> PILImage.Image:
-    import cairosvg  # needs the system library libcairo2, and only this function needs it
-
+    try:
+        import cairosvg  # needs the system library libcairo2, and only this function needs it
+    except (ImportError, OSError) as error:
+        raise NoPackage(
+            f"cairosvg cannot be loaded ({error}): pip install -e '.[build]', and install libcairo2"
+        ) from None
     name = icons.get("aliases", {}).get(name, {}).get("parent", name)
     icon = icons["icons"][name]
     width, height = icon.get("width", icons["width"]), icon.get("height", icons["height"])

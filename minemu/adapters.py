@@ -25,6 +25,14 @@ from minemu.weights import load_tensors, save_tensors
 
 RANK = 16  # of Emu-I; alpha 16 and dropout 0.05 are the configuration's own
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
+OTHER_LORA = (
+    "use_rslora",
+    "use_dora",
+    "alpha_pattern",
+    "rank_pattern",
+    "modules_to_save",
+    "lora_bias",
+)  # settings of peft
 _PEFT = "base_model.model."  # before the names of a model that peft wraps
 _SAMPLED = 16  # embeddings of the base by which an adapter knows it again
 
@@ -47,8 +55,7 @@ def prepare(model: Emu, processor: EmuProcessor, config: EmuConfig) -> None:
     """Turn a base into what `config` (of `instruct_config`) says, in place: new adapters change nothing before they are trained."""
     if model.config.llm.lora_rank:
         raise MinemuError("this model has adapters already; merge them first (minemu.adapters.merge)")
-    if hasattr(model, "hf_device_map"):
-        raise MinemuError("an adapter needs its base on one device: load it without device_map='auto' and quantisation")
+    _refuse_placed(model)
     if config.llm.special_tokens > model.config.llm.special_tokens:
         _add_roles(model, processor, config.llm.vocab_size)
     model.requires_grad_(False)
@@ -57,6 +64,12 @@ def prepare(model: Emu, processor: EmuProcessor, config: EmuConfig) -> None:
         if ".lora_" in name:
             factor.data = factor.data.to(model.regression_head.weight)
     model.config = config
+
+
+def _refuse_placed(model: Emu) -> None:
+    packed = any(p.is_meta or not p.is_floating_point() for p in model.parameters())
+    if packed or hasattr(model, "hf_device_map"):
+        raise MinemuError("an adapter needs its base on one device: load it without device_map='auto' and quantisation")
 
 
 def _add_roles(model: Emu, processor: EmuProcessor, vocab_size: int) -> None:
@@ -95,15 +108,16 @@ def is_adapter(folder: Path) -> bool:
 
 
 def base_folder(folder: Path) -> Path:
-    """Where the base of an adapter lies: beside it, under its own name."""
+    """Where the base of an adapter lies: beside it, under its own name, or as X beside X-instruct."""
+    whole = folder.resolve()
     name = read_json(folder / BASE)["name"] if (folder / BASE).exists() else "?"
-    base = folder.resolve().parent / name
-    if not (base / "config.json").exists():
-        raise MinemuError(
-            f"{folder} is an adapter alone, and its base is not beside it ({base}); "
-            f"name both: EmuPipeline.from_pretrained(BASE, adapter='{folder}')"
-        )
-    return base
+    for base in (whole.parent / name, whole.parent / whole.name.removesuffix("-instruct")):
+        if (base / "config.json").exists():
+            return base
+    raise MinemuError(
+        f"{folder} is an adapter alone, and its base is not beside it ({whole.parent / name}); "
+        f"name both: EmuPipeline.from_pretrained(BASE, adapter='{folder}')"
+    )
 
 
 def read_settings(folder: Path, base: EmuConfig) -> EmuConfig:
@@ -111,11 +125,14 @@ def read_settings(folder: Path, base: EmuConfig) -> EmuConfig:
     settings = read_json(folder / CONFIG)
     if settings.get("peft_type") != "LORA" or not {"r", "lora_alpha"} <= settings.keys():
         raise MinemuError(f"{folder / CONFIG} is of no LoRA; give the folder that minemu train instruct wrote")
+    if others := [name for name in OTHER_LORA if settings.get(name)]:
+        raise MinemuError(f"{folder / CONFIG} has {others[0]}, which is not read here; train the adapter without it")
     return instruct_config(base, settings["r"], settings["lora_alpha"], settings.get("lora_dropout", 0.0))
 
 
 def load_adapter(model: Emu, processor: EmuProcessor, folder: Path, config: EmuConfig) -> None:
     """Put the adapters of a folder on their base, in place; `config` is of `read_settings`. Refused on another base."""
+    _refuse_placed(model)
     _check_base(model, folder)
     prepare(model, processor, config)
     tensors, wanted = load_tensors(folder / WEIGHTS), factors(model)

@@ -23,11 +23,10 @@ from minemu.convert import convert, split_by_size
 from minemu.errors import MinemuError
 from minemu.files import read_json, write_json
 from minemu.loading import cast_weights
-from minemu.model import Emu
+from minemu.model import LOGS, Emu
 from minemu.official import our_shapes, published_name
 from minemu.shards import write_index, write_shard
 from minemu.training.machine import memory
-from minemu.training.run import LOGS
 
 RUNS = 3
 PARITY = 1e-5  # largest error of float32

@@ -121,7 +121,7 @@ class CausalTransformer(nn.Module):
             nn.init.normal_(block.wo.weight, std=config.ff_width**-0.5)
 
     def forward(self, features: Tensor) -> Tensor:
-        x = self.dropout(self.queries).expand(len(features), -1, -1)  # (B, N, C)
+        x = self.dropout(self.queries.expand(len(features), -1, -1))  # (B, N, C)
         bias = self.position_bias(x.shape[1])                         # (1, H, N, N)
         if self.config.source_positions:
             features = features + self.source_positions               # (B, T, V)

@@ -68,7 +68,7 @@ class ChatTemplates:
 
     def apply_chat_template(
         self,
-        messages: Sequence[dict] | Sequence[Sequence[dict]],
+        conversation: Sequence[dict] | Sequence[Sequence[dict]],
         chat_template: str | None = None,
         add_generation_prompt: bool = False,
         continue_final_message: bool = False,
@@ -78,7 +78,7 @@ class ChatTemplates:
     ) -> str | list[str] | BatchFeature:
         """One conversation, or a list of them: as text, or with `tokenize` as a batch that `Emu.generate` takes.
 
-        messages               {"role": "system" | "user" | "assistant", "content": text, or a list of {"type": "text", "text": ...},
+        conversation           {"role": "system" | "user" | "assistant", "content": text, or a list of {"type": "text", "text": ...},
                                {"type": "image", "image": PIL picture or path}, {"type": "video", "video": list of frames or path}};
                                of a long video 8 frames are taken (Emu2-Chat: 16), at equal distances
         chat_template          "emu-i" or "emu2-chat"; without it, the one that the tokenizer has the tokens of
@@ -90,10 +90,12 @@ class ChatTemplates:
         Without a system message the published one is put in its place. The text leaves out <s>, which tokenising adds.
         """
         template = self._chat_template(chat_template)
-        single = not messages or isinstance(messages[0], dict)
+        if isinstance(conversation, dict):
+            raise MinemuError("a conversation is a list of messages: put this one in brackets")
+        single = not conversation or isinstance(conversation[0], dict)
         samples = [
-            conversation(part, template, add_generation_prompt, continue_final_message, grounding)
-            for part in ([messages] if single else messages)
+            read_conversation(part, template, add_generation_prompt, continue_final_message, grounding)
+            for part in ([conversation] if single else conversation)
         ]
         if tokenize:
             kwargs.pop("return_dict", None)  # transformers' users pass it; ours is always one
@@ -103,11 +105,12 @@ class ChatTemplates:
 
     def read_messages(self, messages: Sequence[dict]) -> list:
         """A conversation that waits for its answer, as one sample, in the template that the tokenizer has the tokens of."""
-        return conversation(messages, self._chat_template(None), add_generation_prompt=True)
+        return read_conversation(messages, self._chat_template(None), add_generation_prompt=True)
 
     def as_text(self, sample: Sequence) -> str:
         """A sample as the text that the tokenizer would see, with <image> slots for each picture."""
-        from minemu.data.video import as_item
+        from minemu.data.video import as_item  # they read pictures with the processor, which is made of this
+        from minemu.processor import is_picture_path
 
         parts = []
         for item in map(as_item, sample):
@@ -118,7 +121,8 @@ class ChatTemplates:
             elif isinstance(item, Video):
                 parts += [_block(sequence.IMAGE, self.n_image)] * len(item.frames)
             else:
-                parts.append(item if isinstance(item, str) else _block(sequence.IMAGE, self.n_image))
+                is_text = isinstance(item, str) and not is_picture_path(item)
+                parts.append(item if is_text else _block(sequence.IMAGE, self.n_image))
         return "".join(parts)
 
     def only(self, choices: Sequence[str]) -> Callable[[int, Tensor], list[int]]:
@@ -171,7 +175,7 @@ def as_messages(sample: Sequence) -> list[dict]:
     return [*messages, user_message(asked)] if asked else messages
 
 
-def conversation(
+def read_conversation(
     messages: Sequence[dict],
     template: ChatTemplate,
     add_generation_prompt: bool = False,
@@ -204,7 +208,7 @@ def conversation(
         sample.pop()
     if add_generation_prompt:
         sample += [" ", Special(ASSISTANT), ":", *([Special(GROUNDING)] if grounding else [])]
-    return prompts.join_texts([item for item in sample if item != ""])
+    return prompts.join_texts([item for item in sample if not (isinstance(item, str) and item == "")])
 
 
 def _split(messages: Sequence[dict]) -> tuple[dict | None, list[dict]]:
@@ -230,6 +234,8 @@ def _content(message: dict, template: ChatTemplate) -> list:
     """Texts, pictures and videos of one message, with a space where a text stands beside another item."""
     content = message["content"]
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, (list, tuple)):
+        raise MinemuError(f"the content of a message is a {type(content).__name__}; give text, or a list of parts")
     items: list = []
     for part in parts:
         item = _item(part, template)
@@ -247,17 +253,18 @@ def _item(part: dict, template: ChatTemplate) -> Any:
     kind = part.get("type")
     if kind not in ("text", "image", "video"):
         raise MinemuError(f"a part of a message has type {kind!r}; use text, image or video")
-    if kind not in part and not (kind == "image" and "path" in part):
+    if kind not in part and not (kind != "text" and "path" in part):
         raise MinemuError(f"a part of type '{kind}' has no {kind}: write {{'type': '{kind}', '{kind}': ...}}")
     if kind == "text":
+        if not isinstance(part["text"], str):
+            raise MinemuError(f"a part of type 'text' holds a {type(part['text']).__name__}; give a text")
         return part["text"].strip()
-    from minemu.data.video import as_item, read_frames
+    from minemu.data.video import as_item, as_video
 
     shown = part.get(kind, part.get("path"))
-    is_path = isinstance(shown, (str, os.PathLike))
     if kind == "video":
-        return Video(read_frames(shown, template.frames)) if is_path else Video.sampled(shown, template.frames)
-    return as_item(Path(shown), template.frames) if is_path else shown
+        return as_video(shown, template.frames)
+    return as_item(Path(shown), template.frames) if isinstance(shown, (str, os.PathLike)) else shown
 
 
 def _system(message: dict | None, template: ChatTemplate, grounding: bool, items: Sequence) -> list:
@@ -269,8 +276,9 @@ def _system(message: dict | None, template: ChatTemplate, grounding: bool, items
             return prompts.fill(template.video)
         pictures = any(not isinstance(item, str) for item in items)
         return prompts.fill(template.image if pictures else template.text)
-    if message["content"] in prompts.SYSTEM_MESSAGES:  # only these may hold special tokens
-        return prompts.fill(message["content"])
+    match message["content"]:  # only the published ones may hold special tokens
+        case str(text) | [{"type": "text", "text": str(text)}] if text in prompts.SYSTEM_MESSAGES:
+            return prompts.fill(text)
     return _content(message, template)
 
 

@@ -41,6 +41,7 @@ class VisionConfig:
         return self.width // self.head_width
 
     def __post_init__(self) -> None:
+        _at_least_one("vision", self, "image_size", "patch_size", "width", "layers", "head_width", "mlp_width")
         _divides("vision.image_size", self.image_size, "vision.patch_size", self.patch_size)
         _divides("vision.width", self.width, "vision.head_width", self.head_width)
         if self.stem == "conv":  # each convolution halves the picture and doubles the width, in groups of eight
@@ -79,6 +80,7 @@ class BridgeConfig:
         return self.head_width or self.width // self.heads
 
     def __post_init__(self) -> None:
+        _at_least_one("bridge", self, "n_image", "n_frame", "width", "layers", "heads", "ff_width")
         if self.kind == "pool" and any(round(n**0.5) ** 2 != n for n in (self.n_image, self.n_frame)):
             raise MinemuError(
                 f"bridge.n_image={self.n_image} and bridge.n_frame={self.n_frame} must be square numbers for pooling"
@@ -110,6 +112,7 @@ class LLMConfig:
         return self.words + self.special_tokens
 
     def __post_init__(self) -> None:
+        _at_least_one("llm", self, "words", "width", "layers", "heads", "ff_width", "context")
         _divides("llm.width", self.width, "llm.heads", self.heads)
         if self.frame_slot and self.special_tokens < 5:
             raise MinemuError(
@@ -201,6 +204,11 @@ class EmuConfig:
                 side = round(getattr(self.bridge, name) ** 0.5)
                 _divides(
                     "vision.image_size / vision.patch_size", self.vision.grid, f"the square root of bridge.{name}", side
+                )
+            if self.objective.end_of_image_pair:
+                raise MinemuError(
+                    "objective.end_of_image_pair regresses the word embedding of [/IMG], which the encoder's space, regressed with "
+                    "bridge.kind=pool, does not have; set objective.end_of_image_pair=false"
                 )
 
     @classmethod
@@ -359,6 +367,12 @@ def _typed(path: str, value: Any, kind: Any) -> Any:
     if isinstance(value, kind) and not (kind is not bool and isinstance(value, bool)):
         return value
     raise MinemuError(f"{path}={value!r} should be of type {kind.__name__}")
+
+
+def _at_least_one(section: str, values: Any, *names: str) -> None:
+    for name in names:
+        if getattr(values, name) < 1:
+            raise MinemuError(f"{section}.{name}={getattr(values, name)} is too small: give 1 or more")
 
 
 def _divides(name: str, value: int, divisor_name: str, divisor: int) -> None:

@@ -6,6 +6,7 @@ config.json (for the way back: the index) comes last, so a folder without it is 
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
@@ -19,10 +20,11 @@ from tqdm import tqdm
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_write, read_json, sweep, write_json
 from minemu.model import Emu, read_config
 from minemu.official import Mapping, Shape, map_names, published_name
-from minemu.shards import RECORD, Shards, write_index, write_shard
+from minemu.pipeline import DECODER_FOLDER
+from minemu.shards import DTYPES, RECORD, Shards, write_index, write_shard
 from minemu.weights import load_strict
 
 TOKENIZERS = ("tokenizer.model", "tokenizer.json")
@@ -42,7 +44,7 @@ class Piece:
         if self.lora is None:
             return weight
         a, b = (shards.read(name).float() for name in self.lora)  # (rank, in), (out, rank)
-        return (weight.float() + self.lora_alpha / len(a) * b @ a).to(weight.dtype)
+        return weight.float() + self.lora_alpha / len(a) * b @ a
 
 
 def pieces_of(mapping: Mapping) -> dict[str, Piece]:
@@ -75,7 +77,7 @@ def convert(
     """
     shards, out = Shards(source), Path(out)
     mapping = map_names(shards.shapes, config, keep_lora).require_complete(str(source))
-    _write(shards, pieces_of(mapping), out, dtype, max_file_bytes, preset=config.name, keep_lora=keep_lora)
+    _write(shards, pieces_of(mapping), out, dtype, max_file_bytes, config=mapping.config.to_dict())
     for name in TOKENIZERS:
         if (shards.source.parent / name).exists():
             with atomic_write(out / name) as temporary:
@@ -94,7 +96,7 @@ def convert_back(
     config, out = read_config(Path(folder)), Path(out)
     shards = Shards(folder)
     pieces = {published_name(name, config): Piece(name) for name in shards.where}
-    _write(shards, pieces, out, dtype, max_file_bytes, preset=config.name, back=True)
+    _write(shards, pieces, out, dtype, max_file_bytes, config=config.to_dict(), back=True)
     return len(pieces)
 
 
@@ -102,19 +104,18 @@ def _record(shards: Shards, **choices: Any) -> dict[str, Any]:
     """What must be the same for an unfinished conversion to go on."""
     files = sorted(set(shards.where.values()))
     stamps = [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    return {**choices, "source": str(shards.source), "files": stamps}
+    return json.loads(json.dumps({**choices, "source": str(shards.source), "files": stamps}))  # as it will be read
 
 
 def _begin(out: Path, record: dict[str, Any]) -> None:
     """Make `out` ready: new, or left unfinished by the same conversion."""
-    for leftover in out.glob(".*.tmp"):  # a file that was being written when the conversion was stopped
-        leftover.unlink()
     if (out / RECORD).exists():
         if (before := read_json(out / RECORD)) != record:
             raise MinemuError(
                 f"{out} holds another conversion, of {before.get('source')}; delete it or choose another folder"
             )
-    elif out.exists() and any(out.iterdir()):
+        sweep(out)  # what was being written when it was stopped
+    elif out.exists() and any(path.name != DECODER_FOLDER for path in out.iterdir()):
         raise MinemuError(f"{out} is not empty; choose another folder for the converted checkpoint")
     else:
         write_json(out / RECORD, record)
@@ -128,7 +129,10 @@ def _targets(
     targets = {}
     for name in sorted(pieces, key=lambda name: order[pieces[name].source]):
         source = pieces[name].source
-        if not shards.dtypes[source].is_floating_point:
+        if (
+            str(shards.dtypes[source]).removeprefix("torch.") not in DTYPES
+            or not shards.dtypes[source].is_floating_point
+        ):
             raise MinemuError(
                 f"{source} is {shards.dtypes[source]}, so the checkpoint is quantised; convert the unquantised one"
             )

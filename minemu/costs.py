@@ -109,6 +109,8 @@ def count_parameters(config: EmuConfig) -> dict[str, int]:
         model, decoder = Emu(config), VisualDecoder(config.decoder)
     counts = {name: _count(part) for name, part in model.named_children()}
     counts |= {"total": _count(model), "decoder": _count(decoder)}
+    if config.llm.lora_rank:
+        counts["LoRA factors"] = sum(p.numel() for name, p in model.named_parameters() if ".lora_" in name)
     counts["LLM linear layers"] = sum(_count(m) for m in model.llm.model.modules() if isinstance(m, nn.Linear))
     return counts
 

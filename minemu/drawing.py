@@ -9,13 +9,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
 from minemu.processor import EmuProcessor
 from minemu.trace import unnormalise
 
-INK, FAINT, LINE = "#1f2933", "#7b8794", "#cbd2d9"
+INK, FAINT, LINE = "#1f2933", "#66727f", "#cbd2d9"
 SAYS, REGRESSES = "#2563c9", "#d9730d"  # the two kinds of targets
 CHIP = {"word": "#e3ecf9", "structure": "#fbe6d0", "picture": "#fbe6d0", "pad": "#f1f3f5"}
 STYLE = {"font.family": "DejaVu Sans", "font.size": 8.5, "text.color": INK, "mathtext.fontset": "dejavusans"}
@@ -50,10 +51,10 @@ def add_picture(axes: Axes, pixels: np.ndarray, x: float, y: float, side: float)
     axes.imshow(pixels, extent=(x, x + side, y + side, y), aspect="auto", interpolation="nearest", zorder=2)
 
 
-def add_heat(axes: Axes, values: np.ndarray, x: float, y: float, width: float, height: float) -> None:
+def add_heat(axes: Axes, values: np.ndarray, x: float, y: float, width: float, height: float) -> AxesImage:
     """A matrix of embeddings: white is zero, two hues are the two signs."""
     limit = np.quantile(np.abs(values), 0.98) or 1.0
-    axes.imshow(
+    return axes.imshow(
         values, extent=(x, x + width, y + height, y), aspect="auto", interpolation="nearest", cmap="PuOr_r",
         vmin=-limit, vmax=limit, zorder=2,
     )  # fmt: skip

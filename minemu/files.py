@@ -60,6 +60,15 @@ def atomic_dir(path: str | os.PathLike):
     return _atomic(path, is_dir=True)
 
 
+def sweep(folder: str | os.PathLike, name: str = "") -> None:
+    """Remove what a killed process was writing in `folder`, of all names or of one."""
+    for left in Path(folder).glob(f".{name}*.tmp"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_write(path) as temporary:

@@ -174,7 +174,7 @@ def _example(model: Emu, length: int, device: torch.device) -> dict[str, Tensor]
     """A row of `length` positions: a picture, then words."""
     config = model.config
     n, side = config.bridge.n_image, config.vision.image_size
-    words = torch.randint(3, config.llm.words, (length - n - 4,)).tolist()
+    words = torch.randint(3, config.llm.words, (length - n - 3,)).tolist()
     row = sequence.interleave([sequence.PICTURE, words], model.ids, n)
     return {
         "input_ids": torch.tensor([row], device=device),

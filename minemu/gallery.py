@@ -27,9 +27,11 @@ class Tile:
 
     picture: str  # path inside the gallery
     text: str
+    shows: str  # what the picture is, for whoever cannot see it
     made: str | None = None
     note: str = ""
     right: bool | None = None  # None: not judged
+    split: str = "seen"
 
 
 @dataclass(frozen=True)
@@ -61,19 +63,29 @@ def write_gallery(folder: Path, results: dict[str, Any]) -> None:
 def describe(results: dict[str, Any]) -> list[Section]:
     """What is shown, in order, and how it is called."""
     seen, new = results["summary"]["captions"]["seen"], results["summary"]["captions"]["new-drawing"]
-    read = [Tile(one["picture"], one["answer"], "text", _truth(one), one["right"]) for one in results["captions"]]
+    read = [
+        Tile(one["picture"], one["answer"], f"given: {one['truth']}", "text", _truth(one), one["right"], one["split"])
+        for one in results["captions"]
+    ]
     drawn = [
-        [Tile(one["picture"], one["prompt"], "picture", _novelty(one["split"])), Tile(one["real"], REAL)]
+        [
+            Tile(one["picture"], one["prompt"], f"drawn from: {one['prompt']}", "picture", _novelty(one["split"])),
+            Tile(one["real"], REAL, f"a real drawing: {one['prompt']}"),
+        ]
         for one in results["drawings"]
     ]
     rebuilt = [
-        [Tile(one["original"], one["truth"]), Tile(one["picture"], "rebuilt", "picture")] for one in results["rebuilt"]
+        [
+            Tile(one["original"], one["truth"], f"given: {one['truth']}"),
+            Tile(one["picture"], "rebuilt", f"rebuilt from its embeddings: {one['truth']}", "picture"),
+        ]
+        for one in results["rebuilt"]
     ]
     blends = [
         [
-            Tile(one["first"], one["first_truth"]),
-            Tile(one["second"], one["second_truth"]),
-            Tile(one["picture"], "blend", "picture"),
+            Tile(one["first"], one["first_truth"], f"given: {one['first_truth']}"),
+            Tile(one["second"], one["second_truth"], f"given: {one['second_truth']}"),
+            Tile(one["picture"], "blend", f"blend of {one['first_truth']} and {one['second_truth']}", "picture"),
         ]
         for one in results["blends"]
     ]
@@ -109,10 +121,18 @@ def _document(one: dict[str, Any]) -> list[Tile]:
     title, *items = [*one["items"], {made: one["answer"]}]
     pairs = [first | second for first, second in zip(items[::2], items[1::2], strict=True)]
     pairs[0]["text"] = f"{title['text']} {pairs[0]['text']}"
-    tiles = [Tile(pair["picture"], pair["text"]) for pair in pairs]
+    tiles = [
+        Tile(pair["picture"], pair["text"], f"picture {place} of a document") for place, pair in enumerate(pairs, 1)
+    ]
     note = f"truth: {one['truth']}" if one["right"] is False else ""
     tiles[-1] = replace(tiles[-1], made=made, note=note, right=one["right"])
-    return tiles + ([Tile(one["truth"], REAL)] if made == "picture" else [])
+    if made == "text":
+        return tiles
+    return [
+        *tiles[:-1],
+        replace(tiles[-1], shows="drawn to continue it"),
+        Tile(one["truth"], REAL, "a real drawing of the same"),
+    ]
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------------
@@ -134,7 +154,7 @@ img { width: 192px; height: 192px; display: block; border-radius: 4px; image-ren
 img.made { outline: 3px solid var(--made); outline-offset: -3px }
 figcaption { font-size: .86rem; margin-top: 5px }
 figcaption small { display: block; color: var(--faint) }
-.made.text { color: var(--made) }
+.made.text { color: var(--made); font-style: italic }
 .good { color: var(--good) }
 .bad { color: var(--bad) }
 """
@@ -144,9 +164,9 @@ def page(results: dict[str, Any], sections: Sequence[Section]) -> str:
     facts = f"seed {results['seed']}, {results['seconds']:.0f} seconds, commit {results['commit'][:12]}"
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width">\n'
-        f"<title>minemu demo</title>\n<style>{STYLE}</style>\n<h1>What {escape(results['preset'])} reads and draws</h1>\n"
-        f"<p>Blue is what the model made. Nothing is picked. Every input and output is in results.json ({escape(facts)}).</p>\n"
-        f"{''.join(map(_section, sections))}</html>\n"
+        f"<title>minemu demo</title>\n<style>{STYLE}</style>\n<main>\n<h1>What {escape(results['preset'])} reads and draws</h1>\n"
+        "<p>Blue is what the model made: framed pictures, slanted words. Nothing is picked. Every input and output is in "
+        f"results.json ({escape(facts)}).</p>\n{''.join(map(_section, sections))}</main>\n</html>\n"
     )
 
 
@@ -159,9 +179,10 @@ def _section(section: Section) -> str:
 def _figure(tile: Tile) -> str:
     text = escape(tile.text) or "(nothing)"
     made = ' class="made"' if tile.made == "picture" else ""
-    picture = f'<img src="{escape(tile.picture)}" alt="{escape(tile.text)}"{made}>'
+    picture = f'<img src="{escape(tile.picture)}" alt="{escape(tile.shows)}"{made}>'
     words = f'<span class="made text">{text}</span>' if tile.made == "text" else text
-    mark = {True: ' <b class="good">✓</b>', False: ' <b class="bad">✗</b>', None: ""}[tile.right]
+    marks = {True: ("good", "right", "✓"), False: ("bad", "wrong", "✗")}
+    mark = "" if tile.right is None else ' <b class="{}" role="img" aria-label="{}">{}</b>'.format(*marks[tile.right])
     note = f"<small>{escape(tile.note)}</small>" if tile.note else ""
     return f"<figure>{picture}<figcaption>{words}{mark}{note}</figcaption></figure>"
 
@@ -175,11 +196,14 @@ INK, FAINT, MADE, GOOD, BAD, EDGE = "#1f2933", "#66727f", "#2563c9", "#15803d", 
 def contact_sheet(folder: Path, sections: Sequence[Section]) -> Image.Image:
     """The first of each section, six in a row: read, drawn, continued, rebuilt (beside the original). Nothing is picked."""
     rows_of = {section.name: section.rows for section in sections}
-    read = rows_of["Reads"][0]
+    read = {split: [tile for tile in rows_of["Reads"][0] if tile.split == split] for split in ("seen", "new-drawing")}
     drawn = [row[0] for row in rows_of["Draws"]]
     rebuilt = [replace(tile, text="") for row in rows_of["Rebuilds"][: COLUMNS // 2] for tile in row]
     bands = [
-        ("reads pictures that it was never shown", [read[:4] + read[-2:]]),
+        (
+            "reads pictures that it was never shown; the last two in a style new to the thing",
+            [read["seen"][:4] + read["new-drawing"][:2]],
+        ),
         ("draws from words", [drawn[:COLUMNS], drawn[COLUMNS : 2 * COLUMNS]]),
         ("continues a document of words and pictures", [[tile for row in rows_of["Continues"] for tile in row[:3]]]),
         ("rebuilds a picture from its embeddings", [rebuilt]),
@@ -206,7 +230,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _lines(text: str) -> list[str]:
-    """`text` in at most LINES lines, none wider than a picture."""
+    """`text` in at most LINES lines, none wider than a picture; "…" where it was cut."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
@@ -214,13 +238,14 @@ def _lines(text: str) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    return [_cut(line) for line in lines if line][:LINES]
+    shown = [_cut(line) for line in lines if line]
+    return shown if len(shown) <= LINES else [*shown[: LINES - 1], _cut(shown[LINES - 1], "…")]
 
 
-def _cut(line: str) -> str:
-    while not _fits(line):
+def _cut(line: str, end: str = "") -> str:
+    while not _fits(line + end):
         line = line[:-1]
-    return line
+    return line + end
 
 
 def _fits(line: str) -> bool:

@@ -81,11 +81,14 @@ class EmuGeneration:
     ) -> Tensor:
         """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new).
 
-        A model that says [IMG] itself (`objective.say_image`) ends there, as words have no more to say.
+        At most what the context has left. A model that says [IMG] itself (`objective.say_image`) ends there, as words have no more to say.
         """
         _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come=1)
         if not {"max_length", "generation_config"} & kwargs.keys():
-            kwargs.setdefault("max_new_tokens", 32)
+            limit, room = kwargs.get("max_new_tokens", 32), self.config.llm.context - inputs.shape[1]
+            if limit < 1:
+                raise MinemuError(f"max_new_tokens={limit} asks for nothing; give 1 or more")
+            kwargs["max_new_tokens"] = min(limit, room)  # positions beyond the context were never trained
         if self.config.objective.say_image:
             kwargs.setdefault("eos_token_id", [self.ids.eos, self.ids.image_start])
         return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **kwargs)
@@ -103,6 +106,8 @@ class EmuGeneration:
 
         [IMG] is appended where a prompt does not end with it, as the model is not taught to say it.
         """
+        if attention_mask is not None:
+            input_ids, attention_mask = sequence.pad_left(input_ids, attention_mask)  # [IMG] may stand before padding
         to_come = self.config.bridge.n_image + int(not (input_ids[:, -1] == self.ids.image_start).all())
         input_ids, attention_mask, inputs = self._prompt(
             input_ids, attention_mask, images, image_embeds, frames, to_come

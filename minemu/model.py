@@ -35,6 +35,8 @@ from minemu.shards import INDEX, RECORD
 from minemu.visual_encoder import EVAVisionTransformer
 from minemu.weights import load_folder, save_tensors
 
+LOGS = "training"  # folder beside the weights of a checkpoint: each stage's settings and log
+
 
 @dataclass
 class EmuOutput(ModelOutput):
@@ -109,10 +111,16 @@ class Emu(nn.Module, EmuGeneration):
         spread = getattr(self, "hf_device_map", None)
         return self.regression_head.weight.device if spread is None else main_device(spread)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.regression_head.weight.dtype
+
     def encode_images(self, images: Tensor, frames: bool = False) -> Tensor:
         """CLIP-normalised pictures (n, 3, S, S) -> visual embeddings (n, N, E), the space that is regressed."""
         if not images.is_floating_point():
-            raise MinemuError(f"the model reads CLIP-normalised pictures, not {images.dtype}; use EmuProcessor, or processor.normalise")
+            raise MinemuError(
+                f"the model reads CLIP-normalised pictures, not {images.dtype}; use EmuProcessor, or minemu.processor.normalise"
+            )
         images = images.to(self.visual_encoder.pos_embed.dtype)                  # a processor gives float32
         features = self.visual_encoder(images)                                   # (n, 1 + P, V)
         bridge = self.config.bridge
@@ -201,13 +209,19 @@ class Emu(nn.Module, EmuGeneration):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | os.PathLike, dtype: torch.dtype | str = torch.float32, revision: str | None = None, **placing
+        cls,
+        source: str | os.PathLike,
+        dtype: torch.dtype | str = torch.float32,
+        revision: str | None = None,
+        token: str | None = None,
+        **placing,
     ) -> Emu:
         """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape.
 
-        `placing` are device_map, max_memory and quantization_config, as in transformers; see `minemu.loading.load_module`.
+        `revision` and `token` are for the hub; `placing` are device_map, max_memory and quantization_config, as in
+        transformers: see `minemu.loading.load_module`.
         """
-        folder = local_folder(source, revision)
+        folder = local_folder(source, revision, token)
         config = read_config(folder)
         return load_module(lambda: cls(config), load_folder(folder), str(source), dtype, **placing)
 
@@ -217,7 +231,7 @@ class Emu(nn.Module, EmuGeneration):
 
 
 def push(saved: Any, repo_id: str, private: bool, token: str | None) -> str:
-    """Upload what `save_pretrained` of a model or a pipeline writes."""
+    """Upload what `save_pretrained` of a model, a processor or a pipeline writes."""
     from huggingface_hub import HfApi
 
     api = HfApi(token=token)
@@ -227,7 +241,7 @@ def push(saved: Any, repo_id: str, private: bool, token: str | None) -> str:
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Emu"))
 
 
-def local_folder(source: str | os.PathLike, revision: str | None = None) -> Path:
+def local_folder(source: str | os.PathLike, revision: str | None = None, token: str | None = None) -> Path:
     """`source` itself if it is a folder, else a downloaded copy of the hub repository of that name."""
     if Path(source).is_dir():
         return Path(source)
@@ -237,7 +251,7 @@ def local_folder(source: str | os.PathLike, revision: str | None = None) -> Path
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision))
+        return Path(snapshot_download(name, revision=revision, token=token))
     except (OSError, ValueError) as error:
         raise MinemuError(f"there is no folder {name}, and it could not be fetched from the hub ({str(error).splitlines()[0]})") from None
 

@@ -1,8 +1,9 @@
 """The unified objective of Emu: one sequence, two ways to predict what comes next.
 
-    L = CE(next token | what came before) + w * ||next visual embedding - prediction||^2
+    L = CE(next token | what came before) + w * mean((next visual embedding - prediction)^2)
 
-Sun et al. 2023, eq. 1-2. The released code builds the pairs of the second term but never computes it.
+Sun et al. 2023, eq. 1-2; the mean is over the D numbers of an embedding too. The released code builds the pairs of the second
+term but never computes it.
 
 Axes   B rows   L positions   D width of the regressed space   W vocabulary
 """
@@ -40,4 +41,4 @@ def image_loss(predictions: Tensor, embeddings: Tensor, targets: Targets, object
 
 
 def unified_loss(text: Tensor, image: Tensor, objective: ObjectiveConfig) -> Tensor:
-    return text + objective.image_loss_weight * image
+    return text + objective.image_loss_weight * image.to(text.device)  # a device map may part the two heads

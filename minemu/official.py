@@ -185,7 +185,7 @@ def fit(config: EmuConfig, shapes: dict[str, Shape], keep_lora: bool = False) ->
     """The configuration of a checkpoint of this family: the preset's, or its instruct variant, with LoRA where it is kept."""
     changes = {}
     plain = {canonical(name): shape for name, shape in shapes.items()}
-    if plain.get(WORD_TABLE, (0,))[0] == config.llm.vocab_size + INSTRUCT_TOKENS:
+    if (plain.get(WORD_TABLE) or (0,))[0] == config.llm.vocab_size + INSTRUCT_TOKENS:
         changes["llm.special_tokens"] = config.llm.special_tokens + INSTRUCT_TOKENS
         if config.bridge.kind == "pool":
             changes["bridge.n_image"] = min(CHAT_EMBEDS, config.vision.patches)
@@ -221,6 +221,10 @@ def why_unused(published: str) -> str | None:
 
 def published_name(name: str, config: EmuConfig) -> str:
     """The published name of one of our tensors; with LoRA in the style of early peft, which Emu-I was trained with."""
+    if config.vision.stem != "patch":
+        raise MinemuError(
+            f"vision.stem={config.vision.stem} was never published, so its weights have no published names"
+        )
     back = rename(name, [(ours, published) for published, ours in RULES[config.bridge.kind]])
     if back is None:
         raise MinemuError(f"{name} has no published name")

@@ -70,6 +70,8 @@ class Comparison:
 def compare(folder: str | os.PathLike) -> list[Comparison]:
     """Run this implementation on a recording and compare every tensor that it holds."""
     recording = Recording(Path(folder))
+    if not set(recording.outputs) - set(INPUTS):
+        raise MinemuError(f"the recording {folder} holds no output to compare with")
     return [_compared(recording, name) for name in recording.outputs if name not in INPUTS]
 
 
@@ -116,7 +118,10 @@ class Recording:
         if kind not in _OURS:
             raise MinemuError(f"the recording holds '{name}', which minemu does not compute; known: {', '.join(_OURS)}")
         with torch.no_grad():
-            return _OURS[kind](self, name)
+            try:
+                return _OURS[kind](self, name)
+            except KeyError as error:
+                raise MinemuError(f"the recording lacks {error}, which '{name}' needs") from None
 
     @property
     def images(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +18,12 @@ from minemu import adapters
 from minemu.data.video import is_clip
 from minemu.errors import MinemuError
 from minemu.loading import main_device
-from minemu.model import Emu, local_folder, push
+from minemu.model import LOGS, Emu, local_folder, push
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
 from minemu.prompts import DESCRIBE
 from minemu.retrieval import rices
 from minemu.sequence import Video
-from minemu.visual_decoder import VisualDecoder
+from minemu.visual_decoder import Generators, VisualDecoder
 
 Sample = Sequence[str | PictureLike | Video]
 BATCH = 32  # pictures encoded at a time, where there may be many
@@ -58,6 +59,7 @@ class EmuPipeline:
                 "use the tokenizer of this checkpoint"
             )
         self.model, self.processor, self.decoder = model.eval(), processor, decoder.eval()
+        self.logs: list[Path] = []  # where the records of its training lie, which go with it when it is saved
         # What stands in the model's own may be of another decoder: stage `emu` does not depend on it.
         model.config = replace(model.config, decoder=decoder.config)
 
@@ -69,6 +71,7 @@ class EmuPipeline:
         revision: str | None = None,
         adapter: str | os.PathLike | None = None,
         merge: bool = False,
+        token: str | None = None,
         **placing,
     ) -> EmuPipeline:
         """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
@@ -77,7 +80,7 @@ class EmuPipeline:
                   the base that lies beside it
         merge     add the adapter to the weights: the same answers, faster, and no need of peft afterwards
         """
-        folder = local_folder(source, revision)
+        folder = local_folder(source, revision, token)
         if adapter is None and adapters.is_adapter(folder):
             folder, adapter = adapters.base_folder(folder), folder
         if merge and adapter is None:
@@ -89,21 +92,33 @@ class EmuPipeline:
         decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left
         model = Emu.from_pretrained(folder, dtype, **placing)
         if adapter is None:
-            return cls(model, EmuProcessor.from_pretrained(folder), decoder)
-        adapter = local_folder(adapter)
+            pipe = cls(model, EmuProcessor.from_pretrained(folder), decoder)
+            pipe.logs = [folder / LOGS]
+            return pipe
+        adapter = local_folder(adapter, token=token)
         config = adapters.read_settings(adapter, model.config)
         processor = EmuProcessor.of(config, folder)
         adapters.load_adapter(model, processor, adapter, config)
-        return cls(adapters.merge(model) if merge else model, processor, decoder)
+        pipe = cls(adapters.merge(model) if merge else model, processor, decoder)
+        pipe.logs = [folder / LOGS, adapter / LOGS]
+        return pipe
 
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         self.model.save_pretrained(folder, dtype)
         self.processor.save_pretrained(folder)
         self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
+        own = Path(folder) / LOGS
+        for logs in self.logs:
+            if logs.is_dir() and logs.resolve() != own.resolve():
+                shutil.copytree(logs, own, dirs_exist_ok=True)
 
     def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
         """Upload model, processor and decoder; returns the address of the commit."""
         return push(self, repo_id, private, token)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
 
     def to(self, device: str | torch.device) -> EmuPipeline:
         if hasattr(self.model, "hf_device_map"):
@@ -124,7 +139,7 @@ class EmuPipeline:
         prompt: Sample | Sequence[Sample],
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         output_type: str = "pil",
         progress: bool = False,
     ) -> EmuPipelineOutput:
@@ -132,6 +147,7 @@ class EmuPipeline:
 
         A sample that is one picture alone is rebuilt from its own embeddings; put "" beside it to have the model predict
         a next picture instead. Two pictures blend. Step count and guidance default to the checkpoint's own.
+        A list of generators has one for each picture, which is then the same alone and in a batch.
         """
         if output_type not in ("pil", "pt"):
             raise MinemuError(f"output_type={output_type!r} is not one of pil, pt")
@@ -278,6 +294,8 @@ class EmuPipeline:
                 "this model was not trained to say [IMG] itself; draw with pipe([...]) and speak with pipe.chat([...]), "
                 "or train one with --set objective.say_image=true"
             )
+        if max_new_tokens < 1:
+            raise MinemuError(f"max_new_tokens={max_new_tokens} asks for nothing; give 1 or more")
         batch = self.processor([list(sample)]).to(self.model.device)
         images = batch.get("images")
         room = self.model.config.llm.context - batch["input_ids"].shape[1]

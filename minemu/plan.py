@@ -2,11 +2,11 @@
 
 The operations and the activations are measured (`minemu.costs`); what stays in memory beside them is arithmetic:
 
-    training, sharded over n devices (FSDP)   float32 weights 4 P / n, gradients 4 P / n, AdamW's two moments 8 P / n,
+    training, sharded over n devices (FSDP)   float32 weights 4 P / n, gradients 4 Q / n, AdamW's two moments 8 Q / n,
                                               the bfloat16 weights that are gathered, activations, logits
     inference, spread over n devices          weights / n, key-value cache / n, and the decoder
 
-P parameters, n devices. All sizes are bytes.
+P parameters, of which Q learn (with LoRA the factors alone), n devices; minemu itself trains on one. All sizes are bytes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from minemu.errors import MinemuError
 DECIMAL = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS = {**DECIMAL, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MOST_DEVICES = 1024
+VISUAL = ("visual_encoder", "ln_visual", "causal_transformer", "project_up")
 TRAINING_PARTS = ("weights", "gradients", "moments", "gathered", "activations", "logits")
 INFERENCE_PARTS = ("weights", "cache", "decoder")
 # Bytes a weight. Quantised ones carry scales: those of bitsandbytes' 4 bits are one float32 for 64 weights.
@@ -79,14 +80,16 @@ def training_memory(
     With checkpointing each layer keeps its input only, and one is run anew at a time.
     """
     total, llm = counts["total"], config.llm
+    learnt = counts.get("LoRA factors", total)
+    copied = sum(counts.get(name, 0) for name in VISUAL) if config.objective.targets == "frozen" else 0  # the teacher
     in_use = 2 * llm.vocab_size * llm.width  # embedding and LM head, which FSDP keeps gathered
     in_use += 2 * counts["LLM linear layers"] / llm.layers  # the layer that runs, and the next one
     logit_bytes = COMPUTE.itemsize + 4 + 4  # a logit, its float32 log-probability, the gradient of that
     return Training(
         checkpointing,
-        weights=4 * total / devices,
-        gradients=4 * total / devices,
-        moments=8 * total / devices,
+        weights=4 * (total + copied) / devices,
+        gradients=4 * learnt / devices,
+        moments=8 * learnt / devices,
         gathered=COMPUTE.itemsize * (total if devices == 1 else min(in_use, total)),
         activations=_activations(config, costs, load, checkpointing),
         logits=load.batch * load.length * llm.vocab_size * logit_bytes,
@@ -191,9 +194,12 @@ def _advice_training(found: dict[str, Any]) -> str:
     if checkpointed["fits"]:
         return f"training fits {where} with activation checkpointing"
     if (needed := checkpointed["devices_needed"]) is not None:
-        return f"training does not fit {where}: take {needed} such devices and activation checkpointing, or train LoRA adapters alone"
-    kept = _gib(checkpointed["activations"] + checkpointed["logits"])
-    return f"training does not fit {where}: activations and logits alone are {kept} a device; lower --batch or --length"
+        return (
+            f"training does not fit {where}: take {needed} such devices with FSDP and activation checkpointing, "
+            "or train LoRA adapters alone"
+        )
+    kept = _gib(sum(checkpointed[part] for part in ("gathered", "activations", "logits")))
+    return f"training does not fit {where}: what is not sharded is {kept} a device; lower --batch or --length"
 
 
 def _advice_inference(found: dict[str, Any]) -> str:
@@ -202,7 +208,12 @@ def _advice_inference(found: dict[str, Any]) -> str:
     fitting = next((name for name in HOW if rows[name]["fits"]), None)
     if fitting is None:
         needed = rows["4-bit LLM"]["devices_needed"]
-        more = f"take {needed} devices with 4-bit weights" if needed else "lower --batch or --length"
+        decoder = rows["4-bit LLM"]["decoder"]
+        more = (
+            f"take {needed} devices with 4-bit weights"
+            if needed
+            else f"the decoder alone is {_gib(decoder)}, take a larger first one"
+        )
         return (
             f"inference does not fit {where}: {more}, or let device_map='auto' leave the rest to memory and disk (slow)"
         )

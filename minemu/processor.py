@@ -19,7 +19,7 @@ from minemu.chat import ChatTemplates
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError, suggest
 from minemu.files import atomic_write, read_json, write_json
-from minemu.model import local_folder, read_config
+from minemu.model import local_folder, push, read_config
 from minemu.tokenizer import VIDEO, load_tokenizer, special_tokens
 
 CLIP_MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073))
@@ -182,6 +182,10 @@ class EmuProcessor(ChatTemplates):
             raise MinemuError(
                 'give a list of samples, each a list of text and pictures: processor([["two dogs.", img]])'
             )
+        if any(isinstance(sample, (Image.Image, os.PathLike, sequence.Video)) for sample in samples):
+            raise MinemuError(
+                'each sample is a list of its own: processor([["two dogs.", img]]), in two pairs of brackets'
+            )
         rows: list[list[int]] = []
         seen: dict[str, list[Tensor]] = {"images": [], "frames": []}
         for sample in samples:
@@ -207,10 +211,16 @@ class EmuProcessor(ChatTemplates):
         settings = {"image_size": self.image_size, "n_image": self.n_image, "n_frame": self.n_frame}
         write_json(folder / "processor.json", settings)
 
+    def push_to_hub(self, repo_id: str, private: bool = False, token: str | None = None) -> str:
+        """Upload the tokenizer and the settings; returns the address of the commit."""
+        return push(self, repo_id, private, token)
+
     @classmethod
-    def from_pretrained(cls, source: str | os.PathLike, revision: str | None = None) -> EmuProcessor:
+    def from_pretrained(
+        cls, source: str | os.PathLike, revision: str | None = None, token: str | None = None
+    ) -> EmuProcessor:
         """What `save_pretrained` wrote, in a folder or on the hub; or a config.json with LLaMA's tokenizer beside it."""
-        folder = local_folder(source, revision)
+        folder = local_folder(source, revision, token)
         if (folder / "config.json").exists() and not (folder / "processor.json").exists():
             return cls.of(read_config(folder), folder)
         settings = read_json(folder / "processor.json")

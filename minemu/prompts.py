@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from minemu.errors import MinemuError, suggest
-from minemu.sequence import Special, Video
+from minemu.sequence import Special
 
 # System messages. Emu-I's name a picture by its tokens, without one between them.
 EMU_I_IMAGE = (
@@ -34,7 +34,11 @@ EMU2_CHAT = "You are a helpful assistant, dedicated to delivering comprehensive 
 EMU2_ACADEMIC = "You are a helpful assistant, dedicated to provide concise and efficient answers."
 SYSTEM_MESSAGES = (EMU_I_IMAGE, EMU_I_VIDEO, EMU2_CHAT, EMU2_ACADEMIC)
 
-DESCRIBE = {"num_beams": 5, "length_penalty": 0.0}  # without any prompt; the released generate()'s own defaults
+DESCRIBE = {
+    "num_beams": 5,
+    "max_new_tokens": 50,
+    "length_penalty": 0.0,
+}  # without any prompt; the released generate()'s own defaults
 CAPTION = {"num_beams": 5, "max_new_tokens": 20, "min_new_tokens": 8, "length_penalty": -1.0}
 EMU_I_ANSWER = {"num_beams": 5, "max_new_tokens": 20, "min_new_tokens": 1, "length_penalty": -1.0}
 EMU2_ANSWER = {"num_beams": 5, "max_new_tokens": 10, "min_new_tokens": 1, "length_penalty": -1.0}
@@ -92,7 +96,7 @@ class Prompt:
     choices: tuple[str, ...] = ()  # where there are any, nothing else may be answered (`EmuProcessor.only`)
 
     def fill(self, **values: Any) -> list:
-        """The prompt as a sample for `EmuProcessor` and `EmuPipeline.chat`: a picture for {image}, frames for {video}, else text."""
+        """The prompt as a sample for `EmuProcessor` and `EmuPipeline.chat`: a picture for {image}, a clip for {video}, else text."""
         needed = re.findall(r"\{(\w+)\}", self.template)
         for name in values:
             if name not in needed:
@@ -100,7 +104,9 @@ class Prompt:
         if lacking := [name for name in needed if name not in values]:
             raise MinemuError(f"the prompt also needs {', '.join(lacking)}; give it as {lacking[0]}=...")
         if "video" in values:
-            values["video"] = Video.sampled(values["video"], EMU_FRAMES)
+            from minemu.data.video import as_video
+
+            values["video"] = as_video(values["video"], EMU_FRAMES)
         return fill(self.template, **values)
 
 

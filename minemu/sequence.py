@@ -188,12 +188,12 @@ def targets(input_ids: Tensor, ids: TokenIds, objective: ObjectiveConfig, segmen
         silent |= segment_ids[:, 1:] != segment_ids[:, :-1]
     image = following == ids.image
     if objective.end_of_image_pair:
-        image = image | (following == ids.image_end)
+        image = image | ((following == ids.image_end) & (input_ids[:, :-1] == ids.image))  # a quoted [/IMG] closes no picture
     return Targets(text=following.masked_fill(silent, IGNORE), image=image)
 
 
 def count_pictures(input_ids: Tensor, ids: TokenIds) -> int:
-    return int((input_ids == ids.image_start).sum())
+    return int(((input_ids[..., :-1] == ids.image_start) & (input_ids[..., 1:] == ids.image)).sum())  # a quoted [IMG] has no slots
 
 
 def check_slots(input_ids: Tensor, ids: TokenIds, n: int, given: int, frames: bool = False) -> None:

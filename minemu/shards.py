@@ -21,6 +21,7 @@ from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_json, write_json
 
 INDEX = "model.safetensors.index.json"
+POINTER = b"version https://git-lfs"  # what a clone without git-lfs has in place of a file
 RECORD = "conversion.json"  # what a converted folder is made from; stays in it
 TORCH_SUFFIXES = (".pt", ".pth", ".bin")
 WRAPPERS = ("module", "state_dict", "model")
@@ -60,12 +61,17 @@ class Shards:
             )
 
     def read(self, name: str) -> Tensor:
-        """One tensor; it may share the memory map of its file, so clone what must outlive the next file."""
+        """One tensor; it may share the memory map of its file."""
         return self._file(self.where[name])[name]
 
     def _file(self, path: Path) -> Any:
         if self._open is None or self._open[0] != path:
             self._open = None  # the file before this one is closed first
+            with path.open("rb") as file:
+                if file.read(len(POINTER)) == POINTER:
+                    raise MinemuError(
+                        f"{path} is a pointer of git-lfs, not the file itself; fetch that with: git lfs pull"
+                    )
             self._open = path, _SafetensorsFile(path) if path.suffix == ".safetensors" else _load_torch(path)
         return self._open[1]
 
@@ -150,7 +156,8 @@ def find_checkpoint(path: Path) -> Path:
 
 def _read_index(path: Path) -> dict[str, Path]:
     """Name -> file of a sharded checkpoint; a shard that is not there is named."""
-    index = read_json(path).get("weight_map")
+    read = read_json(path)
+    index = read.get("weight_map") if isinstance(read, dict) else None
     if not isinstance(index, dict) or not index:
         raise MinemuError(f"{path} has no weight_map, so it is no index of a checkpoint; fetch it again")
     files = {name: path.parent / file for name, file in index.items()}

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,6 +39,7 @@ BETAS = (0.00085, 0.012)  # Stable Diffusion's, for the schedules "linear" and "
 PREDICTIONS = {"v": "v_prediction", "epsilon": "epsilon", "sample": "sample"}  # our names -> those of diffusers
 SIZE_WAVES = 256  # width of the embedding of each of SDXL's six sizes
 POSITION_WAVES = (0.5, 1.0, 2.0)  # half periods across a picture, of the position channels
+Generators = torch.Generator | Sequence[torch.Generator] | None  # one for all pictures, or one for each
 
 
 class VisualDecoder(nn.Module):
@@ -165,7 +167,7 @@ class VisualDecoder(nn.Module):
         null: Tensor | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: Generators = None,
         progress: bool = False,
     ) -> Tensor:
         """Draw the pictures of visual embeddings: (B, N, D) -> (B, 3, S, S) in [-1, 1].
@@ -201,8 +203,15 @@ class VisualDecoder(nn.Module):
             latents = sampler.step(predicted, t, latents).prev_sample
         return self.codec.decode(latents.to(self.codec.scale)).clamp(-1, 1)                     # (B, 3, S, S)
 
-    def initial_noise(self, rows: int, generator: torch.Generator | None) -> Tensor:
-        """(B, K, s, s), drawn in float32 where the generator lives, so that a seed gives the same picture in any precision."""
+    def initial_noise(self, rows: int, generator: Generators) -> Tensor:
+        """(B, K, s, s), drawn in float32 where the generator lives, so that a seed gives the same picture in any precision.
+
+        Of a list each draws its own row, so that a picture is the same alone and among others.
+        """
+        if isinstance(generator, (list, tuple)):
+            if len(generator) != rows:
+                raise MinemuError(f"{len(generator)} generators were given for {rows} pictures; give one for each, or one for all")
+            return torch.cat([self.initial_noise(1, one) for one in generator])
         side = self.config.image_size // self.config.patch
         home = generator.device if generator is not None else self.condition_mean.device
         noise = torch.randn(rows, self.config.latent_channels, side, side, generator=generator, device=home)

@@ -15,6 +15,10 @@ os.environ.update(
 
 import pytest
 import torch
+from hypothesis import settings
+
+settings.register_profile("here", deadline=None, derandomize=True)  # on any machine, however busy, the same examples
+settings.load_profile("here")
 
 
 @pytest.fixture(scope="session", autouse=True)

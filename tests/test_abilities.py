@@ -131,6 +131,10 @@ def test_one_frame_is_measured_beside_eight():
     assert result.details["single_frame"] == pytest.approx(np.mean(still)) and 0 < sum(still) < N / 4
     low, high = result.details["single_frame_interval"]
     assert 0 < low < result.details["single_frame"] < high
+    for sort, part in result.details["parts"].items():
+        assert part["single_frame"] == pytest.approx(
+            np.mean([mark for mark, one in zip(still, made, strict=True) if one.asks == sort])
+        )
 
 
 class Captioner(Pipe):
@@ -299,6 +303,13 @@ def test_few_shot_prompts_hold_their_examples():
     tasks.evaluate(Listener(seen), "few-shot-vqa", None, 3, SEED, shots=4)
     shapes = ["".join("t" if isinstance(piece, str) else "p" for piece in prompt) for prompt in seen]
     assert shapes == ["pt" * 5] * 9  # RICES, the other picture, at random
+    said, world = {}, ToyWorld("seen", seed=SEED, image_size=32)
+    for i in range(512):
+        one = questions.question(world, abilities.POOL_FROM + i)
+        said.setdefault(key(abilities.as_sample(one.pictures)), set()).add(f"{one.text} {one.answer}.")
+    for prompt in seen:
+        for picture, text in zip(prompt[:-2:2], prompt[1:-2:2], strict=True):
+            assert text in said[key([picture])]  # each with its own answer
     near, far = (
         np.mean([np.abs(np.asarray(p[-4], float) - np.asarray(p[-2], float)).mean() for p in part])
         for part in (seen[:3], seen[6:9])
@@ -393,7 +404,7 @@ def test_blends_drawn_by_an_oracle_and_by_a_fool(eye):
     assert 0 < result.chance < 0.2 and 0 <= result.details["nearer_than_chance"] <= 1
     fool = tasks.evaluate(Painter(made, turn=7), "blend", None, 24, SEED, eye)
     assert fool.score <= 0.25 and fool.details["nearness"] < result.details["nearness"]
-    with pytest.raises(MinemuError, match=r"--limit \d+ is more than the \d+ blends there are; use fewer"):
+    with pytest.raises(MinemuError, match=r"--limit \d+ is more than the \d+ samples that task 'blend' has; use fewer"):
         tasks.evaluate(Painter([]), "blend", None, len(episodes.blends()) + 1, SEED, eye)
 
 

@@ -220,7 +220,10 @@ def test_a_number_far_below_is_marked_at_the_edge():
     results = fake()
     results["variants"]["pool"]["runs"]["1"]["explained_free"] = -9000.0
     figure = show_ablation(results, "bridge")
-    assert [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_marker() == "<"] == [-0.5]
+    assert [line.get_xdata()[0] for line in figure.axes[1].lines if line.get_marker() == "<"] == [
+        -0.5
+    ] * 2  # and the mean
+    assert "further below" in [text.get_text() for text in figure.legends[0].get_texts()]
     assert figure.axes[1].get_xlim()[0] > -1
 
 

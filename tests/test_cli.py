@@ -15,7 +15,6 @@ from minemu import cli
 from minemu.errors import MinemuError
 from minemu.evaluation import report, tasks
 from minemu.processor import EmuProcessor
-from minemu.prompts import DESCRIBE
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
 
 
@@ -165,6 +164,9 @@ class Pipe:
     def chat(self, sample, max_new_tokens):
         return SimpleNamespace(text=f"{len(sample)} pieces")
 
+    def caption(self, shown, max_new_tokens):
+        return "a caption"
+
     def __call__(self, sample, num_inference_steps, guidance_scale, generator):
         noise = torch.rand(1, generator=generator).item()
         return SimpleNamespace(images=[Image.new("RGB", (8, 8), (int(255 * noise), num_inference_steps or 0, 0))])
@@ -223,9 +225,11 @@ def test_generate_reads_clips_and_goes_on_with_a_dialogue(pipe, tmp_path, monkey
 
 @pytest.mark.parametrize("name", ["clip.gif", "still.png", "frames/"])
 def test_generate_describes_what_is_given_alone(pipe, tmp_path, monkeypatch, name):
-    """As `EmuPipeline.caption` decodes it, a clip as well as a picture; beside a question the words decide."""
+    """By `EmuPipeline.caption`, of Emu-I too, a clip as well as a picture; beside a question the words decide."""
     asked = []
-    monkeypatch.setattr(Pipe, "chat", lambda self, sample, **kwargs: asked.append(kwargs) or SimpleNamespace(text=""))
+    monkeypatch.setattr(Pipe, "processor", SimpleNamespace(special={"[USER]": 5}))
+    monkeypatch.setattr(Pipe, "caption", lambda self, shown, **kwargs: asked.append("caption") or "")
+    monkeypatch.setattr(Pipe, "chat", lambda self, sample, **_: asked.append(len(sample)) or SimpleNamespace(text=""))
     frames = [Image.new("RGB", (8, 8), (20 * k, 0, 0)) for k in range(12)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
     (tmp_path / "frames").mkdir()
@@ -233,7 +237,7 @@ def test_generate_describes_what_is_given_alone(pipe, tmp_path, monkeypatch, nam
         frames[0].save(tmp_path / path)
     assert cli.run(["generate", "c", f"{tmp_path}/{name}"]) == 0
     assert cli.run(["generate", "c", f"{tmp_path}/{name}", "what moves?"]) == 0
-    assert asked == [{"max_new_tokens": 64, **DESCRIBE}, {"max_new_tokens": 64}]
+    assert asked == ["caption", 1]
 
 
 def test_generate_refuses_a_dialogue_that_does_not_end_with_the_user(pipe, capsys, monkeypatch):
@@ -302,6 +306,8 @@ def test_generate_puts_the_nearest_examples_before_the_prompt(pipe, tmp_path, ca
     assert [piece.name for piece in asked[1] if isinstance(piece, Path)] == ["a.png", "c.png", "b.png"]  # not its own
     assert "chosen by the last picture of the prompt" in refused(capsys, *line[:2], "this is", *line[4:])
     assert "has no pictures; name a folder" in refused(capsys, *line[:-1], str(tmp_path / "nowhere"))
+    (pool / "a.txt").write_bytes("naïve".encode("latin-1"))
+    assert f"{pool / 'a.txt'} is not UTF-8 text" in refused(capsys, *line)
     (pool / "b.txt").unlink()
     assert f"b.png has no text; write it into {pool / 'b.txt'}" in refused(capsys, *line)
 

@@ -61,6 +61,13 @@ def test_override_reads_text_as_the_type_of_the_field():
             {"bridge.kind": "pool", "bridge.n_image": 9, "decoder.condition_width": 32},
             "vision.image_size / vision.patch_size=4 is not a multiple of the square root of bridge.n_image=3; change one of them",
         ),
+        (
+            {"bridge.kind": "pool", "decoder.condition_width": 32},
+            "with bridge.kind=pool, does not have; set objective.end_of_image_pair=false",
+        ),
+        ({"bridge.n_image": 0}, "bridge.n_image=0 is too small: give 1 or more"),
+        ({"llm.layers": 0}, "llm.layers=0 is too small: give 1 or more"),
+        ({"vision.width": -64}, "vision.width=-64 is too small: give 1 or more"),
     ],
 )
 def test_a_wrong_key_or_value_is_one_clear_line(changes, message):

@@ -151,8 +151,20 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path):
     convert.convert(source, config_of(), out)
     with pytest.raises(MinemuError, match="out holds another conversion, of .*; delete it or choose another folder"):
         convert.convert(source, config_of(), out, torch.float16)
+    with pytest.raises(MinemuError, match="out holds another conversion"):  # the factors would be merged otherwise
+        convert.convert(source, config_of().override({"llm.lora_alpha": 32.0}), out)
+    (tmp_path / "ours" / ".notes.tmp").mkdir()
     with pytest.raises(MinemuError, match="ours is not empty; choose another folder"):
         convert.convert(source, config_of(), tmp_path / "ours")
+    assert (tmp_path / "ours" / ".notes.tmp").exists()
+    (tmp_path / "decoded" / "visual_decoder").mkdir(parents=True)  # whichever of the two comes first
+    convert.convert(source, config_of(), tmp_path / "decoded")
+
+
+def test_what_git_lfs_left_in_place_of_a_file_is_named(tmp_path):
+    (tmp_path / "model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+    with pytest.raises(MinemuError, match="model.bin is a pointer of git-lfs, not the file itself; .* git lfs pull"):
+        Shards(tmp_path / "model.bin")
 
 
 def test_a_shard_that_gets_lost_is_named(tmp_path):

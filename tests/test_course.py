@@ -138,6 +138,9 @@ WRONG = {
     "01.positions": {
         "within the row": lambda segments: torch.arange(segments.shape[1]).expand_as(segments),
         "counted from 1": lambda segments: block_mask(segments)[:, 0].sum(-1),
+        "two samples at most": lambda segments: (
+            torch.arange(segments.shape[1]) - (segments == 1).sum(1, keepdim=True) * (segments == 2)
+        ),
     },
     "02.patches": {
         "by columns": lambda x, p: rearrange(x, "b c (h i) (w j) -> b (w h) (c i j)", i=p, j=p),
@@ -241,6 +244,9 @@ WRONG = {
         "projection forgotten": lambda name, config: rate_of(
             name, config, ("causal_transformer",), lambda own, lr: lr if own is None else own
         ),
+        "Emu2's projection forgotten": lambda name, config: rate_of(
+            name, config, ("ln_visual", "causal_transformer"), lambda own, lr: lr if own is None else own
+        ),
         "one for all": lambda name, config: config.lr,
     },
     "07.rank": {
@@ -268,6 +274,9 @@ WRONG = {
         "the share of the variance": lambda embeds, noise, signal: signal.sqrt() * embeds + (1 - signal).sqrt() * noise,
         "noise added": lambda embeds, noise, signal: signal * embeds + noise,
         "turned round": lambda embeds, noise, signal: signal * noise + (1 - signal**2).sqrt() * embeds,
+        "a coin for each number": lambda embeds, noise, signal: torch.where(
+            torch.rand(embeds.shape, generator=torch.Generator().manual_seed(0)) < signal, embeds, noise
+        ),
     },
     "08.noise": {
         "no roots": lambda z0, noise, alpha: alpha * z0 + (1 - alpha) * noise,

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from minemu import generation
 from minemu.config import EmuConfig
 from minemu.data import captions
 from minemu.data.world import Group, Scene, ToyWorld
@@ -107,6 +108,11 @@ def test_judge_keeps_its_gallery(tmp_path, monkeypatch):
     assert len(list(tmp_path.iterdir())) == 1
     monkeypatch.setattr(Judge, "features", None)  # the second time nothing is looked at
     assert torch.equal(Judge(labels=["llama"], cache=tmp_path).gallery, first.gallery)
+    monkeypatch.undo()
+    for labels in (["llama"], ["llama", "rocket"]):  # of another network, or of other drawings, another one
+        monkeypatch.setattr(judge, "LOOK_SIZE", 64)
+        Judge(labels=labels, cache=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.slow
@@ -281,7 +287,9 @@ def nano():
     return EmuPipeline(Emu(config).eval(), processor, VisualDecoder(config.decoder))
 
 
-def test_likelihood_from_the_cache_equals_one_whole_pass(nano):
+@pytest.mark.parametrize("at_once", [1, 2, 256])
+def test_likelihood_from_the_cache_equals_one_whole_pass(nano, monkeypatch, at_once):
+    monkeypatch.setattr(generation, "SCORED", at_once)
     picture = Image.effect_noise((32, 32), 90).convert("RGB")
     texts = ["an ox", "a big llama on", "two kick scooters above grapes on a green background, Flat style"]
     found = nano.log_likelihoods([picture], texts)
@@ -343,6 +351,17 @@ def test_table_shows_every_result_beside_its_baselines():
     assert "seed 3" in text and "commit `" in text
 
 
+def test_all_of_a_task_is_what_there_is_of_it():
+    there = tasks.TASKS["blend"].most()
+    assert tasks.at_most("blend", 10_000) == there and tasks.at_most("blend", 5) == 5
+    assert tasks.at_most("blend", None) is None and tasks.at_most("caption", 10_000) == 10_000
+    tasks.check("blend", None, there)
+    with pytest.raises(
+        MinemuError, match=f"--limit {there + 1} is more than the {there} samples that task 'blend' has"
+    ):
+        tasks.check("blend", None, there + 1)
+
+
 def test_details_stand_beside_the_score():
     details = {"interval": [0.8, 0.9], "single_frame": 0.3, "single_frame_interval": [0.2, 0.4]}
     result = tasks.Result("video-qa", "seen", 240, 3, 0.87, 1 / 3, 0.25, 1.0, details)
@@ -358,16 +377,18 @@ def test_details_stand_beside_the_score():
 def test_a_detail_with_baselines_of_its_own():
     """Those of the score do not fit it: what is not known is left empty, and a detail that is not there has no row."""
     direction = {"n": 80, "rate": 0.9, "interval": [0.8, 0.95]}
+    of_one = {"single_frame": 0.3, "single_frame_interval": [0.2, 0.4]}
     nearer = {"nearer_than_chance": 0.7, "nearer_than_chance_interval": [0.6, 0.8]}
     for also, n, baselines in (
         ({}, 240, "25.0% |  |  |"),
         ({"chance": 0.2, "blind": 0.3}, 240, "20.0% | 30.0% |  |"),
     ):
-        details = {"interval": [0.8, 0.9], "parts": {"direction": direction | also}}
+        details = {"interval": [0.8, 0.9], "parts": {"direction": direction | also | of_one}}
         result = tasks.Result("video-qa", "seen", n, 3, 0.87, 1 / 3, 0.25, 1.0, details)
         rows = [one for one in report.table(report.collect([result], "emu-tiny")).splitlines() if one.startswith("| ")]
-        assert len(rows) == 3 and rows[2].startswith(
-            "| questions about 8 frames: which way a thing moves | seen | 80 |  |"
+        assert rows[3].startswith("| the same about a still") and "| **30.0%** | 20.0% – 40.0% | 25.0% |" in rows[3]
+        assert len(rows) == 4 and rows[2].startswith(
+            "| questions about 8 frames: which way a thing moves | seen | 80 | ≥ 85% |"
         )
         assert rows[2].endswith(f"**90.0%** | 80.0% – 95.0% | {baselines}")
     for also, n in (({}, 200), ({"nearer_than_chance_n": 199}, 199)):

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from minemu.chat import CHAT_TEMPLATES, conversation
+from minemu.chat import CHAT_TEMPLATES, read_conversation
 from minemu.config import EmuConfig
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.world import ToyWorld
@@ -43,7 +43,7 @@ def texts(figure):
 def test_what_is_learnt_from_is_underlined(processor):
     assert "[USER]" in special_tokens(6)
     user = {"role": "user", "content": [{"type": "image", "image": PICTURE}, {"type": "text", "text": "a llama"}]}
-    sample = conversation([user, {"role": "assistant", "content": "yes"}], CHAT_TEMPLATES["emu-i"])
+    sample = read_conversation([user, {"role": "assistant", "content": "yes"}], CHAT_TEMPLATES["emu-i"])
     batch = processor([sample, ["a llama"]])
     answers = torch.full_like(batch["input_ids"], IGNORE)
     answers[0, -3:] = batch["input_ids"][0, -3:]
@@ -83,7 +83,9 @@ def test_the_added_matrix_is_the_product():
     shown = [np.asarray(image.get_array()) for image in figure.axes[0].images]
     for values, wanted in zip(shown, (weight, b, a, 0.5 * b @ a), strict=True):
         np.testing.assert_allclose(values, wanted.numpy(), rtol=1e-5)
-    assert "12 x 8" in texts(figure) and "2 x 8" in texts(figure)
+    assert "12 x 8" in texts(figure) and "2 x 8\nown scale" in texts(figure)
+    own = [image.get_clim() for image in figure.axes[0].images]
+    assert own[0] == own[3] and own[1] != own[2]
     with pytest.raises(MinemuError, match="do not fit"):
         show_low_rank(weight, a, b, 1.0)
     spectrum = drawn(show_spectrum(weight, b @ a, 2)).axes[0]

@@ -642,6 +642,12 @@ def test_bad_storyboards(storyboards, file, content, text):
         Storyboards(storyboards, pictures=10).read(0, np.random.default_rng(1))
 
 
+def test_a_sheet_smaller_than_its_grid(storyboards):
+    Image.new("RGB", (12, 12)).save(storyboards / "storyboard/00007_0.webp")
+    with pytest.raises(MinemuError, match="pixels; a picture needs at least 8 on each side"):
+        Storyboards(storyboards, pictures=10).read(0, np.random.default_rng(1))
+
+
 def test_chats(talks):
     reader = Chats([talks], talks.parent, random_frames=False)
     llava, videochat, alpaca, plain, sharegpt = (reader.read(k, LOT) for k in range(5))

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -80,6 +81,10 @@ def test_the_loss_acts_on_answers_alone(stage):
         wanted.append([i for turn in turns for i in [*processor.encode(turn.answer), processor.ids.eos]])
     assert sorted(said) == sorted(wanted)
     assert sorted(said[: ALIKE * 4]) == sorted(wanted[: ALIKE * 4])
+    batch = stage.batch(0)
+    out = logits(stage.emu, {name: batch[name] for name in ("input_ids", "attention_mask", "images")})
+    loss = F.cross_entropy(out[:, :-1].transpose(1, 2), batch["answers"][:, 1:], ignore_index=IGNORE)
+    torch.testing.assert_close(stage.loss(dict(batch))["loss"].detach(), loss)
 
 
 def test_a_batch_holds_conversations_of_like_length(stage):
@@ -191,6 +196,15 @@ def test_an_exported_adapter_finds_the_base_beside_it(root, tmp_path):
         check_trained("vqa", tmp_path / "emu-nano")
     card = (exported / "README.md").read_text()
     assert "# emu-nano-instruct" in card and "| instruct | 4 | 4 |" in card and str(root) not in card
+    beside = EmuPipeline.from_pretrained(root / "checkpoint", adapter=exported, merge=True)  # its records go along
+    beside.save_pretrained(tmp_path / "merged")
+    assert trained_on(tmp_path / "merged") == trained_on(exported)
+    shutil.copytree(exported, tmp_path / "run" / "checkpoint-instruct")  # as the recipe names them
+    shutil.copytree(root / "checkpoint", tmp_path / "run" / "checkpoint")
+    assert torch.equal(
+        logits(EmuPipeline.from_pretrained(tmp_path / "run" / "checkpoint-instruct").model, batch),
+        logits(tuned.model, batch),
+    )
     shutil.rmtree(tmp_path / "emu-nano")
     with pytest.raises(MinemuError, match="is an adapter alone, and its base is not beside it"):
         EmuPipeline.from_pretrained(exported)
@@ -240,6 +254,11 @@ def test_what_is_no_adapter_is_said(root, tmp_path):
         EmuPipeline.from_pretrained(root / "checkpoint", merge=True)
     with pytest.raises(MinemuError, match="adapter_config.json is missing"):
         EmuPipeline.from_pretrained(root / "checkpoint", adapter=tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 4, "lora_alpha": 4, "use_rslora": true}')
+    with pytest.raises(MinemuError, match="has use_rslora, which is not read here"):
+        EmuPipeline.from_pretrained(root / "checkpoint", adapter=tmp_path)
+    with pytest.raises(MinemuError, match="an adapter needs its base on one device"):
+        EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter", device_map={"": "disk"})
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "IA3"}')
     with pytest.raises(MinemuError, match="is of no LoRA; give the folder that minemu train instruct wrote"):
         EmuPipeline.from_pretrained(root / "checkpoint", adapter=tmp_path)

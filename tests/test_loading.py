@@ -61,6 +61,7 @@ def spread(preset):
     ("part", "files"),
     [
         ("model", {"config.json", "model.safetensors"}),
+        ("processor", {"processor.json", "tokenizer.json"}),
         ("pipeline", {"config.json", "model.safetensors", "processor.json", "tokenizer.json", "visual_decoder"}),
     ],
 )
@@ -79,9 +80,19 @@ def test_push_to_hub_uploads_what_is_saved(pipe, monkeypatch, part, files):
             return f"https://huggingface.co/{repo_id}/commit/1"
 
     monkeypatch.setattr("huggingface_hub.HfApi", Api)
-    pushed = pipe if part == "pipeline" else pipe.model
+    pushed = pipe if part == "pipeline" else getattr(pipe, part)
     assert pushed.push_to_hub("me/emu", private=True, token="t") == "https://huggingface.co/me/emu/commit/1"
     assert seen == {"token": "t", "repo": ("me/emu", True, True), "files": files}
+
+
+def test_what_is_private_is_fetched_with_a_token(folder, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **how: asked.append((name, how)) or str(folder)
+    )
+    for cls in (Emu, EmuProcessor, EmuPipeline):
+        cls.from_pretrained("me/emu", revision="v1", token="t")
+    assert asked == [("me/emu", {"revision": "v1", "token": "t"})] * 3
 
 
 @pytest.mark.parametrize("device_map", [None, "cpu", "auto", "disk", "spread"])

@@ -142,6 +142,35 @@ def test_a_prompt_that_leaves_no_room_is_refused():
         model.generate_image_embeds(full[:, :252])
     assert model.generate(full[:, 1:], max_new_tokens=1).shape == (1, 1)
     assert model.generate_image_embeds(full[:, :251]).shape == (1, 4, 48)
+    with pytest.raises(MinemuError, match="max_new_tokens=0 asks for nothing; give 1 or more"):
+        model.generate(full[:, :9], max_new_tokens=0)
+
+
+def test_words_end_where_the_context_ends():
+    model = make("emu-nano")
+    for asked in ({}, {"max_new_tokens": 100}):
+        assert model.generate(torch.full((1, 250), 9), eos_token_id=-1, **asked).shape == (1, 6)
+
+
+def test_a_shorter_row_that_ends_with_img_has_room_too():
+    """[PAD] stands behind it, and [IMG] need not be added."""
+    model = make("emu-nano")
+    ids = torch.full((2, 252), 9)
+    ids[0, -1] = ids[1, -3] = model.ids.image_start
+    ids[1, -2:] = model.ids.pad
+    mask = (ids != model.ids.pad).long()
+    both = model.generate_image_embeds(ids, mask)
+    torch.testing.assert_close(both[1:], model.generate_image_embeds(ids[1:, :-2]), atol=1e-5, rtol=1e-4)
+
+
+def test_every_picture_loses_queries_of_its_own():
+    torch.manual_seed(0)
+    bridge = BridgeConfig(n_image=6, width=32, heads=4, ff_width=64, layers=1, dropout=0.5)
+    transformer = CausalTransformer(bridge, VisionConfig(width=24, head_width=8), 16)
+    seen = []
+    transformer.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    transformer(torch.randn(1, 65, 24).expand(2, -1, -1))
+    assert not torch.equal(*seen[0])
 
 
 def test_causal_embeddings_do_not_see_later_ones():

@@ -134,6 +134,8 @@ def test_broken_files_never_raise_anything_else(tmp_path_factory, data, cut):
 def test_calls_that_make_no_sense(processor):
     with pytest.raises(MinemuError, match="give a list of samples"):
         processor("a dog")
+    with pytest.raises(MinemuError, match="each sample is a list of its own: .* in two pairs of brackets"):
+        processor([Image.new("RGB", (16, 16)), "what is this?"])
     with pytest.raises(MinemuError, match="a sample holds a int; give text, PIL pictures or paths"):
         processor([["a", 3]])
     with pytest.raises(MinemuError, match="padding_side='up' is not one of left, right"):
@@ -142,6 +144,10 @@ def test_calls_that_make_no_sense(processor):
         processor([["a"]], return_tensors="np")
     with pytest.raises(MinemuError, match="would cut a picture in two"):
         processor([["a", red()]], max_length=5)
+    first, second = processor([["a", red(), "b"]]), processor([["a", red(), "b", red()]])
+    cut = processor([["a", red(), "b", red()]], max_length=first["input_ids"].shape[1])
+    assert torch.equal(cut["input_ids"], first["input_ids"]) and len(second["images"]) == 2
+    assert torch.equal(cut["images"], first["images"])  # a picture that is cut off goes with its place
 
 
 def test_save_and_load(processor, tmp_path):

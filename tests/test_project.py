@@ -15,9 +15,11 @@ from packaging.utils import canonicalize_name
 
 import minemu
 from minemu import cli
+from minemu.data.captions import parse, same
+from minemu.data.world import ToyWorld
 from minemu.evaluation import report
 from minemu.files import read_json
-from minemu.pipeline import DECODER_FOLDER
+from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.training.export import adapter_card, model_card
 
 if sys.version_info >= (3, 11):
@@ -173,6 +175,23 @@ def test_model_card_shows_what_its_files_say(folder, card):
 def test_results_are_of_the_weights_beside_them(folder):
     measured = report.read_results(folder / "results.json")
     assert {name: measured.get(name) for name in report.weights_of(folder)} == report.weights_of(folder)
+
+
+def test_the_shipped_checkpoint_reads():
+    """Loosely: what it can is measured in its results.json."""
+    pipe = EmuPipeline.from_pretrained(CHECKPOINT)
+    world = ToyWorld("seen", kinds=("single",), held_out=True, image_size=pipe.processor.image_size)
+    samples = [world.sample(i) for i in range(8)]
+    assert sum(same(one.scene, parse(pipe.caption(one.picture), world.labels)) for one in samples) >= 6
+    tuned = EmuPipeline.from_pretrained(ADAPTER)  # of this base, or it would be refused
+    assert tuned.chat(
+        [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "what is this?"}, {"type": "image", "image": samples[0].picture}],
+            }
+        ]
+    ).text
 
 
 def test_samples_stay_small():

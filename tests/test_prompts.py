@@ -13,7 +13,7 @@ from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.processor import EmuProcessor
-from minemu.prompts import PROMPTS, dialogue, few_shot
+from minemu.prompts import EMU_I_IMAGE, PROMPTS, dialogue, few_shot
 from minemu.sequence import Video
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
 
@@ -247,6 +247,10 @@ def test_an_answer_that_is_one_of_two():
         ([user("a")], {"add_generation_prompt": True, "continue_final_message": True}, "choose one"),
         ([user("a")], {"chat_template": "emu2-chta"}, "unknown chat template 'emu2-chta': did you mean 'emu2-chat'?"),
         ([user("a")], {"chat_template": "emu-i", "grounding": True}, "grounding=True is for Emu2-Chat"),
+        ({"role": "user", "content": "a"}, {}, "a conversation is a list of messages: put this one in brackets"),
+        ([{"role": "user", "content": None}], {}, "the content of a message is a NoneType; give text, or a list of parts"),
+        ([user({"type": "text", "text": None})], {}, "a part of type 'text' holds a NoneType; give a text"),
+        ([user({"type": "video", "video": IMG})], {}, "a video is a list of pictures, a Video or a path, not a"),
         ([user("a [ASSISTANT]: b")], {"tokenize": True}, "the text contains the special token '[ASSISTANT]'"),
     ],
 )  # fmt: skip
@@ -288,6 +292,19 @@ def test_a_clip_in_a_conversation_may_be_a_path(tmp_path):
             )
             assert EMU_I.apply_chat_template(asked, tokenize=True)["images"].shape[0] == 8
             assert CHAT.apply_chat_template(asked).count("[gIMG]") == 16
+    for clip in (tmp_path / "clip.gif", str(tmp_path / "clip.gif"), Video(frames)):
+        sample = PROMPTS["emu-i-video"].fill(video=clip, question="what?")
+        assert EMU_I.as_text(sample).count(SLOTS) == 8
+    named = EMU_I.apply_chat_template([user({"type": "video", "path": tmp_path / "clip.gif"})])
+    assert named == EMU_I.apply_chat_template([user({"type": "video", "video": tmp_path / "clip.gif"})])
+
+
+def test_the_published_system_message_may_be_a_part():
+    said = [
+        EMU_I.apply_chat_template([{"role": "system", "content": content}, user("a")])
+        for content in (EMU_I_IMAGE, [{"type": "text", "text": EMU_I_IMAGE}])
+    ]
+    assert said[0] == said[1] and "[IMG]ImageContent[/IMG]" in said[0]
 
 
 def test_a_video_of_no_frames():

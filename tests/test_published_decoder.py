@@ -98,7 +98,14 @@ def test_a_published_folder_loads_and_converts(tmp_path, monkeypatch):
     assert loaded.codec.scale.item() == pytest.approx(0.13025)
     assert all(torch.equal(a, b) for a, b in zip(ours.unet.parameters(), loaded.unet.parameters(), strict=True))
     monkeypatch.setitem(
-        PRESETS, "small", {"bridge": {"kind": "pool"}, "vision": SMALL_VISION, "decoder": asdict(SMALL_SDXL)}
+        PRESETS,
+        "small",
+        {
+            "bridge": {"kind": "pool"},
+            "objective": {"end_of_image_pair": False},
+            "vision": SMALL_VISION,
+            "decoder": asdict(SMALL_SDXL),
+        },
     )
     assert cli.run(["official", str(tmp_path), "--preset", "small", "--out", str(tmp_path / "out")]) == 0
     drawn = [d.decode(torch.ones(1, 3, 24), generator=torch.Generator().manual_seed(0)) for d in

@@ -16,6 +16,7 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.model import Emu, read_config
 from minemu.pipeline import EmuPipeline
+from minemu.processor import normalise
 from minemu.sequence import Video
 from minemu.training import checkpoint
 from minemu.training.continuing import is_lengthened, lengthen
@@ -25,7 +26,7 @@ from minemu.training.encoder import EncoderStage, augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
 from minemu.training.recipe import make_processor, run_recipe, train_stage
-from minemu.training.recipes import STAGES, resolve
+from minemu.training.recipes import STAGES, TRAINABLE, resolve
 from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
@@ -33,6 +34,14 @@ SHORT = {
     f"train.{stage}.{key}": value
     for stage in ("encoder", "bridge", "language", "emu", "sketch", "decoder")
     for key, value in {"steps": 6, "checkpoint_every": 3, "log_every": 1}.items()
+}
+
+
+AS_TINY = {  # what only the larger recipe has
+    **{f"train.{stage}.precision": "bfloat16" for stage in TRAINABLE if stage != "codec"},
+    **{f"train.{stage}.optimizer": "muon" for stage in ("encoder", "bridge", "language", "emu", "sketch")},
+    **{"bridge.source_positions": True, "decoder.adaptive_norm": True, "objective.hide_written": 0.5},
+    **{"train.emu.lr_vision": 0.0, "train.emu.lr_bridge": 0.0, "train.instruct.steps": 2, "decoder.imagined": 3},
 }
 
 
@@ -79,11 +88,18 @@ def test_what_guidance_steers_away_from_is_found_where_it_steers(finished, monke
     pipe, asked = EmuPipeline.from_pretrained(finished[1]), []
     own = pipe.null_embeds
     monkeypatch.setattr(pipe, "null_embeds", lambda autoencode: asked.append(autoencode) or own(autoencode))
+    nulls, decode = [], pipe.decoder.decode
+    monkeypatch.setattr(
+        pipe.decoder, "decode", lambda embeds, null, *rest: nulls.append(null) or decode(embeds, null, *rest)
+    )
     pipe(["a llama"], num_inference_steps=1, guidance_scale=1.0)
-    assert asked == []
+    assert asked == [] and nulls == [None]
     pipe(["a llama"], num_inference_steps=1, guidance_scale=3.0)
     pipe([ToyWorld(image_size=32).picture(0)], num_inference_steps=1, guidance_scale=3.0)
     assert asked == [False, True]
+    torch.testing.assert_close(nulls[1], pipe.model.generate_image_embeds(**pipe.processor([[""]])))
+    with torch.no_grad():
+        torch.testing.assert_close(nulls[2], pipe.model.encode_images(torch.zeros(1, 3, 32, 32)))
 
 
 def test_a_pipeline_is_not_rounded_by_moving_it(finished):
@@ -97,7 +113,9 @@ def test_the_card_says_what_the_files_say(finished):
     pipe = EmuPipeline.from_pretrained(folder)
     parameters = sum(p.numel() for p in pipe.model.parameters()) + sum(p.numel() for p in pipe.decoder.parameters())
     assert f"{parameters:,} parameters" in card
-    assert "| emu | 6 | 8 |" in card and "drawings of 250 things" in card
+    assert "| emu | 6 | 8 |" in card and "drawings of 250 things in four styles." in card
+    assert "32 pixels wide" in card and "stored in float16" in card
+    assert "`minemu recipe emu-nano` trains with other settings." in card  # fewer steps
     log = (folder / "training" / "emu.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == list(range(1, 7))
     assert {path.stem for path in (folder / "training").glob("*.json")} == set(STAGES)
@@ -213,6 +231,7 @@ def test_a_base_that_could_not_be_copied_is_copied_again(finished, tmp_path, mon
 
 def test_a_base_without_records_is_refused_before_anything_is_trained(finished, tmp_path):
     EmuPipeline.from_pretrained(finished[1]).save_pretrained(tmp_path / "pushed")
+    shutil.rmtree(tmp_path / "pushed" / "training")
     with pytest.raises(MinemuError, match="pushed has no records of its training"):
         run_recipe("emu-nano", tmp_path, SHORT, base=tmp_path / "pushed")
     assert not (tmp_path / "emu-nano" / "emu").exists()
@@ -265,6 +284,9 @@ def test_a_frozen_target_stays_where_it_was(finished):
     config, recipe = resolve("emu-nano", {"objective.targets": "frozen"})
     world = ToyWorld("seen", image_size=32)
     stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
+    assert not any(
+        name.startswith("llm.") for name in stage.teacher.state_dict()
+    )  # the visual side is all that it says
     before = {name: tensor.clone() for name, tensor in stage.teacher.state_dict().items()}
     optimizers = make_optimizers(stage, recipe.emu)
     stage.loss(stage.batch(0))["loss"].backward()
@@ -383,6 +405,8 @@ def test_an_exported_record_names_no_folder_of_this_machine(finished, tmp_path):
         path = tmp_path / "emu-nano" / stage / "run.json"
         record = json.loads(path.read_text())
         record["command"] = f"minemu train {stage} --run-dir {tmp_path} --base /home/me/data_samples/emu-nano"
+        if stage == "codec":
+            record["command"] = f"minemu train codec '--run-dir=/home/me/my runs' --base={tmp_path}/emu-nano/"
         path.write_text(json.dumps(record))
     made = export(tmp_path / "emu-nano", tmp_path / "out")
     for stage in ("codec", "decoder"):
@@ -457,6 +481,7 @@ def test_a_recipe_may_learn_all_things(tmp_path):
         {"decoder.conditions": "generated", "decoder.guidance_scale": 3.0, "decoder.inference_steps": 2},
         {"decoder.conditions": "encoder"},
         {"bridge.n_image": 8, "bridge.n_frame": 8},
+        AS_TINY,
     ],
 )
 def test_named_options_train(tmp_path, changes):
@@ -466,8 +491,86 @@ def test_named_options_train(tmp_path, changes):
         **{f"train.{stage}.steps": 2 for stage in ("encoder", "bridge", "language", "emu")},
         **changes,
     }
-    stages = {"decoder.codec": ("codec",), "decoder.conditions": STAGES}.get(min(changes), STAGES[:4])
+    whole = {"decoder.codec": ("codec",), "decoder.conditions": STAGES, "bridge.source_positions": TRAINABLE}
+    stages = whole.get(min(changes), STAGES[:4])
     assert all(train_stage("emu-nano", stage, tmp_path, short) for stage in stages)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"bridge.n_image": 8},
+            "decoder.condition_grid=2 takes 4 visual embeddings a picture, and bridge.n_image is 8",
+        ),
+        ({"decoder.unet_channels": "50,100"}, "decoder.unet_channels=50 is not a multiple of decoder.norm_groups=8"),
+        (
+            {"decoder.codec": "vae", "decoder.latent_channels": 4},
+            "decoder.codec=vae has to be trained: add --set train.codec.steps",
+        ),
+    ],
+)
+def test_what_cannot_draw_is_refused_before_anything_is_trained(tmp_path, changes, says):
+    with pytest.raises(MinemuError, match=says):
+        run_recipe("emu-nano", tmp_path, {**SHORT, **changes})
+    with pytest.raises(MinemuError, match=says):
+        train_stage("emu-nano", "codec", tmp_path, {**SHORT, **changes})
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_is_regressed_is_the_truth_and_what_is_read_of_it_may_be_noise(finished, monkeypatch):
+    root, _ = finished
+    config, recipe = resolve("emu-nano", {"objective.hide_written": 1.0})
+    world = ToyWorld("seen", image_size=32)
+    stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
+    given, forward = {}, stage.module.forward
+    monkeypatch.setattr(stage.module, "forward", lambda **batch: given.update(batch) or forward(**batch))
+    batch = stage.batch(0)
+    with torch.no_grad():
+        true = stage.module.encode_images(normalise(batch["pixels"]))
+        stage.loss(dict(batch))
+    torch.testing.assert_close(given["image_targets"], true)
+    changed = (given["image_embeds"] - true).abs().amax((1, 2)) > 1e-4
+    assert changed.tolist() == batch["after_text"].tolist()
+
+
+def test_what_is_hidden_keeps_mean_and_variance_and_nothing_else():
+    torch.manual_seed(0)
+    x = 3 + 2 * torch.randn(400, 16, 64)
+    for share in (0.5, 1.0):
+        y = hide(x, torch.ones(400, dtype=torch.bool), share)
+        left = ((y - 3) * (x - 3)).mean((1, 2)) / 4  # the signal of each picture
+        assert abs(y.mean() - 3) < 0.05 and abs(y.std() - 2) < 0.05
+        assert abs((left < 0.1).float().mean() - share) < 0.12 and left.max() < 1.1
+
+
+def test_a_stage_reads_only_what_was_made_of_the_same_model(finished, tmp_path):
+    """Though every tensor has the same shape."""
+    for name in ("encoder", "bridge", "language"):
+        shutil.copytree(finished[0] / "emu-nano" / name, tmp_path / "emu-nano" / name)
+    with pytest.raises(MinemuError, match="language was begun with another model setting of 'llm.heads'"):
+        train_stage("emu-nano", "emu", tmp_path, {**SHORT, "llm.heads": 4})
+
+
+def test_a_tokenizer_belongs_to_its_model(finished, tmp_path):
+    shutil.copytree(finished[0] / "emu-nano" / "encoder", tmp_path / "emu-nano" / "encoder")
+    for name in ("tokenizer.json", "processor.json"):
+        shutil.copy(finished[0] / "emu-nano" / name, tmp_path / "emu-nano" / name)
+    with pytest.raises(MinemuError, match="has a tokenizer for another llm.words than 2000; use another --run-dir"):
+        train_stage("emu-nano", "language", tmp_path, {**SHORT, "llm.words": 2000})
+    (tmp_path / "emu-nano" / "processor.json").unlink()  # killed between the two files
+    assert train_stage("emu-nano", "language", tmp_path, SHORT)
+
+
+def test_what_a_killed_process_was_writing_is_swept_away(tmp_path):
+    folder = tmp_path / "emu-nano" / "language"
+    left = [folder / ".run.json.0a.tmp", folder / "checkpoints" / ".step-3.0b.tmp"]
+    others = tmp_path / "emu-nano/emu/.conditions.safetensors.0c.tmp"  # a sketch may be at it now
+    for path in (*left, others):
+        path.mkdir(parents=True)
+        (path / "half").write_text("")
+    assert train_stage("emu-nano", "language", tmp_path, SHORT)
+    assert not any(path.exists() for path in left) and others.exists()
 
 
 def test_only_pictures_that_follow_their_text_are_hidden(finished):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from minemu import sequence
 from minemu.config import LLMConfig, ObjectiveConfig
 from minemu.errors import MinemuError
-from minemu.sequence import PICTURE, TokenIds, interleave, pack_rows, pad_left, pad_rows, targets
+from minemu.sequence import PICTURE, TokenIds, interleave, pack_rows, pad_left, pad_rows, picture_ids, targets
 
 IDS = TokenIds.of(LLMConfig(words=100))
 texts = st.lists(st.integers(3, 99), min_size=0, max_size=6)
@@ -30,6 +30,13 @@ def test_one_sample_by_hand():
     plain = targets(torch.tensor([row]), IDS, ObjectiveConfig(end_of_image_pair=False, say_image=True))
     assert plain.text.tolist() == [[5, 6, 101, -100, -100, -100, 7, 2]]
     assert plain.image.tolist() == [[False, False, False, True, True, False, False, False]]
+
+
+def test_a_quoted_picture_is_none():
+    """Emu-I's system message says [IMG]ImageContent[/IMG]: tokens of structure, with words between them."""
+    row = torch.tensor([[IDS.bos, IDS.image_start, 7, 8, IDS.image_end, 9, *picture_ids(IDS, 2), IDS.eos]])
+    assert sequence.count_pictures(row, IDS) == 1
+    assert targets(row, IDS, ObjectiveConfig()).image.nonzero()[:, 1].tolist() == [6, 7, 8]
 
 
 @given(samples, st.integers(1, 5), st.booleans())

@@ -79,6 +79,32 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stops):
     assert losses[0] == losses[1] and len(losses[0]) == 12
 
 
+def test_the_average_is_what_is_kept(tmp_path):
+    """A moving average, early on of a shorter memory; in place at the end, and for no longer than a preview takes."""
+    layer, average = torch.nn.Linear(1, 1), {"weight": torch.zeros(1, 1), "bias": torch.zeros(1)}
+    torch.nn.init.ones_(layer.weight)
+    for step, share in ((1000, 0.1), (1, 9 / 11)):
+        average["weight"].zero_()
+        loop.update_average(average, layer, 0.9, step)
+        assert average["weight"].item() == pytest.approx(share)
+
+    class Previewed(Toy):
+        def preview(self, folder, step):
+            assert not self.module.training
+            shown.append(self.module[0].weight.clone())
+
+    shown = []
+    run(tmp_path / "plain")
+    run(tmp_path / "previewed", Previewed(), replace(CONFIG, preview_every=3))
+    plain, previewed = bits(tmp_path / "plain"), bits(tmp_path / "previewed")
+    assert len(shown) == 4 and all(torch.equal(plain[name], previewed[name]) for name in plain)
+    final = load_file(tmp_path / "plain" / "final.safetensors")["0.weight"]
+    assert torch.equal(final, plain["average.safetensors:0.weight"]) and torch.equal(final, shown[-1])
+    assert not torch.equal(final, plain["model.safetensors:0.weight"])
+    kept = {path.name for path in (tmp_path / "plain" / "checkpoints").glob("step-*")}
+    assert kept == {"step-0000008", "step-0000012"}
+
+
 def test_losing_steps_since_the_last_checkpoint_changes_nothing(tmp_path):
     """A kill between checkpoints: what is on disk is an older step, and log lines after it are written anew."""
     run(tmp_path / "whole")
@@ -163,6 +189,7 @@ def test_training_settings_that_make_no_sense(name):
         ({"beta1": 1.0}, "beta1=1.0 is no share: give 0 or more, below 1"),
         ({"ema_decay": 1.0}, "ema_decay=1.0 is no share"),
         ({"lr_vision": -1.0}, "lr_vision=-1.0 is negative"),
+        ({"lr": float("nan")}, "lr=nan is not finite: give a number"),
         ({"restarts": (5, 3)}, r"restarts=\(5, 3\) should rise"),
     ],
 )
@@ -368,6 +395,9 @@ def test_what_cannot_be_trained_is_said(tmp_path):
         train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
     with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
         RunLog(tmp_path / "log.jsonl", "wandbb")
+    with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
+        train_stage("emu-nano", "encoder", tmp_path / "early", log_to="wandbb")
+    assert not (tmp_path / "early").exists()
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path):
@@ -394,6 +424,7 @@ def test_tensorboard_is_written_and_closed(tmp_path, monkeypatch):
 
     fake = ModuleType("torch.utils.tensorboard")
     fake.SummaryWriter = Writer
+    monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", fake)
     log = RunLog(tmp_path / "log.jsonl", "tensorboard")
     log.write({"step": 3, "loss": 0.5})
@@ -446,7 +477,7 @@ def test_a_process_killed_at_a_random_moment_ends_with_the_same_bits(tmp_path):
                 break
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        assert process.wait() == -signal.SIGKILL  # it was still at work
     subprocess.run([*command, str(tmp_path / "killed")], check=True, env=environment, capture_output=True)
     whole, killed = bits(tmp_path / "whole" / "emu-nano" / "language"), bits(folder)
     assert all(torch.equal(whole[name], killed[name]) for name in whole)

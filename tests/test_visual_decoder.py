@@ -95,6 +95,11 @@ def test_the_unet_sees_the_sketch_and_keeps_it_on_disk(tmp_path):
     with torch.no_grad():
         decoder.sketch.spread.weight.mul_(3)
     assert not torch.allclose(decoder.decode(conditions, generator=seeded(3)), plain, atol=1e-3)
+    both = decoder.decode(conditions, generator=[seeded(3), seeded(4)])  # each as it is alone
+    for one, row, seed in zip(both, conditions, (3, 4), strict=True):
+        torch.testing.assert_close(decoder.decode(row[None], generator=seeded(seed))[0], one, atol=1e-4, rtol=1e-4)
+    with pytest.raises(MinemuError, match="1 generators were given for 2 pictures; give one for each, or one for all"):
+        decoder.decode(conditions, generator=[seeded(3)])
     decoder.loss(pictures(), conditions).backward()
     assert decoder.sketch.spread.weight.grad.abs().sum() > 0
     with pytest.raises(MinemuError, match="condition_grid=2 takes 4 visual embeddings a picture, not 3"):

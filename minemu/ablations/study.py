@@ -61,7 +61,7 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
     world = FewThings(seed, config.vision.image_size)
     root = folder / PRESET
     make_processor(start / PRESET, *resolve(PRESET, common), world)
-    if not (root / "tokenizer.json").exists():
+    if not (root / "processor.json").exists():
         tokenizer = load_tokenizer(start / PRESET)
         EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
     own = own_stages(variant)

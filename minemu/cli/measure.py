@@ -46,22 +46,22 @@ def evaluate(
     if all_tasks:
         known = tasks.trained(tasks.trained_on(checkpoint))
         wanted = [
-            (name, on, examples)
+            (name, on, examples, tasks.at_most(name, limit))
             for name in known
             for on in tasks.TASKS[name].splits
             for examples in tasks.numbers_of_examples(name, shots)
         ]
     else:
-        wanted = [(task, split, shots)]
-    for name, on, examples in wanted:
-        tasks.check(name, on, limit, examples)  # before minutes are spent
+        wanted = [(task, split, shots, limit)]
+    for name, on, examples, n in wanted:
+        tasks.check(name, on, n, examples)  # before minutes are spent
     if task is not None:
         tasks.check_trained(task, checkpoint)
     pipe = load(checkpoint, device)
     measured = {**report.weights_of(checkpoint), "device": pipe.model.device.type}
     results = []
-    for name, on, examples in wanted:
-        results.append(tasks.evaluate(pipe, name, on, limit, seed, shots=examples))
+    for name, on, examples, n in wanted:
+        results.append(tasks.evaluate(pipe, name, on, n, seed, shots=examples))
         typer.echo(report.line(results[-1]))
         if all_tasks:
             write(
@@ -111,6 +111,7 @@ def report(
 ) -> None:
     """Write the tables of results into a README; a model card beside the results is written anew."""
     from minemu.evaluation import report as reporting
+    from minemu.model import LOGS
 
     reporting.fill(page, "results", reporting.table(reporting.read_results(results)))
     if instruct is not None:
@@ -123,7 +124,7 @@ def report(
         reporting.fill(page, "full-scale", reporting.full_scale_table(reporting.read_full_scale(full_scale)))
     written = [page]
     for folder in {results.parent, *([instruct.parent] if instruct else [])}:
-        if (folder / "training").is_dir():
+        if (folder / LOGS).is_dir():
             from minemu.training.export import refresh_card
 
             refresh_card(folder)

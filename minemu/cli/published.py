@@ -103,6 +103,10 @@ def official(
         raise MinemuError("say what it is a checkpoint of: --preset emu-14b or --preset emu2-37b")
     if (source / "unet").is_dir():
         return _official_decoder(source, preset, out, into, json)
+    if out is not None and source.suffix == ".json" and not source.name.endswith(".index.json"):
+        raise MinemuError(
+            f"{source} is a table of names, without weights; name the checkpoint to convert, or leave out --out"
+        )
     shapes = read_table(source)
     mapping = published.map_names(shapes, EmuConfig.preset(preset), keep_lora)
     typer.echo(published.report(mapping, len(shapes)))

@@ -48,4 +48,8 @@ def recipe(
 
     checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base, device)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
+    if instruct:
+        typer.echo(
+            f"its adapter: {checkpoint}-instruct\ntalk to it: minemu generate {checkpoint}-instruct PICTURE QUESTION"
+        )
     write(json, {"preset": preset, "checkpoint": str(checkpoint)})

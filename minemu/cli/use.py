@@ -143,16 +143,22 @@ def _nearest_examples(pipe: Any, sample: list[Any], folder: Path, shots: int) ->
     if isinstance(asked[-1], os.PathLike):  # its own text would be the answer
         pool = [path for path in pool if not path.samefile(asked[-1])]
     chosen = [pool[k] for k in pipe.nearest(asked[-1], pool, shots)]
-    return [piece for path in chosen for piece in (path, path.with_suffix(".txt").read_text(encoding="utf-8").strip())]
+    return [piece for path in chosen for piece in (path, _text_of(path.with_suffix(".txt")))]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise MinemuError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
 
 
 def _answer(pipe: Any, sample: list[Any], max_new_tokens: int) -> str:
-    from minemu.prompts import DESCRIBE
     from minemu.sequence import Video
 
-    alone = len(sample) == 1 and isinstance(sample[0], (Path, Video))
-    described = DESCRIBE if alone else {}  # as `EmuPipeline.caption` does
-    return pipe.chat(_as_asked(pipe, sample), max_new_tokens=max_new_tokens, **described).text
+    if len(sample) == 1 and isinstance(sample[0], (Path, Video)):
+        return pipe.caption(sample[0], max_new_tokens=max_new_tokens)
+    return pipe.chat(_as_asked(pipe, sample), max_new_tokens=max_new_tokens).text
 
 
 def _as_asked(pipe: Any, sample: list[Any]) -> list[Any]:

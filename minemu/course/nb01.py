@@ -29,9 +29,10 @@ def text_targets(answer) -> str:
 
 @exercise("01.positions", "return the position of each token within its own sample, (B, L)")
 def positions(answer) -> str:
-    packed = pack_rows(ROWS, IDS, 20)
-    real = packed["segment_ids"] > 0
-    mine = call(answer, packed["segment_ids"])
-    shaped(mine, real.shape, "the positions")
-    same(mine[real], packed["position_ids"][real], "the positions of real tokens")
-    return f"{int(real.sum())} tokens of 3 samples in {len(real)} rows know their place"
+    for length in (20, sum(map(len, ROWS))):  # two rows, and all three samples in one
+        packed = pack_rows(ROWS, IDS, length)
+        real = packed["segment_ids"] > 0
+        mine = call(answer, packed["segment_ids"])
+        shaped(mine, real.shape, "the positions")
+        same(mine[real], packed["position_ids"][real], "the positions of real tokens")
+    return f"{int(real.sum())} tokens of 3 samples know their place, in two rows and in one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from types import SimpleNamespace
 
 from minemu.config import EmuConfig
@@ -60,9 +61,9 @@ def schedule(mine: Callable) -> str:
 
 @exercise("06.rates", "write rate_of(name, config): the peak learning rate of the parameter called `name`")
 def rates(mine: Callable) -> str:
-    module = Emu(EmuConfig.preset("emu-nano"))
+    modules = [Emu(EmuConfig.preset(preset)) for preset in ("emu-nano", "emu2-nano")]
     configs = (PAPER, TrainConfig(), TrainConfig(lr=1e-3, lr_vision=0.0, lr_bridge=0.0))
-    for config in configs:
+    for module, config in product(modules, configs):
         wanted = EmuStage.parameter_lrs(SimpleNamespace(module=module), config)
         for name, parameter in module.named_parameters():
             found = (call if config is PAPER else attempt)(mine, name, config)  # later None is an answer, a wrong one

@@ -66,9 +66,9 @@ def check_mix(answer: Callable) -> str:
         shaped(mine, embeds.shape, "the mixture")
         left = (mine * embeds).mean().item()
         assert abs(left - share) < 0.05, (
-            f"with signal {share} about {share} of the embeddings should be left, not {left:.2f}"
+            f"the embeddings should be scaled by signal, {share} here, but {left:.2f} of them is left"
         )
         spread = mine.float().var().item()
         assert abs(spread - 1) < 0.05, f"with signal {share} the variance should stay 1, but it is {spread:.2f}"
-    same(mine, embeds, "the embeddings at signal 1", 1e-5)
-    return "the words are all that is left at signal 0, and no statistic of the input gives that away"
+        same(mine, share * embeds + (1 - share**2) ** 0.5 * other, f"the mixture at signal {share}", 1e-4)
+    return "the words are all that is left at signal 0, and mean and variance of a channel do not give that away"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,16 @@ def as_item(item: Item, count: int = FRAMES) -> Item:
     """An item of a sample as it is read: the path of a clip as a video of `count` frames, anything else as it is."""
     is_path = isinstance(item, os.PathLike) or (isinstance(item, str) and is_picture_path(item))
     return Video(read_frames(item, count)) if is_path and is_clip(item) else item
+
+
+def as_video(shown: Video | Sequence | str | os.PathLike, count: int = FRAMES) -> Video:
+    """At most `count` frames of a clip: a `Video`, a list of pictures, or a path."""
+    if isinstance(shown, (str, os.PathLike)):
+        return Video(read_frames(shown, count))
+    frames = shown.frames if isinstance(shown, Video) else shown
+    if not isinstance(frames, (list, tuple)):
+        raise MinemuError(f"a video is a list of pictures, a Video or a path, not a {type(shown).__name__}")
+    return Video.sampled(frames, count)
 
 
 def is_clip(path: str | os.PathLike) -> bool:

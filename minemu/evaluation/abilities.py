@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from minemu import prompts, retrieval
-from minemu.chat import CHAT_TEMPLATES, conversation
+from minemu.chat import CHAT_TEMPLATES, read_conversation
 from minemu.data import questions
 from minemu.data.conversations import FORMS, Turn, follows
 from minemu.data.dialogues import Dialogue, dialogue
@@ -65,7 +65,9 @@ def in_form(asked: questions.Question, form: str) -> list[Any]:
     shown = {"type": "video", "video": pictures} if is_clip else {"type": "image", "image": pictures[0]}
     text = FORMS[form] if form == "list" else f"{asked.text} {FORMS[form]}"
     content = [shown, {"type": "text", "text": text}]
-    return conversation([{"role": "user", "content": content}], CHAT_TEMPLATES["emu-i"], add_generation_prompt=True)
+    return read_conversation(
+        [{"role": "user", "content": content}], CHAT_TEMPLATES["emu-i"], add_generation_prompt=True
+    )
 
 
 def check_length(question: Question, asked: Prompts, room: int) -> None:
@@ -102,10 +104,17 @@ def _marks(asked: Sequence[questions.Question], said: Sequence[str]) -> list[boo
 
 
 def _score(
-    question: Question, asked: list[questions.Question], said: list[str], blind: list[str], **details: Any
+    question: Question,
+    asked: list[questions.Question],
+    said: list[str],
+    blind: list[str],
+    beside: dict[str, list[str]] | None = None,
+    **details: Any,
 ) -> Result:
+    """Of all and of each sort of question; `beside`, by name, what was said when the questions were asked in another way."""
     right, unseen = _marks(asked, said), _marks(asked, blind)
-    parts = {}
+    others = {name: _marks(asked, texts) for name, texts in (beside or {}).items()}
+    parts: dict[str, dict[str, Any]] = {}
     for name in dict.fromkeys(one.asks for one in asked):
         numbers = [i for i, one in enumerate(asked) if one.asks == name]
         of_name = [right[i] for i in numbers]
@@ -113,9 +122,13 @@ def _score(
             "n": len(of_name), "rate": rate(of_name), "interval": list(wilson(of_name)),
             "chance": _chance([asked[i] for i in numbers]), "blind": rate([unseen[i] for i in numbers]),
         }  # fmt: skip
+        for other, marks in others.items():
+            parts[name] |= _rate_of(other, [marks[i] for i in numbers])
     examples = [
         {"asked": one.text, "true": one.answer, "said": text} for one, text in zip(asked[:SHOWN], said, strict=False)
     ]
+    for name, marks in others.items():
+        details |= _rate_of(name, marks)
     return question.result(right, _chance(asked), unseen, parts=parts, **details, examples=examples)
 
 
@@ -144,7 +157,7 @@ def clip_questions(question: Question) -> Result:
     asked, others = _in_turn(question, questions.CLIP_ASKS, questions.clip_question)
     single = [replace(one, pictures=(one.pictures[len(one.pictures) // 2],) * len(one.pictures)) for one in asked]
     said, blind, of_one = (answers(question, _all(question, part)) for part in (asked, others, single))
-    return _score(question, asked, said, blind, **_rate_of("single_frame", _marks(asked, of_one)))
+    return _score(question, asked, said, blind, {"single_frame": of_one})
 
 
 def _all(question: Question, asked: Sequence[questions.Question]) -> Prompts:
@@ -264,8 +277,7 @@ def few_shot_questions(question: Question) -> Result:
     for some in prompts_of.values():
         check_length(question, some, ANSWER_TOKENS)
     said = {name: answers(question, some) for name, some in prompts_of.items()}
-    also = _rate_of(beside, _marks(asked, said[beside]))
-    return _score(question, asked, said["rices"], said["blind"], shots=question.shots, **also)
+    return _score(question, asked, said["rices"], said["blind"], {beside: said[beside]}, shots=question.shots)
 
 
 def _after(

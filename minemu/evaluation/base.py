@@ -94,6 +94,7 @@ class Task:
     needs   one of these sources a checkpoint must have been trained on (see `tasks.trained_on`)
     shots   how many examples stand in the prompt unless --shots says otherwise: the last of these; --all takes each. ():
             it takes none
+    most    how many samples there are, where their number is limited
     """
 
     about: str
@@ -103,3 +104,4 @@ class Task:
     judge: Callable[[], Judge] | None = None
     needs: tuple[str, ...] = ()
     shots: tuple[int, ...] = ()
+    most: Callable[[], int] | None = None

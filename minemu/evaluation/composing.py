@@ -17,7 +17,6 @@ from torch import Tensor
 from minemu.data.documents import MAX_PICTURES, interleaved
 from minemu.data.episodes import Blend, InContext, blend, blends, in_context
 from minemu.data.world import BACKGROUNDS, SIZES, Scene, ToyWorld, pick
-from minemu.errors import MinemuError
 from minemu.evaluation.abilities import as_sample
 from minemu.evaluation.base import SHOWN, Question, Result
 from minemu.evaluation.judge import Judge, as_tensors, background_name, halves, size_name
@@ -81,8 +80,6 @@ def _blends(question: Question) -> list[tuple[Blend, Blend]]:
     things, in its style and on its background, so that these two tell nothing."""
     rng = np.random.default_rng(question.seed)
     order = rng.permutation(len(blends())).tolist()
-    if question.n > len(order):
-        raise MinemuError(f"--limit {question.n} is more than the {len(order)} blends there are; use fewer")
     size = question.pipe.processor.image_size
     asked = []
     for place, i in enumerate(order[: question.n]):

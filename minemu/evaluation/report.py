@@ -53,7 +53,14 @@ ROWS = (
     Row("questions about a new drawing", "vqa", "new-drawing"),
     Row("questions about 8 frames of a clip", "video-qa", "seen", 0.85),
     Row("the same about a still, the middle frame eight times", "video-qa", "seen", detail="single_frame"),
-    Row("questions about 8 frames: which way a thing moves", "video-qa", "seen", detail="parts.direction", chance=0.25),
+    Row("questions about 8 frames: which way a thing moves", "video-qa", "seen", 0.85, "parts.direction", chance=0.25),
+    Row(
+        "the same about a still, the middle frame eight times",
+        "video-qa",
+        "seen",
+        detail="parts.direction.single_frame",
+        chance=0.25,
+    ),
     Row("caption of 8 frames of a clip, exact (thing, event, background, style)", "video-caption", "seen"),
     Row("the same of a still, the middle frame eight times", "video-caption", "seen", detail="single_frame"),
     Row("answers in a dialogue ranked, NDCG", "dialogue", "seen"),
@@ -63,6 +70,7 @@ ROWS = (
     Row("questions in a plain prompt, no examples", "few-shot-vqa", "seen", shots=0),
     Row("questions after 2 examples without pictures", "few-shot-vqa", "seen", detail="text_only", shots=0),
     Row("questions after 2 examples, by RICES", "few-shot-vqa", "seen", shots=2),
+    Row("questions after 2 examples, at random", "few-shot-vqa", "seen", detail="random", shots=2),
     Row("questions after 4 examples, by RICES", "few-shot-vqa", "seen", shots=4),
     Row("questions after 4 examples, at random", "few-shot-vqa", "seen", detail="random", shots=4),
     Row("questions after 8 examples, by RICES", "few-shot-vqa", "seen", shots=8),
@@ -204,7 +212,9 @@ def _detail(details: dict[str, Any], name: str) -> dict[str, Any]:
     """Rate, interval and, where they are known, n and baselines of a detail; {} if there is none of this name."""
     part, _, of = name.partition(".")
     if of:
-        return details.get(part, {}).get(of, {})
+        return _detail(details.get(part, {}), of)
+    if isinstance(details.get(name), dict):  # a part
+        return details[name]
     if f"{name}_interval" not in details:
         return {}
     own = {key.removeprefix(f"{name}_"): value for key, value in details.items() if key.startswith(f"{name}_")}

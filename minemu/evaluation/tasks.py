@@ -16,6 +16,7 @@ from PIL import Image
 
 from minemu import adapters
 from minemu.data import captions, movies
+from minemu.data.episodes import blends
 from minemu.data.world import BACKGROUNDS, SIZES, SPLITS, STYLES, Sample, ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.evaluation import abilities, composing
@@ -25,7 +26,7 @@ from minemu.evaluation.judge import Judge, as_tensors, background_name
 from minemu.evaluation.likelihood import concept_scores
 from minemu.evaluation.metrics import frechet_distance, rate, wilson
 from minemu.files import read_json
-from minemu.model import local_folder, read_config
+from minemu.model import LOGS, local_folder, read_config
 from minemu.prompts import DESCRIBE
 from minemu.sequence import Video
 
@@ -43,7 +44,7 @@ def say(question: Question, shown: Sequence[Image.Image | Video], size: int = CA
     """A caption of each picture or clip, `size` at a time, decoded as `EmuPipeline.caption` does."""
     said: list[str] = []
     for batch in question.batches(shown, size):
-        answers = question.pipe.chat_batch([[one] for one in batch], max_new_tokens=CAPTION_TOKENS, **DESCRIBE)
+        answers = question.pipe.chat_batch([[one] for one in batch], **{**DESCRIBE, "max_new_tokens": CAPTION_TOKENS})
         said += [answer.text for answer in answers]
     return said
 
@@ -237,7 +238,7 @@ TASKS: dict[str, Task] = {
     ),
     "blend": Task(
         "one picture out of two, without words: the judge has the true sum of the two among its first five",
-        ("all",), 200, composing.blended, world_judge, needs=("interleaved",),
+        ("all",), 200, composing.blended, world_judge, needs=("interleaved",), most=lambda: len(blends()),
     ),
     "in-context-draw": Task(
         "the drawing of one given picture with background, size or place by another: among the judge's first five, as told",
@@ -263,7 +264,7 @@ def trained_on(checkpoint: str | os.PathLike) -> set[str]:
     folder = local_folder(checkpoint)
     base = adapters.base_folder(folder) if adapters.is_adapter(folder) else folder
     found: set[str] = {"say_image"} if read_config(base).objective.say_image else set()
-    for path in sorted({*(base / "training").glob("*.json"), *(folder / "training").glob("*.json")}):
+    for path in sorted({*(base / LOGS).glob("*.json"), *(folder / LOGS).glob("*.json")}):
         record = read_json(path)
         weights = record.get("data", {}).get("mixture", {})
         found |= {name for name, weight in weights.items() if weight}
@@ -296,6 +297,12 @@ def numbers_of_examples(task: str, shots: int | None = None) -> tuple[int | None
     return own if shots is None else (shots,)
 
 
+def at_most(task: str, limit: int | None) -> int | None:
+    """`limit`, or all that there are of a task with fewer samples: how `--all` reads it."""
+    most = TASKS[task].most
+    return limit if limit is None or most is None else min(limit, most())
+
+
 def check(
     task: str, split: str | None = None, n: int | None = None, shots: int | None = None
 ) -> tuple[Task, str, int, int]:
@@ -312,6 +319,8 @@ def check(
     n = found.n if n is None else n
     if n < 1:
         raise MinemuError(f"--limit {n} is too few to measure anything; give 1 or more")
+    if found.most is not None and n > found.most():
+        raise MinemuError(f"--limit {n} is more than the {found.most()} samples that task '{task}' has; use fewer")
     if shots is not None and not found.shots:
         few = ", ".join(name for name, other in TASKS.items() if other.shots)
         raise MinemuError(f"task '{task}' takes no --shots; leave it out, or take one of {few}")

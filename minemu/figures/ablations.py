@@ -50,9 +50,16 @@ def show_ablation(results: Mapping[str, Any], question: str, width: float = 760)
     filled, hollow = (
         Line2D([], [], ls="", marker="o", ms=6, color=REGRESSES, mfc=face) for face in (REGRESSES, "white")
     )
+    first = Line2D([], [], ls="", marker="o", ms=6, color=SAYS)
     stroke = Line2D([], [], ls="", marker="|", ms=12, mew=2, color=INK)
-    texts = ["a seed, differs from the first line", "a seed, no difference", "mean"]
-    legend(figure, [filled, hollow, stroke], texts, loc="outside lower left", ncols=3, handlelength=1.2)
+    handles, texts = (
+        [first, filled, hollow, stroke],
+        ["baseline", "a seed, differs from it", "a seed, no difference", "mean"],
+    )
+    if any(line.get_marker() == "<" for axes in found for line in axes.lines):
+        handles.append(Line2D([], [], ls="", marker="<", ms=6, color=REGRESSES, mfc="white"))
+        texts.append("further below")
+    legend(figure, handles, texts, loc="outside lower left", ncols=len(texts), handlelength=1.2)
     return figure
 
 
@@ -70,7 +77,9 @@ def _dots(
             every.append(max(one, least))
             marker = "o" if one >= least else "<"
             axes.plot(every[-1], place, ls="", marker=marker, ms=6, mew=1.3, color=colour, mfc=face)
-        axes.plot(max(mean(found), least), place, ls="", marker="|", ms=17, mew=2, color=INK, zorder=3)
+        middle = mean(found)
+        mark = {"marker": "|", "ms": 17, "mew": 2} if middle >= least else {"marker": "<", "ms": 6}
+        axes.plot(max(middle, least), place, ls="", color=INK, zorder=3, **mark)
     axes.axvline(mean(base), color=SAYS, lw=0.8, zorder=0)
     axes.set_yticks(range(len(names)), list(names.values()) if named else [""] * len(names))
     axes.tick_params(axis="y", length=0)

@@ -81,7 +81,7 @@ def show_attention(weights: Tensor, words: Sequence[str], slots: Sequence[bool])
             np.where(future, np.nan, values[layer]),
             cmap=BLUES,
             vmin=0,
-            vmax=0.5,
+            vmax=1,
             interpolation="nearest",
             aspect="auto",
         )

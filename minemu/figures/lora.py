@@ -1,6 +1,6 @@
 """Low-rank adapters: the matrices themselves, and how many directions they use.
 
-show_low_rank   W + (alpha / r) B A, all four drawn from their numbers and to one scale
+show_low_rank   W + (alpha / r) B A, all four drawn from their numbers: W and what is added to one scale
 show_spectrum   singular values of a weight and of what is added to it
 
 Axes   O outputs   I inputs   r rank
@@ -20,7 +20,10 @@ from minemu.figures.charts import charts, label
 
 
 def show_low_rank(weight: Tensor, b: Tensor, a: Tensor, scale: float, width: float = 760) -> Figure:
-    """weight (O, I), b (O, r), a (r, I), and what is added: scale * b @ a (O, I). White is zero, the two hues are the signs."""
+    """weight (O, I), b (O, r), a (r, I), and what is added: scale * b @ a (O, I). White is zero, the two hues are the signs.
+
+    W and what is added have one scale, so that they can be compared; B and A each have their own.
+    """
     if weight.shape != (b.shape[0], a.shape[1]) or b.shape[1] != a.shape[0]:
         raise MinemuError(
             f"W {tuple(weight.shape)}, B {tuple(b.shape)} and A {tuple(a.shape)} do not fit: (O, I), (O, r), (r, I)"
@@ -38,10 +41,14 @@ def show_low_rank(weight: Tensor, b: Tensor, a: Tensor, scale: float, width: flo
             values = tensors[name].detach().float().cpu()
             wide, high = values.shape[1] * unit, values.shape[0] * unit
             top = y + (tall - high) / 2
-            add_heat(axes, values.numpy(), x, top, wide, high)
+            heat = add_heat(axes, values.numpy(), x, top, wide, high)
+            if name == "W":
+                limits = heat.get_clim()
+            elif name == "B A":
+                heat.set_clim(*limits)
             axes.add_patch(_frame(x, top, wide, high))
             axes.text(x + wide / 2, top - 9, name, weight="bold", ha="center", va="center", size=10)
-            shape = f"{values.shape[0]} x {values.shape[1]}"
+            shape = f"{values.shape[0]} x {values.shape[1]}" + ("\nown scale" if name in ("A", "B") else "")
             axes.text(x + wide / 2, top + high + 11, shape, family=MONO, size=8, color=FAINT, ha="center", va="center")
             x += wide
     return figure

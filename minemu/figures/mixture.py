@@ -30,6 +30,7 @@ COLOURS = (
 )  # fmt: skip
 SHADES = dict(zip(ALL_SOURCES, COLOURS, strict=True))
 SIDE, LETTER, LINE_HEIGHT = 44.0, 4.5, 10.5  # of a picture; of a letter and a line of text, in points
+WIDEST = 32  # documents in a line
 KINDS = {"word": "#5b8fd6", "visual embedding": "#e8994a", "structure": "#3e4c59", "padding": "#eceff2"}
 
 
@@ -81,31 +82,50 @@ def show_mixture(places: Sequence[tuple[str, int]], block: int, width: float = 7
     unknown = {name for name, _ in places} - SHADES.keys()
     if unknown or not places or block < 1:
         raise MinemuError(f"give places of the sources {', '.join(ALL_SOURCES)}, and a block of 1 or more")
-    left, cell, tall = 92.0, (width - 104) / block, 30.0
-    rows = -(-len(places) // block)
+    left, tall = 92.0, 30.0
+    lines = -(-block // WIDEST)  # that a block takes
+    across = -(-block // lines)
+    cell, rows = (width - 104) / across, -(-len(places) // block) * lines
+    seen = {name for name, _ in places}
+    shades = {name: shade for name, shade in SHADES.items() if name in seen}
     with rc_context(STYLE):
-        figure, axes = canvas(width, 14 + rows * (tall + 6) + 26)
+        figure, axes = canvas(width, 26 + rows * (tall + 6) + legend_height(shades, left, width))
         for index, (name, number) in enumerate(places):
-            x, y = left + index % block * cell, 12 + index // block * (tall + 6)
+            line, column = divmod(index % block, across)
+            x, y = left + column * cell, 12 + (index // block * lines + line) * (tall + 6)
             axes.add_patch(Rectangle((x, y), cell - 1.5, tall, facecolor=SHADES[name], edgecolor="none"))
             letters = "".join(word[0] for word in name.split("_")) if "_" in name else name[:2]
             axes.text(x + cell / 2 - 0.7, y + 10, letters, size=min(8.0, cell * 0.36), ha="center", va="center")
             axes.text(x + cell / 2 - 0.7, y + 22, str(number), size=min(7.0, cell * 0.3), ha="center", va="center")
         for row in range(rows):
-            text = f"{row * block} to {min((row + 1) * block, len(places)) - 1}"
+            begins = row // lines * block
+            first = begins + row % lines * across
+            text = f"{first} to {min(first + across, begins + block, len(places)) - 1}"
             axes.text(left - 8, 12 + row * (tall + 6) + tall / 2, text, color=FAINT, ha="right", va="center")
-        seen = {name for name, _ in places}
-        shades = {name: shade for name, shade in SHADES.items() if name in seen}
-        legend_of(axes, shades, left, 12 + rows * (tall + 6) + 10)
+        legend_of(axes, shades, left, 12 + rows * (tall + 6) + 10, width)
     return figure
 
 
-def legend_of(axes: Axes, shades: Mapping[str, str], x: float, y: float) -> None:
-    """A line of swatches with their names."""
-    for name, colour in shades.items():
-        axes.add_patch(Rectangle((x, y - 5), 14, 10, facecolor=colour, edgecolor=LINE, lw=0.4))
-        axes.text(x + 19, y, name, color=FAINT, va="center")
-        x += 19 + len(name) * 5.2 + 18
+def legend_of(axes: Axes, shades: Mapping[str, str], x: float, y: float, width: float) -> None:
+    """Swatches with their names, in as many lines as they need."""
+    for name, (left, below) in _legend_places(shades, x, width).items():
+        axes.add_patch(Rectangle((left, y + below - 5), 14, 10, facecolor=shades[name], edgecolor=LINE, lw=0.4))
+        axes.text(left + 19, y + below, name, color=FAINT, va="center")
+
+
+def legend_height(shades: Mapping[str, str], x: float, width: float) -> float:
+    return 14 + max(below for _, below in _legend_places(shades, x, width).values())
+
+
+def _legend_places(shades: Mapping[str, str], x: float, width: float) -> dict[str, tuple[float, float]]:
+    places, left, below = {}, x, 0.0
+    for name in shades:
+        wide = 19 + len(name) * 5.2 + 18
+        if left + wide > width and left > x:
+            left, below = x, below + 16
+        places[name] = left, below
+        left += wide
+    return places
 
 
 def kinds_of(input_ids: Tensor, ids: TokenIds) -> np.ndarray:
@@ -132,5 +152,5 @@ def show_rows(batches: Mapping[str, Tensor], ids: TokenIds, width: float = 760, 
             for row in range(1, len(tensor)):
                 axes.plot([12, 12 + wide], [y + 10 + row * tall] * 2, color="white", lw=1.2, zorder=3)
             y += high + 30
-        legend_of(axes, KINDS, 12, y + 2)
+        legend_of(axes, KINDS, 12, y + 2, width)
     return figure

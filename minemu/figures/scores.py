@@ -72,7 +72,7 @@ def show_coverage(rates: Sequence[float], coverage: Mapping[str, Sequence[float]
 
 
 def show_scores(scores: Sequence[Score]) -> Figure:
-    """A bar for each score with its interval; ticks for chance and the blind baseline, a frame up to the upper bound."""
+    """A bar for each score with its interval; marks for chance, the blind baseline and the upper bound."""
     if not scores:
         raise MinemuError("there is no score to show; give at least one")
     figure, (axes,) = charts(760, 46 + 27 * len(scores))

@@ -26,7 +26,7 @@ PENS = ((SAYS, "-"), (REGRESSES, "--"), ("#0b7a5e", "-."), ("#7b3f98", ":"))  # 
 
 
 def show_schedule(panels: Mapping[str, Mapping[str, Sequence[float]]], width: float = 760) -> Figure:
-    """In each panel, lines by name: the learning rate of step 0, 1, 2, ... Each line is named at its peak."""
+    """In each panel, lines by name: the learning rate of step 0, 1, 2, ..."""
     if not panels or not all(panels.values()):
         raise MinemuError("give each panel at least one line of learning rates")
     figure, found = charts(width, 230, len(panels))
@@ -65,7 +65,7 @@ def show_losses(
 ) -> Figure:
     """A panel a loss: each short run as a thin line, their range as a band, and a long run's log beside them. Steps on a log axis.
 
-    Each point is the mean of `window` entries of a log.
+    Each point of a short run is the mean of `window` entries of its log.
     """
     if not runs or not names or min(map(len, runs)) < window:
         raise MinemuError(f"give at least one run with {window} entries, and the name of one of its losses")
@@ -119,7 +119,7 @@ def show_stages(logs: Mapping[str, Log], columns: int = 3, width: float = 760) -
         steps, losses = series(log, "loss")
         axes.plot(steps, losses, color=SAYS, lw=1.3)
         axes.set_ylim(bottom=0)
-        label(axes, title=stage)
+        label(axes, "step", "loss", stage)
         axes.text(0.98, 0.95, cost_of(log), transform=axes.transAxes, ha="right", va="top", size=8, color=FAINT)
     for axes in found[len(logs) :]:
         axes.set_axis_off()

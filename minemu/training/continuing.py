@@ -14,7 +14,7 @@ from minemu.config import EmuConfig
 from minemu.data.mixture import MixtureConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
-from minemu.model import Emu, local_folder, read_config
+from minemu.model import LOGS, Emu, local_folder, read_config
 from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
 from minemu.sketch import grown
@@ -22,7 +22,6 @@ from minemu.training import checkpoint
 from minemu.training.emu import CONDITIONS
 from minemu.training.loop import TrainConfig
 from minemu.training.recipes import SECTIONS, STAGES, TRAINABLE, exists, needs
-from minemu.training.run import LOGS
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
@@ -101,7 +100,7 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
     Other settings, another mixture and other scenes may hold from here on; a sketch gets the convolutions that it lacks.
     """
-    if folder.exists():
+    if (folder / "run.json").exists():
         return
     source, stage = local_folder(base), facts["stage"]
     its = read_json(source / LOGS / f"{stage}.json")
@@ -182,23 +181,31 @@ def refuse_stale_stages(stage: str, root: Path, config: EmuConfig) -> None:
         raise MinemuError(f"{', '.join(found)} came of an earlier run of stage {stage}; delete that to train {stage}")
 
 
-def refuse_other_settings(folder: Path, facts: dict[str, Any]) -> None:
+PARTS = ("model", "train", "world", "data")
+
+
+def refuse_other_settings(folder: Path, facts: dict[str, Any], parts: tuple[str, ...] = PARTS) -> None:
     """A run goes on only with the settings that it began with. One that its version of the code did not know had its default."""
     if not (folder / "run.json").exists():
         return
     before = read_json(folder / "run.json")
-    before["world"] = {"source": "captions", **before.get("world", {})}  # there was no other once
-    for part in ("model", "train", "world", "data"):
-        began = _flat(AT_FIRST.get(part, {})) | _flat(before.get(part, {}))
-        now = _flat(facts.get(part, {}))
-        if part == "train" and is_lengthened(began, now):
-            now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
-        changed = [path for path, value in now.items() if path in began and began[path] != value]
-        if changed:
+    for part in parts:
+        if changed := changed_settings(before, facts, part):
             raise MinemuError(
                 f"{folder} was begun with another {part} setting of '{changed[0]}'; "
                 "use another --run-dir, or delete the folder to start anew"
             )
+
+
+def changed_settings(run: dict[str, Any], facts: dict[str, Any], part: str) -> list[str]:
+    """Settings that a recorded run had otherwise, in one part of its facts; that it is shorter is no change."""
+    its = (
+        {"source": "captions", **run.get(part, {})} if part == "world" else run.get(part, {})
+    )  # there was no other once
+    began, now = _flat(AT_FIRST.get(part, {})) | _flat(its), _flat(facts.get(part, {}))
+    if part == "train" and is_lengthened(began, now):
+        now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
+    return [path for path, value in now.items() if path in began and began[path] != value]
 
 
 def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -195,9 +196,8 @@ class EmuStage(Stage):
         load_strict(self.module.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
         self.teacher = None
         if config.objective.targets == "frozen":  # regress what the visual side said when this stage began
-            self.teacher = Emu(config)
-            self.teacher.load_state_dict(self.module.state_dict())
-            self.teacher.eval().requires_grad_(False)
+            without = {id(self.module.llm): nn.Identity()}  # what `deepcopy` puts in its place
+            self.teacher = copy.deepcopy(self.module, without).eval().requires_grad_(False)
 
     def parameter_lrs(self, config: TrainConfig) -> dict[nn.Parameter, float]:
         """Per-module rates, as in the paper: ViT 4e-5, Causal Transformer 1e-4, LLaMA 3e-5."""
@@ -209,12 +209,9 @@ class EmuStage(Stage):
         }
         lrs = {}
         for name, parameter in self.module.named_parameters():
-            rate = (
-                rates.get(name.split(".")[0])
-                if f"{name}.".startswith(f"{config.only}." if config.only else "")
-                else 0.0
-            )
-            lrs[parameter] = config.lr if rate is None else rate
+            learns = not config.only or f"{name}.".startswith(f"{config.only}.")
+            rate = rates.get(name.split(".")[0])
+            lrs[parameter] = 0.0 if not learns else config.lr if rate is None else rate
         if not any(lrs.values()):
             raise MinemuError(f"only={config.only} leaves nothing that learns; name a module, such as only=llm.lm_head")
         return lrs

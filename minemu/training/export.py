@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
+import os
+import shlex
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,16 +13,18 @@ import torch
 
 from minemu.adapters import BASE, CONFIG, WEIGHTS, is_adapter
 from minemu.config import EmuConfig
+from minemu.data.sources import TOY
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
-from minemu.model import Emu
+from minemu.model import LOGS, Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.processor import EmuProcessor
+from minemu.training.continuing import changed_settings
 from minemu.training.instruct import ADAPTER_FOLDER
-from minemu.training.run import LOGS
+from minemu.training.recipes import RECIPES, facts_of, resolve
 from minemu.visual_decoder import VisualDecoder
-from minemu.weights import load_tensors
+from minemu.weights import load_folder, load_tensors
 
 
 def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float16) -> Path:
@@ -70,9 +73,21 @@ def _copy_log(stage: Path, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     shutil.copy(stage / "log.jsonl", folder / f"{stage.name}.jsonl")
     run = read_json(stage / "run.json")
-    command = re.sub(r"--run-dir \S+", "--run-dir runs", run["command"])
-    run["command"] = re.sub(r"--base \S*/(?=\S)", "--base ", command)
+    run["command"] = _without_places(run["command"])
     write_json(folder / f"{stage.name}.json", run)
+
+
+def _without_places(command: str) -> str:
+    """A recorded command with the names of its folders alone."""
+    words: list[str] = []
+    for word in shlex.split(command):
+        words += word.split("=", 1) if word.startswith(("--run-dir=", "--base=")) else [word]
+    for place, option in enumerate(words[:-1], start=1):
+        if option == "--run-dir":
+            words[place] = "runs"
+        elif option == "--base":
+            words[place] = os.path.basename(os.path.normpath(words[place]))
+    return shlex.join(words)
 
 
 def refresh_card(folder: Path) -> None:
@@ -92,25 +107,30 @@ def model_card(folder: Path) -> str:
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
     decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER)
     sizes["visual_decoder"] = sum(p.numel() for p in decoder.parameters())
-    things = _things(folder)
+    things, own = _things(folder), _own_data(folder)
+    stored = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in load_folder(folder).values()})
     bytes_on_disk = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
     lines = [
         "---", "library_name: minemu", "license: apache-2.0", "tags: [emu, multimodal, image-to-text, text-to-image]", "---", "",
         f"# {config.name}", "",
-        f"Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of {things} things in four styles.",
-        "It reads and draws such pictures, 64 pixels wide, and nothing else; what it was trained for has a row under Results.",
-        "Weights are stored in float16.", "",
-        "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("data_samples/{config.name}")',
+        f"Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of {things} things in four styles{own}.",
+        f"It reads and draws such pictures, {config.vision.image_size} pixels wide, and nothing else. "
+        f"Weights are stored in {' and '.join(stored)}.", "",
+        "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("{config.name}")  # this folder',
         'pipe(["a rocket on a purple background, Fluent style"]).images[0]', "```", "",
         f"## Parts ({sum(sizes.values()):,} parameters, {bytes_on_disk / 1e6:.1f} MB)", "", "| part | parameters |", "|---|---|",
         *(f"| `{name}` | {size:,} |" for name, size in sizes.items()), "", *_training(folder),
-        f"Settings and logs of each stage: `{LOGS}/`. {_again(folder)}: `minemu recipe {config.name}`.", "", *_results(folder),
+        f"Settings and logs of each stage: `{LOGS}/`. {_again(folder, config.name, '')}", "", *_results(folder),
     ]  # fmt: skip
+    if not own:
+        lines += [
+            "## Limits", "",
+            f"Knows {things} concepts, eight backgrounds, four drawing styles and one or two things at a time;",
+            "photographs, and questions in other words than training's, mean nothing to it.", "",
+        ]  # fmt: skip
     lines += [
-        "## Limits", "",
-        f"Knows {things} concepts, eight backgrounds, four drawing styles and one or two things at a time;",
-        "photographs, and questions in other words than training's, mean nothing to it.",
-        "Data: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent 3D and Fluent flat (MIT); see NOTICE.", "",
+        "Data of the toy world: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent, also animated (MIT); labels from Unicode CLDR",
+        "(Unicode-3.0), definitions from WordNet 3.0. Credits and licences: NOTICE of minemu.", "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -119,6 +139,13 @@ def _things(folder: Path) -> int:
     """How many things the world of a checkpoint's training has."""
     world = read_json(folder / LOGS / "emu.json")["world"]
     return world.get("things") or len(ToyWorld("seen", core=world["core"]).labels)
+
+
+def _own_data(folder: Path) -> str:
+    """Which sources of stage `emu` were data on disk, for the card's first sentence."""
+    files = read_json(folder / LOGS / "emu.json").get("data", {}).get("files", {})
+    named = [name for name, data in files.items() if data["format"] != TOY]
+    return f", and on data of one's own for {', '.join(named)}" if named else ""
 
 
 def adapter_card(folder: Path) -> str:
@@ -132,17 +159,30 @@ def adapter_card(folder: Path) -> str:
         f"alpha {settings['lora_alpha']}, {sum(tensor.numel() for tensor in tensors.values()):,} numbers. "
         "It answers questions about toy pictures and clips in the form that is asked for.", "",
         "```python", "from minemu import EmuPipeline", "",
-        f'pipe = EmuPipeline.from_pretrained("data_samples/{base}-instruct")  # with {base} beside it', "```", "",
-        *_training(folder), f"{_again(folder)}: `minemu recipe {base} --instruct`.", "", *_results(folder),
+        f'pipe = EmuPipeline.from_pretrained("{base}-instruct")  # this folder, with {base} beside it', "```", "",
+        *_training(folder), _again(folder, base, " --instruct"), "", *_results(folder),
     ]  # fmt: skip
     return "\n".join(lines)
 
 
-def _again(folder: Path) -> str:
-    """The recipe makes the same again only where each stage was trained in one go, with its settings."""
+def _again(folder: Path, preset: str, options: str) -> str:
+    """What the recipe makes beside this: the same only where each stage was trained in one go, with the recipe's settings."""
     runs = [read_json(path) for path in sorted((folder / LOGS).glob("*.json"))]
-    same = not any("weights_of" in run or "--set" in run["command"].split() for run in runs)
-    return "The same again" if same else "Another of its kind, each stage in one go"
+    command = f"`minemu recipe {preset}{options}`"
+    if preset not in RECIPES:
+        return ""
+    if any("weights_of" in run or " --base " in run["command"] for run in runs):
+        return f"Another of its kind, each stage in one go: {command}."
+    if any(_differs_from_recipe(run, preset) for run in runs):
+        return f"{command} trains with other settings."
+    if is_adapter(folder):
+        return f"Another like it, on a base of its own: {command}."
+    return f"The same again, on the commits above: {command}."
+
+
+def _differs_from_recipe(run: dict, preset: str) -> bool:
+    facts = facts_of(preset, run["stage"], *resolve(preset, {}), world=None)
+    return any(changed_settings(run, facts, part) for part in ("model", "train", "world", "data"))
 
 
 def _results(folder: Path) -> list[str]:

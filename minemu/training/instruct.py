@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from minemu.adapters import RANK, instruct_config, prepare, save_adapter
-from minemu.chat import CHAT_TEMPLATES, conversation
+from minemu.chat import CHAT_TEMPLATES, read_conversation
 from minemu.config import EmuConfig
 from minemu.data.mixture import Mixture
 from minemu.data.sources import Talks
@@ -76,7 +76,7 @@ class InstructStage(Stage):
         """The ALIKE batches of a group, each a list of samples; which comes first is drawn by lot."""
         size, template = self.train.batch_size, CHAT_TEMPLATES["emu-i"]
         talks = [self.talks.document(i) for i in range(group * ALIKE * size, (group + 1) * ALIKE * size)]
-        samples = [conversation(talk.messages(), template) for talk in talks]
+        samples = [read_conversation(talk.messages(), template) for talk in talks]
         samples.sort(key=lambda sample: len(self.processor.as_text(sample)))
         batches = [samples[start : start + size] for start in range(0, len(samples), size)]
         return [batches[i] for i in np.random.default_rng(group).permutation(ALIKE)]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -68,6 +69,9 @@ class TrainConfig:
                 raise MinemuError(
                     f"the training setting {name}={getattr(self, name)} is too small: give {bound} or more"
                 )
+        for name in ("lr", "eps", "clip", "lr_vision", "lr_bridge", "weight_decay", "final_lr"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise MinemuError(f"the training setting {name}={getattr(self, name)} is not finite: give a number")
         for name in ("lr", "eps", "clip"):
             if getattr(self, name) <= 0:
                 raise MinemuError(f"the training setting {name}={getattr(self, name)} is too small: give more than 0")
@@ -154,29 +158,25 @@ def make_optimizers(stage: Stage, config: TrainConfig) -> list[torch.optim.Optim
     With optimizer=muon (arXiv 2502.16982), Muon beside it for the matrices of repeated blocks, its steps as large as AdamW's.
     """
     orthogonal = block_matrices(stage.module) if config.optimizer == "muon" else set()
-    groups: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
+    groups: dict[bool, dict[tuple[float, float], list[nn.Parameter]]] = {False: {}, True: {}}
     for parameter, lr in stage.parameter_lrs(config).items():
         parameter.requires_grad_(lr > 0)
         if lr > 0:
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
-            groups.setdefault((lr, decay, parameter in orthogonal), []).append(parameter)
-    with_adamw, with_muon = (
-        [
-            {"params": params, "lr": lr, "peak": lr, "weight_decay": decay}
-            for (lr, decay, is_matrix), params in groups.items()
-            if is_matrix is wanted
-        ]
-        for wanted in (False, True)
-    )
+            groups[parameter in orthogonal].setdefault((lr, decay), []).append(parameter)
     optimizers: list[torch.optim.Optimizer] = []
-    if with_adamw:
+    if with_adamw := _groups(groups[False]):
         betas = (config.beta1, config.beta2)
         optimizers.append(torch.optim.AdamW(with_adamw, betas=betas, eps=config.eps, fused=True))
-    if with_muon:
+    if with_muon := _groups(groups[True]):
         if not hasattr(torch.optim, "Muon"):
             raise MinemuError(f"optimizer=muon needs torch 2.9 or newer, not {torch.__version__}: pip install -U torch")
         optimizers.append(torch.optim.Muon(with_muon, adjust_lr_fn="match_rms_adamw"))
     return optimizers
+
+
+def _groups(of: dict[tuple[float, float], list[nn.Parameter]]) -> list[dict[str, Any]]:
+    return [{"params": params, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), params in of.items()]
 
 
 def block_matrices(module: nn.Module) -> set[nn.Parameter]:
@@ -252,10 +252,12 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
             if step % config.checkpoint_every == 0 or step == end:
                 checkpoint.save(checkpoints, step, stage.module, optimizers, average, {"stage": stage.name})
             if config.preview_every and (step % config.preview_every == 0 or step == config.steps):
-                _with_average(stage, average, lambda: stage.preview(folder, step))  # noqa: B023 (called at once)
+                with _averaged(stage, average):
+                    stage.preview(folder, step)
     if step < config.steps:
         return False
-    _with_average(stage, average, lambda: stage.finish(folder))
+    with _averaged(stage, average):
+        stage.finish(folder)
     return True
 
 
@@ -277,17 +279,20 @@ def update_average(average: dict[str, Tensor], module: nn.Module, decay: float, 
             average[name].copy_(tensor)
 
 
-def _with_average(stage: Stage, average: dict[str, Tensor], action: Any) -> None:
-    """Run `action` in eval mode, with the averaged weights in place where there are any."""
-    own = {name: tensor.clone() for name, tensor in stage.module.state_dict().items()} if average else None
+@contextmanager
+def _averaged(stage: Stage, average: dict[str, Tensor]) -> Iterator[None]:
+    """Eval mode, with the averaged weights in place where there are any."""
+    own = {name: tensor.clone() for name, tensor in stage.module.state_dict().items()} if average else {}
     if average:
         stage.module.load_state_dict(average)
     stage.module.eval()
-    with torch.no_grad():
-        action()
-    if own:
-        stage.module.load_state_dict(own)
-    stage.module.train()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        if own:
+            stage.module.load_state_dict(own)
+        stage.module.train()
 
 
 def _refuse_non_finite(value: Tensor, stage: Stage, where: str, checkpoints: Path) -> None:

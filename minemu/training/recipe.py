@@ -14,9 +14,10 @@ from minemu.data.corpus import corpus
 from minemu.data.sources import listings, open_mixture, open_talks, tell_of_cuts
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
-from minemu.files import write_json
+from minemu.files import read_json, sweep, write_json
 from minemu.loading import device_of
 from minemu.processor import EmuProcessor
+from minemu.sequence import TokenIds
 from minemu.tokenizer import train_tokenizer
 from minemu.training.continuing import (
     begin_from,
@@ -27,13 +28,14 @@ from minemu.training.continuing import (
     refuse_stale_stages,
 )
 from minemu.training.decoder import CodecStage, DecoderStage, SketchStage
-from minemu.training.emu import EmuStage, LanguageStage
+from minemu.training.emu import CONDITIONS, EmuStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.machine import forget_peak_memory
 from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, facts_of, needs, resolve, sources_of
-from minemu.training.run import RunLog, SkipList, alone, describe, refuse_other_files
+from minemu.training.run import RunLog, SkipList, alone, check_logger, describe, refuse_other_files
+from minemu.visual_decoder import check as check_decoder
 
 
 def train_stage(
@@ -58,6 +60,9 @@ def train_stage(
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
     config, recipe = resolve(preset, overrides or {})
     settings: TrainConfig = getattr(recipe, stage)
+    if stage in ("codec", "sketch", "decoder"):
+        check_drawing(config, recipe)
+    check_logger(log_to)
     root = Path(run_dir) / preset
     folder = root / stage
     facts = facts_of(preset, stage, config, recipe, world)
@@ -76,6 +81,8 @@ def train_stage(
             raise MinemuError(
                 f"stage {stage} needs stage {needed} first: minemu train {needed} --preset {preset}{where}{same}"
             )
+        if "base" not in read_json(root / needed / "done.json"):
+            refuse_other_settings(root / needed, facts_of(preset, needed, config, recipe, world), ("model",))
     refuse_other_settings(folder, facts)
     listed = listings(recipe.data, sources_of(stage, recipe))  # of a finished stage they may be gone
     refuse_other_files(folder, listed)
@@ -85,6 +92,10 @@ def train_stage(
         world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
     started = time.time()
     with alone(folder):
+        sweep(folder)
+        sweep(folder / "checkpoints")
+        if stage in ("sketch", "decoder"):
+            sweep(root / "emu", CONDITIONS)
         forget_peak_memory()
         built = build_stage(stage, config, recipe, processor, world, root, imagine_on=at).to(at)
         log = RunLog(folder / "log.jsonl", log_to)
@@ -116,7 +127,8 @@ def run_recipe(
     """
     from minemu.training.export import export, export_adapter, is_exported
 
-    root, config = Path(run_dir) / preset, resolve(preset, overrides or {})[0]
+    root, (config, recipe) = Path(run_dir) / preset, resolve(preset, overrides or {})
+    check_drawing(config, recipe)  # before hours are spent on the stages before
     if base is not None:
         begin_from(base, root, config)
     for stage in TRAINABLE if instruct else STAGES:
@@ -126,6 +138,19 @@ def run_recipe(
     if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
         export_adapter(root)
     return root / "checkpoint" if is_exported(root, STAGES, root / "checkpoint") else export(root)
+
+
+def check_drawing(config: EmuConfig, recipe: Recipe) -> None:
+    """Refuse what the stages that draw cannot be built with."""
+    check_decoder(config.decoder)
+    grid, n = config.decoder.condition_grid, config.bridge.n_image
+    if grid and grid**2 != n:
+        raise MinemuError(
+            f"decoder.condition_grid={grid} takes {grid**2} visual embeddings a picture, and bridge.n_image is {n}; "
+            "change one of them, or leave the sketch out: decoder.condition_grid=0"
+        )
+    if config.decoder.codec == "vae" and not recipe.codec.steps:
+        raise MinemuError("decoder.codec=vae has to be trained: add --set train.codec.steps=750, or more")
 
 
 def build_stage(
@@ -175,11 +200,16 @@ def wordings(world: ToyWorld) -> list[str]:
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:
     """The tokenizer, trained on the world's captions (or on every wording) in seconds, kept beside the stages."""
-    if not (root / "tokenizer.json").exists():
+    if not (root / "processor.json").exists():  # written last
         world = world or ToyWorld("seen", core=recipe.core, seed=recipe.world_seed)
         texts = tokenizer_corpus(world.labels)
         if recipe.source == "mixture":
             texts += corpus(world)
         tokenizer = train_tokenizer(texts, config.llm.vocab_size)
         EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
-    return EmuProcessor.from_pretrained(root)
+    processor = EmuProcessor.from_pretrained(root)
+    if processor.ids != TokenIds.of(config.llm):
+        raise MinemuError(
+            f"{root} has a tokenizer for another llm.words than {config.llm.words}; use another --run-dir"
+        )
+    return processor

@@ -215,7 +215,8 @@ def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
 
 def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: ToyWorld | None) -> dict[str, Any]:
     """All that decides what a stage becomes: it goes on only with the same."""
-    of_world = {"core": recipe.core, "seed": recipe.world_seed, "source": recipe.source}
+    seen = (recipe.core, recipe.world_seed) if world is None else (world.core, world.seed)
+    of_world = {"core": seen[0], "seed": seen[1], "source": recipe.source}
     facts: dict[str, Any] = {
         "preset": preset,
         "stage": stage,

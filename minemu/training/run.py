@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -21,7 +23,6 @@ from minemu.errors import MinemuError, suggest
 from minemu.files import append_json, atomic_write, read_json, write_json
 
 PACKAGES = ("torch", "transformers", "diffusers", "datasets", "tokenizers", "numpy", "pillow")
-LOGS = "training"  # folder of a finished checkpoint with each stage's settings and log
 LOGGERS = ("tensorboard", "wandb", "trackio")
 
 
@@ -64,7 +65,7 @@ def describe(folder: Path, **facts: Any) -> None:
     write_json(
         folder / "run.json",
         {
-            "command": " ".join(["minemu", *sys.argv[1:]]),
+            "command": shlex.join(["minemu", *sys.argv[1:]]),
             **now,
             **earlier,
             **({"weights_of": before["weights_of"]} if "weights_of" in before else {}),
@@ -163,10 +164,17 @@ def _nothing() -> None:
     pass
 
 
+def check_logger(name: str | None) -> None:
+    """Refuse a tracker that is unknown or not installed."""
+    if name is not None and name not in LOGGERS:
+        raise MinemuError(f"unknown logger '{name}': {suggest(name, LOGGERS)}")
+    if name is not None and not (sys.modules.get(name) or importlib.util.find_spec(name)):
+        raise MinemuError(f"--log-to {name} needs the package {name}: pip install {name}")
+
+
 def _tracker(name: str, folder: Path) -> tuple[Callable[[dict[str, float], int], Any], Callable[[], Any]]:
     """How to log to a tracker, and how to end its run: each stage is one of its own."""
-    if name not in LOGGERS:
-        raise MinemuError(f"unknown logger '{name}': {suggest(name, LOGGERS)}")
+    check_logger(name)
     try:
         if name == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter

@@ -94,7 +94,7 @@ assert drawn.size == sample.picture.size and isinstance(said, str)
 show_pictures([drawn, sample.picture], [f"drawn from: {words}", f"captioned: {said}"])
 
 # %% [markdown]
-# Say all that you want to see. Of what the words leave open comes the average: try `"a llama, Twemoji style"`. Which colour does the background get, and is the shape to be made out?
+# Say everything that you want to see: whatever your words leave open is drawn as an average. Try `"a llama, Twemoji style"`. Which colour does the background get, and can you make out the shape?
 #
 # ## One picture
 #
@@ -115,7 +115,7 @@ show_model(pipe, batch, torch.Generator().manual_seed(0))
 # | | stage | the paper took | file |
 # |---|---|---|---|
 # | 1 | Visual Encoder: a picture as tokens without an order | EVA-CLIP | `visual_encoder.py` |
-# | 2 | Causal Transformer: N embeddings *with* an order, each sees only those before it | trained from nothing | `causal_transformer.py` |
+# | 2 | Causal Transformer: N embeddings *with* an order: each sees the whole picture, and of the other embeddings only those before it | trained from nothing | `causal_transformer.py` |
 # | 3 | Multimodal LLM: one sequence in, two heads out | LLaMA-13B | `model.py` |
 # | 4 | Visual Decoder: embeddings to pixels | Stable Diffusion | `visual_decoder.py` |
 #
@@ -129,7 +129,9 @@ out = model(**batch)
 prompt = processor([[sample.caption]]).to(model.device)
 imagined = model.generate_image_embeds(**prompt)
 pixels = pipe.decoder.decode(
-    imagined, pipe.null_embeds(autoencode=False), generator=torch.Generator().manual_seed(0)
+    imagined,
+    pipe.null_embeds(autoencode=False),  # of "": guidance steers away from it (notebook 08)
+    generator=torch.Generator().manual_seed(0),
 )
 
 print("picture            ", tuple(batch["images"].shape))

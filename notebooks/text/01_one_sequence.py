@@ -122,7 +122,7 @@ def interleave(pieces, ids, n_image, bos=True, eos=False):
 
 row = interleave([text, PICTURE], ids, N, eos=True)
 assert row == processor.tokens([sample.prompt, sample.picture], eos=True)[0]
-print(len(row), "positions:", len(text), "words,", N, "slots, 4 tokens of structure")
+print(len(row), "positions:", len(text), "words,", N, "slots, and <s>, [IMG], [/IMG], </s>")
 
 # %% [markdown]
 # **Predict before you run.** Two pictures with the text between them, and `</s>`: how many positions? The text is as long as above.

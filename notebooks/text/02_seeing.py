@@ -139,7 +139,7 @@ check("02.patches", cut)
 p = vision.patch_size
 images = normalise(torch.from_numpy(sample.pixels)[None]).to(device)  # (1, 3, S, S)
 conv, pixels = nn.Conv2d(3, vision.width, p, stride=p).requires_grad_(False), images.cpu()
-flat = rearrange(pixels, "b c (h i) (w j) -> b (h w) (c i j)", i=p, j=p)  # (1, P, 3 p p)
+flat = nn.functional.unfold(pixels, p, stride=p).transpose(1, 2)  # (1, P, 3 p p)
 
 by_hand = flat @ conv.weight.flatten(1).T + conv.bias  # (1, P, D)
 torch.testing.assert_close(
@@ -148,11 +148,11 @@ torch.testing.assert_close(
 print("the same map:", tuple(flat.shape), "->", tuple(by_hand.shape))
 
 # %% [markdown]
-# > **In the paper and in the released code:** one such map, in a tower that others had pretrained on a very large set of pictures.
+# > **In the paper and in the released code:** one such map, in a tower that was pretrained before (EVA-CLIP), on a very large set of pictures with captions.
 # > **Here:** from few drawings such a map learns slowly, so the toy has a *conv stem* ([arXiv 2106.14881](https://arxiv.org/abs/2106.14881)):
 # > a few convolutions of 3 x 3 with stride 2 that end at the same grid. `vision.stem=patch` gives the published form.
 #
-# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? (GroupNorm between them also tells each token the mean and the spread of the whole picture.) It starts at 1, and each layer, from the last to the first, makes a square of $r$ (`reach`) into one of $2 (r - 1) + 3$.
+# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? To compute it, start from a square of 1 and go from the last layer to the first: each turns a width of $r$ (`reach`) into $2 (r - 1) + 3$. (GroupNorm between them also tells each token the mean and the spread of the whole picture.)
 
 # %%
 reach = 1
@@ -247,7 +247,7 @@ for post_norm in (False, True):
 # %% [markdown]
 # So in Emu2's tower no sub-layer can shout: each adds a vector of a size that its norm's gain sets, however large its weights grow.
 # That bounds how fast the stream can swell over many layers, the reason that Swin V2 gives for the same form ([arXiv 2111.09883](https://arxiv.org/abs/2111.09883)).
-# Below, fresh towers of 24 layers, with those weights as they start, which is small, and a thousand times as large.
+# Below are fresh towers of 24 layers, once with those weights as they start, which is small, and once a thousand times as large.
 
 # %%
 @torch.no_grad()
@@ -354,6 +354,8 @@ def contrastive(logits, input_ids):
 # ## Train a small tower
 #
 # A tower of nano size, a text tower of two layers, and pictures of one drawing each. The two towers start random and meet only in the loss.
+#
+# **Predict:** 200 steps follow, and they are few. What will the towers learn first: the backgrounds, the styles, or the names of the drawings?
 
 # %%
 def draw(world, start, count):
@@ -430,9 +432,7 @@ assert sum(losses[-20:]) / 20 < 0.8 * math.log(pairs)
 
 
 # %% [markdown]
-# **Predict:** 200 steps are few. What will the towers have learned first: the backgrounds, the styles, or the names of the drawings?
-#
-# One guess can be tested on the loss itself. Think of a tower that knows the background of a picture and nothing else. It chooses among the captions of a batch that name this background, with equal chances: its loss is the mean of $\ln(\text{how many})$.
+# One guess is the background, and it can be tested on the loss itself. Think of a tower that knows the background of a picture and nothing else. It chooses among the captions of a batch that name this background, with equal chances: its loss is the mean of $\ln(\text{how many})$.
 
 # %%
 def only(known):
@@ -464,7 +464,7 @@ show_matrices({"before": before, "after": after}, "caption", "picture", signed=T
 #
 # ## What is where
 #
-# The package trains its tower with four terms. Beside the contrastive one, each *drawing* has to be named and its style told, from the mean of the patch tokens under its box (an idea of RegionCLIP, [arXiv 2112.09106](https://arxiv.org/abs/2112.09106)); and each patch token has to hold its pixels, for a decoder will need them: the numbers of a linear code of its pixels, as notebook 08 makes it, for in bare pixels the mean colour would be nearly all of the error.
+# The package trains its tower with four terms. The first is the contrastive one. Two more ask about each *drawing*: its name and its style have to be told from the mean of the patch tokens under its box (an idea of RegionCLIP, [arXiv 2112.09106](https://arxiv.org/abs/2112.09106)). The last asks each patch token to keep what its patch looks like, since a decoder will need it. It asks for the numbers of a linear code of the pixels (notebook 08 makes one) and not for the pixels themselves, because nearly all of their error would be the mean colour.
 #
 # $$L = L_\text{contrastive} + L_\text{name} + w_s\, L_\text{style} + w_l\, L_\text{latent}$$
 #
@@ -512,7 +512,7 @@ show_maps(
 # %% [markdown]
 # > **In the paper:** Emu takes EVA-CLIP ready-made and goes on training it end to end, with the whole model.
 # > **In the released code:** `freeze` is false; the tower's own final norm and head lie in the checkpoint and are never used.
-# > Emu2 trains its tower in the first stage and freezes it in the second.
+# > **In the Emu2 paper** the tower is trained in the first stage and frozen in the second.
 # > **Here:** stage `encoder` pretrains the tower with the four terms above. The text tower is dropped afterwards, so the shipped checkpoint compares pictures with pictures.
 #
 # ## Inside the trained tower: similar patches

@@ -428,7 +428,8 @@ show_maps(
 #
 # ## The trained one
 #
-# The Causal Transformer of the checkpoint was taught by stage `bridge`: from its embeddings, taken as a grid of cells, one had to read what each cell holds (its pixels, or the numbers of a linear code of them) and the name of each drawing.
+# The Causal Transformer of the checkpoint was first taught by stage `bridge`, with the four terms of notebook 02. Taken as a grid of cells, its embeddings had to match the picture's caption, name each drawing and tell its style; and a linear map had to recover the code of the pixels of each cell.
+#
 # On the left who may look at whom; on the right where each of its N embeddings looks in the last layer.
 
 # %% alt="Left: the causal mask of self-attention, a filled lower triangle, above the picture. Right: for each of the N queries the patches of the picture that its cross-attention looks at."
@@ -446,7 +447,42 @@ show_queries(sample.pixels, lower, where(bridge, features))
 #
 # $$z_n = \frac{1}{|C_n|} \sum_{i \in C_n} g(I)_i$$
 #
-# with $C_n$ the patches of cell n, `cell` by `cell` of them in a grid of `side` by `side` cells. The $g(I)_i$ are `features[:, 1:]`, and one `reduce` does the rest:
+# with $C_n$ the patches of cell n, `cell` by `cell` of them in a grid of `side` by `side` cells. The $g(I)_i$ are `features[:, 1:]`.
+
+# %% [markdown]
+# ### Exercise 3: pooling (5 minutes)
+#
+# Write it for `features` (B, 1 + P, V) with a square grid of patches: drop the class token, average to `n` cells in reading order, (B, n, V).
+#
+# <details><summary>Hint</summary>
+#
+# The patch axis is `(h i w j)`: h rows of cells with i rows of patches each, then w and j in the same way. `einops.reduce` averages whatever is missing on the right.
+# </details>
+# <details><summary>Solution</summary>
+#
+# ```python
+# import math
+#
+# from einops import reduce
+#
+# def pool(features, n):
+#     side = math.isqrt(n)
+#     cell = math.isqrt(features.shape[1] - 1) // side
+#     return reduce(features[:, 1:], "b (h i w j) v -> b (h w) v", "mean", h=side, i=cell, w=side, j=cell)
+#
+# answer = pool
+# ```
+# </details>
+
+# %%
+def pool(features, n):
+    return None  # your line here
+
+
+check("03.pool", pool)
+
+# %% [markdown]
+# The package's own is one `reduce`:
 
 # %% tags=["same-as:minemu.causal_transformer.pool_features"]
 def pool_features(features, n, config):
@@ -483,38 +519,6 @@ emu2 = EmuConfig.preset("emu2-37b")
 large = ToyWorld("seen", held_out=True, image_size=emu2.vision.image_size).sample(2)
 show_cells(large.pixels, emu2.vision.grid, math.isqrt(emu2.bridge.n_image))
 
-
-# %% [markdown]
-# ### Exercise 3: pooling (5 minutes)
-#
-# Write it yourself for `features` (B, 1 + P, V) with a square grid of patches: drop the class token, average to `n` cells in reading order, (B, n, V).
-#
-# <details><summary>Hint</summary>
-#
-# The patch axis is `(h i w j)`: h rows of cells with i rows of patches each, then w and j in the same way. `einops.reduce` averages whatever is missing on the right.
-# </details>
-# <details><summary>Solution</summary>
-#
-# ```python
-# import math
-#
-# from einops import reduce
-#
-# def pool(features, n):
-#     side = math.isqrt(n)
-#     cell = math.isqrt(features.shape[1] - 1) // side
-#     return reduce(features[:, 1:], "b (h i w j) v -> b (h w) v", "mean", h=side, i=cell, w=side, j=cell)
-#
-# answer = pool
-# ```
-# </details>
-
-# %%
-def pool(features, n):
-    return None  # your line here
-
-
-check("03.pool", pool)
 
 # %% [markdown]
 # Side by side: a learned query chooses where it looks, anew for each picture and head; a cell has the same weights for every picture.
@@ -557,7 +561,7 @@ print(f"the map into Emu2's LLM: {seen} x {read} = {seen * read:,} parameters")
 # | regressed space | moves while the bridge is trained | the encoder's own: fixed once the encoder is frozen |
 # | what a decoder can learn from | embeddings of the trained model | encoder features alone, before any LLM |
 #
-# > **In the paper (Emu2):** pooled to 8 x 8. **In the released code:** the chat model reads single pictures at 16 x 16 and video frames at 8 x 8.
+# > **In the paper (Emu2):** pooled to 8 x 8; the chat model reads single pictures at 16 x 16 and video frames at 8 x 8, and so does the released code.
 # > **Here:** `bridge.kind=pool`, with any square number that fits the patch grid, `bridge.n_image` for pictures and `bridge.n_frame` for frames.
 #
 # ## What could go wrong

@@ -196,7 +196,7 @@ def rotate(x, positions, theta=model.config.llm.rope_theta):
 
 
 # %% [markdown]
-# Turning both by the same angle does not change an inner product. So the score depends on $m - n$ alone.
+# Turning both by the same angle does not change an inner product.
 #
 # **Predict before you run:** a query at 7 and a key at 3, or a query at 107 and a key at 103: which score is larger?
 
@@ -211,6 +211,8 @@ print("other distance, other score: ", not torch.allclose(near, other, atol=1e-3
 
 
 # %% [markdown]
+# So the score depends on $m - n$ alone.
+#
 # ### Attention
 #
 # $$\mathrm{softmax}\!\left(\frac{\tilde q\, \tilde k^{\top}}{\sqrt{K}} + \text{mask}\right) v$$
@@ -560,4 +562,4 @@ check("04.cached", with_cache)
 # * Visual embeddings replace slots of a text; the LLM has no other entrance for pictures.
 # * A layer is RMSNorm, rotary attention, RMSNorm, SwiGLU; the pieces above agree with the model's own.
 # * Two linear heads read the same hidden state. What comes next decides which of them has to answer.
-# * Attention looks only back, so keys and values can be kept. Without that a picture costs N times its prompt.
+# * Attention looks only back, so keys and values can be kept. Without that a picture costs more than N times its prompt.

@@ -85,14 +85,14 @@ print(
 # ## Which position predicts which target
 #
 # $x_t$ is the vector at position $t$: a word embedding or a visual embedding. The language model turns $x_1 \dots x_t$ into a hidden
-# state $h_t$ = `hidden[:, t]`, and two heads read it:
+# state $h_t$ = `out.hidden[:, t]`, and two heads read it:
 #
 # | symbol | variable | shape |
 # |---|---|---|
 # | $x$ | `inputs` | (B, L, D) |
 # | $h$ | `out.hidden` | (B, L, D) |
-# | $W_{\text{LM}} h_t$ | `out.logits` | (B, L, vocabulary) |
-# | $\hat{x}_{t+1} = W_{\text{reg}} h_t$ | `out.predictions` | (B, L, D) |
+# | $H_{\text{LM}} h_t$ | `out.logits` | (B, L, vocabulary) |
+# | $\hat{x}_{t+1} = H_{\text{reg}} h_t$ | `out.predictions` | (B, L, D) |
 #
 # Both heads speak at every position. The loss listens to one of them, or to none.
 
@@ -132,7 +132,7 @@ print(
 # %% [markdown]
 # ## Classify the next token
 #
-# $$L_{\text{text}} = -\frac{1}{|W|} \sum_{t \in W} \log \operatorname{softmax}(W_{\text{LM}} h_t)_{x_{t+1}}$$
+# $$L_{\text{text}} = -\frac{1}{|W|} \sum_{t \in W} \log \operatorname{softmax}(H_{\text{LM}} h_t)_{x_{t+1}}$$
 #
 # $W$ is the set of positions where `goals.text` is not -100 (`told`), $x_{t+1}$ is a token there, `goals.text[:, t]`, and the logarithm
 # is `log_p`.
@@ -148,9 +148,9 @@ print("the mean over", int(told.sum()), "tokens is the package's text loss")
 # %% [markdown]
 # ## Regress the next embedding
 #
-# $$L_{\text{image}} = \frac{1}{|V|} \sum_{t \in V} \frac{1}{D} \lVert W_{\text{reg}} h_t - \operatorname{sg}(x_{t+1}) \rVert^2$$
+# $$L_{\text{image}} = \frac{1}{|V|} \sum_{t \in V} \frac{1}{D} \lVert H_{\text{reg}} h_t - \operatorname{sg}(x_{t+1}) \rVert^2$$
 #
-# $V$ is the set of positions where `goals.image` is `True`, the $W_{\text{reg}} h_t$ are `predicted`, and the
+# $V$ is the set of positions where `goals.image` is `True`, the $H_{\text{reg}} h_t$ are `predicted`, and the
 # $\operatorname{sg}(x_{t+1})$ are `following`. $\operatorname{sg}$ stops the gradient: `detach()`.
 
 # %%
@@ -294,8 +294,8 @@ show_gradients(norms)
 #   the position before it, and an *input* to all positions after it.
 #   `detach()` closes the first path. The second stays open: the visual side may still change its embeddings so that the next ones are
 #   easier to predict from them.
-# * With attached targets only the visual side's bars change (and, hardly, the word table's, through `[/IMG]`): the
-#   path through the targets adds to them.
+# * With attached targets only the bars of the visual side and of the word table (through `[/IMG]`) can change: a
+#   second gradient, through the targets, is added to theirs.
 #
 # ## The weight
 #
@@ -347,7 +347,8 @@ def spread(embeds):
 # `frozen` keeps a copy of the first embeddings as targets: a teacher that never moves. Emu2 does so in its second
 # stage, where the visual encoder does not change.
 #
-# **Predict before you run.** Which of the three ends with the lowest image loss?
+# **Predict before you run.** In which of the three do the embeddings stay furthest apart? And does the spread
+# shrink at all with detached targets?
 
 # %%
 def train(image_targets, steps=60):

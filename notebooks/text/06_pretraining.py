@@ -80,7 +80,7 @@ print(f"pretraining {PRESET}: {recipe.emu.steps} steps of {recipe.emu.batch_size
 # | `clips` | WebVid-10M | 10 million clips | 16 | what happens over time |
 # | `storyboards` | YT-Storyboard-1B | 18 million videos | 16 | pictures and speech that follow one another |
 #
-# > **How sure is this?** No training code was released. The paper's numbers in this notebook are second-hand, from readers' notes; those that later papers repeat agree.
+# > **How sure is this?** No training code was released. The paper's numbers in this notebook are second-hand, from readers' notes; those that later papers repeat agree. No shares are published, only these batch sizes: we read them as shares, as if every source had its turn equally often.
 #
 # The toy world has a source for each. A mixture draws from them in fixed shares, its *weights*.
 
@@ -93,7 +93,7 @@ from minemu.data.mixture import MixtureConfig, toy_mixture
 published = {"labels": 128, "scenes": 128, "interleaved": 64, "clips": 16, "storyboards": 16}
 sixteenth = {name: size // 16 for name, size in published.items()}
 weights = {name: weight for name, weight in asdict(MixtureConfig()).items() if weight}
-assert weights == sixteenth  # the default has the paper's shares
+assert weights == sixteenth  # the default: the paper's batch sizes, read as shares
 
 mixture = toy_mixture(shown, recipe.mixture)
 print(f"weights of {PRESET}:", mixture.weights)
@@ -114,18 +114,20 @@ show_documents(
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
-# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: where hundreds of things differ in so much else, a label says too little about a picture to teach much.
+# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: with hundreds of things in many styles, sizes and colours, a bare label says too little about a picture to teach much.
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
-# The last five are *lessons* (`data/lessons.py`), and the paper has none. Its authors credit web pages for learning from a prompt: among billions some have the same thing twice with the same name. Toy pages are not made to have any, so a lesson is a document made of such examples. (`drawings` are there as it takes long to learn what each thing looks like in each style, and of the prompts of `scenes`, which leave parts out, one in three says all of it. `texts`, the last, has no pictures: Emu's LLaMA had read all words before, and ours would unlearn those that no other document says.) `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone.
+# The last five are *lessons* (`data/lessons.py`), and the paper has none. The authors credit interleaved web pages for few-shot learning: among so many, some show the same thing twice under the same name (that reason is our guess). Toy pages contain no such repetition, so a lesson is a document made of it. Two lessons have other reasons. `drawings` pairs full captions with pictures: what each thing looks like in each style takes long to learn, and only one in three prompts of `scenes` says everything. `texts` has no pictures: Emu's LLaMA had read all words before, while ours would forget those that no other document uses.
+#
+# `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone, in shares like its batch sizes.
 
 # %% [markdown]
 # ## Where document i comes from
 #
-# One could roll a die for each document. minemu does not: it lays out *blocks*. In each block every source has exactly its weight, in an order that the seed and the block's number decide. Below each row is a block; a cell holds the first letters of the source and the document's number within it.
+# One could roll a die for each document. minemu does not: it lays out *blocks*. In each block every source has exactly its weight, in an order that the seed and the block's number decide. Below each block begins a new line, and a long one takes two; a cell holds the first letters of the source and the document's number within it.
 
-# %% alt="The first four blocks of the mixture, a row each: cells coloured by source, with the number of the document in its source. Each row holds the same number of cells of each source, in another order."
+# %% alt="The first four blocks of the mixture: cells coloured by source, with the number of the document in its source. Each block holds the same number of cells of each source, in another order."
 from minemu.figures.mixture import show_mixture
 
 size = sum(mixture.weights.values())
@@ -253,13 +255,13 @@ print(
 #
 # $$\frac{\eta(s)}{\eta_\text{peak}} = \begin{cases} (s + 1) / w & s < w \\ f + (1 - f) \cdot \frac{1}{2}\left(1 + \cos \pi \frac{s - w}{S - w}\right) & s \ge w \end{cases}$$
 #
-# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample. (One schedule serves both optimisers of `emu-tiny`.)
+# The warm-up is there because Adam divides by an estimate of the gradient's size, and after one step that estimate is one sample.
 #
 # | | optimiser |
 # |---|---|
 # | **In the paper** | AdamW with $\beta$ of 0.9 and 0.98, $\epsilon$ of 1e-6 and a weight decay of 0.05 |
 # | **In the released code** | no training code |
-# | **Here** | in this stage `emu-nano` has AdamW. `emu-tiny` has Muon ([arXiv 2502.16982](https://arxiv.org/abs/2502.16982)) for the matrices of its blocks, its steps as large as AdamW's, and AdamW for the rest |
+# | **Here** | in this stage `emu-nano` has AdamW. `emu-tiny` has Muon ([arXiv 2502.16982](https://arxiv.org/abs/2502.16982)) for the matrices of its blocks, its steps as large as AdamW's, and AdamW for the rest; one schedule serves both |
 #
 # A finished run can be lengthened: at a step of `restarts` the schedule begins anew ([SGDR](https://arxiv.org/abs/1608.03983)), with $s$ and $S$ counted from there. Up to that step nothing changes, so a longer run is the shorter one and more, to the bit.
 #
@@ -541,7 +543,7 @@ show_targets(runs_by_name, apart, window=10)
 #
 # ## The whole recipe
 #
-# Before pretraining came the stages that it builds on, and after it the sketch and the decoder learn to draw from its embeddings. Where a recipe has restarts, the loss rises for a while after each. What each of them cost, from its own log:
+# Before pretraining came the stages that it builds on, and after it come the two that learn to draw from its embeddings: the *sketch*, a first picture that is regressed from them, and the decoder, which corrects it (notebook 08). Where a recipe has restarts, the loss rises for a while after each. What each of them cost, from its own log:
 
 # %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu, sketch and decoder, with steps, time and peak memory."
 from minemu.figures.training import show_stages
@@ -620,7 +622,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8 --set train.mixture.clips=1`, and 0 for `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's shares back.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8 --set train.mixture.clips=1`, and 0 for `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's batch sizes back as shares.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 

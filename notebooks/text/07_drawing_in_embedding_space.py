@@ -161,7 +161,9 @@ show_by_index({"32 held-out scenes": errors}, "relative error", level=(1.0, "the
 # %% [markdown]
 # Where teacher forcing lies below free running, the true embeddings before are the hint, and there are more of them with each index: does it fall towards the end? Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index.
 #
-# The gap between the two lines is the **exposure bias**: the model is trained on one kind of prefix and used on another. The loss in the log of a training is the lower line. The picture that you get is the upper one.
+# Two things make the gap between the lines. One is no fault: true embeddings tell what the words leave open, and a drawing can never have that hint. The other is the **exposure bias**: the model is trained on one kind of prefix and used on another, so its own errors are read as if they were true. The figure shows their sum.
+#
+# A training that reads true embeddings logs the error of teacher forcing; the picture that you get has that of free running. (`emu-tiny` was trained with part of its embeddings hidden, see below, so its log shows neither line.)
 #
 # ## One picture
 #
@@ -177,7 +179,7 @@ versions = {
 }
 pixels = pipe.decoder.decode(
     torch.stack([*versions.values()]),
-    pipe.null_embeds(autoencode=False),
+    pipe.null_embeds(autoencode=False),  # of "": guidance steers away from it (notebook 08)
     generator=torch.Generator().manual_seed(0),
 )
 assert pixels.shape == (4, 3, processor.image_size, processor.image_size)
@@ -254,7 +256,7 @@ names = ["fits the text"] * 4 + ["decoded from the mean of the four", f"drawn fr
 show_pictures([*fitting, *to_pil(pixels)], names)
 
 # %% [markdown]
-# How many steps the decoder takes is printed above. A decoder that draws in one step predicts a mean too: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. Later work took other losses or targets for this step: flow matching on the same embeddings (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
+# How many steps the decoder takes is printed above. A decoder that draws in one step predicts a mean too: a background that was averaged away comes out as a blend of backgrounds, an edge as a blur. A decoder that draws in many steps makes one definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. Later work took other losses or targets for this step: flow matching on pooled CLIP features, as Emu2 regresses them (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
 #
 # Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions is, in expectation, the explained share, $1 - e_k$, at most 1. How is it here? `spread` is $\mathrm{Var}(\tilde v_k) / \mathrm{Var}(v_k)$, and `explained` is $1 - e_k$.
 
@@ -276,7 +278,7 @@ show_by_index(
 
 
 # %% [markdown]
-# Read it from the left. Do both lines meet at the first embedding, below 1? Those of a perfect regressor would: that is regression to the mean. Behind it the law speaks of one thing and the model does another:
+# Read it from the left. Do both lines meet at the first embedding, below 1? Those of a perfect regressor would: that is regression to the mean. After the first embedding the law no longer describes what the model does:
 # it takes its own guess for a true embedding, and so predicts as if the guess were certain. Variance may come back that way, even beyond the true one, but it is not information. Where the first line is above the second, the model is surer than it should be.
 #
 # ### Exercise: the best that a text allows (5 minutes)
@@ -311,7 +313,7 @@ check("07.text", best_of_text)
 #
 # $$v'_k = \mu + s\,(v_k - \mu) + \sqrt{1 - s^2}\,\sigma \epsilon_k, \qquad \epsilon_k \sim \mathcal{N}(0, I)$$
 #
-# and still has to predict the true $v_k$. Here $\mu$ (`mu`) and $\sigma$ (`sigma`) are one mean and one deviation for each channel, over all pictures and slots, $s$ is `signal`, and $\mu + \sigma \epsilon_k$ is `noise`. So the scale of a channel gives nothing away; that noise at different slots has nothing in common, a model may notice. At $s = 0$ only the words are left; in between are prefixes that are partly wrong, as its own predictions will be.
+# and still has to predict the true $v_k$. Here $\mu$ (`mu`) and $\sigma$ (`sigma`) are one mean and one deviation for each channel, over all pictures and slots, $s$ is `signal`, and $\mu + \sigma \epsilon_k$ is `noise`. So mean and scale of a channel do not show what is hidden. A model may still notice it, because the noise at different slots is unrelated. At $s = 0$ only the words are left; in between are prefixes that are partly wrong, as its own predictions will be.
 #
 # | | how the model is made to bear its own predictions |
 # |---|---|
@@ -321,7 +323,7 @@ check("07.text", best_of_text)
 #
 # ### Exercise: mix (5 minutes)
 #
-# Take embeddings and noise of mean 0 and variance 1, independent of each other, so $\mu = 0$ and $\sigma = 1$. Return a mixture in which a share `signal` of the embeddings is left, and whose variance is 1 again.
+# `embeds` and `noise` are (n, N, E), of mean 0 and variance 1 and independent of each other, so $\mu = 0$ and $\sigma = 1$ in the formula above; `signal` is (n, 1, 1). Return the embeddings scaled by `signal`, plus as much noise as brings the variance back to 1.
 #
 # <details><summary>Hint</summary>
 #
@@ -412,9 +414,9 @@ print("hiding makes the gap smaller:", bool(gaps[1] < gaps[0]))
 show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# The first model has the better loss, and that is all. Its error under teacher forcing says almost nothing about what it draws: compare it with free running at every index but the first. Is the loss of the second more honest, do its lines lie nearer together? And how far beyond the mean embedding have both got, at the first index and behind it? Hiding makes the task harder, and the steps are few. The lines of free running are what counts for drawing.
+# Look at the first model: how low is its error under teacher forcing, and how high when it runs freely, at every index but the first? Where they lie far apart, its loss says little about what it draws. Now the second: are its two lines nearer together, and so its loss more honest? How far beyond the mean embedding has either got, at the first index and after it? Hiding makes the task harder, and the steps are few. The lines of free running are what counts for drawing.
 #
-# A few hundred steps on 256 scenes cannot teach all the things of this world, so both draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
+# A few hundred steps on 256 scenes cannot teach all the things of this world, so expect both to draw badly on scenes that they never saw. Whether hiding pays can be seen where there is less to learn: [notebook 14](14_claims_and_open_questions.ipynb) compares both ways in a world of twelve things, from three seeds. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
 #
 # ## What could go wrong
 #
@@ -435,7 +437,7 @@ except MinemuError as error:
 # %% [markdown]
 # ## What you have seen
 #
-# * Teacher forcing and free running share only the first embedding. The gap between their errors is the exposure bias.
-# * Regression predicts means. What the words leave open is averaged, and the decoder draws the average.
+# * Teacher forcing and free running share only the first embedding. The gap between their errors has two causes: true embeddings tell what the words leave open, and the model was not trained on its own predictions (exposure bias).
+# * Regression predicts means. What the words leave open is averaged in the embeddings: a decoder of one step draws the average, one of many steps makes up something definite that the text did not ask for.
 # * Variance that comes back while the model reads its own guesses is confidence, not knowledge.
 # * Hiding what is being written makes the loss worse and honest; that it makes the words count takes more training than fits here.

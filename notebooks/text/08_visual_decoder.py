@@ -160,7 +160,7 @@ print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 # %% [markdown]
 # ## Noise
 #
-# A schedule fixes how much of $z_0$ is left at noise level $t = 0 \dots T - 1$. With $\bar\alpha_t$ (`alphas_cumprod[t]`, below `alpha`), clean latents $z_0$ (`z0`) and noise $\epsilon \sim \mathcal N(0, 1)$ (`noise`),
+# A schedule fixes how much of $z_0$ is left at noise level $t = 0 \dots T - 1$. With $\bar\alpha_t$ (`alphas_cumprod[t]`, in the exercise `alpha`), clean latents $z_0$ (`z0`) and noise $\epsilon \sim \mathcal N(0, 1)$ (`noise`),
 #
 # $$z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon .$$
 #
@@ -172,11 +172,31 @@ z0, noise = (
     torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(device),
 )
 t = torch.full((len(z0),), 600, device=device)
-alpha = decoder.scheduler.alphas_cumprod.to(device)[t].view(-1, 1, 1, 1)
-
-z_t = alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise
-torch.testing.assert_close(z_t, decoder.scheduler.add_noise(z0, noise, t))
+z_t = decoder.scheduler.add_noise(z0, noise, t)
 print("noisy latents", tuple(z_t.shape))
+
+# %% [markdown]
+# ### Your turn: add noise (3 minutes)
+#
+# Write the equation above. `alpha` is $\bar\alpha_t$, a tensor without dimensions.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# def add_noise(z0, noise, alpha):
+#     return alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise
+#
+#
+# answer = add_noise
+# ```
+# </details>
+
+# %%
+def add_noise(z0, noise, alpha):
+    return None  # your line here
+
+
+check("08.noise", add_noise)
 
 # %% alt="One picture's latents at five noise levels, decoded, for two schedules: with Stable Diffusion's the drawing is lost in noise early, with the cosine schedule later."
 from dataclasses import replace
@@ -207,7 +227,7 @@ show_grid(torch.stack(seen), [f"t = {int(t)}" for t in levels], ["Stable\nDiffus
 # ### The last level
 #
 # Sampling starts from pure noise. Training should therefore have seen pure noise at its last level: a signal-to-noise ratio of zero
-# ([arXiv 2305.08891](https://arxiv.org/abs/2305.08891)). Stable Diffusion's schedule stops short of that.
+# ([arXiv 2305.08891](https://arxiv.org/abs/2305.08891)).
 #
 # > **Predict.** In the figure above the right column looks like noise in both rows. Is it? Could a network still tell a light picture from a dark one?
 
@@ -233,36 +253,13 @@ show_leak(clean[:, 0].mean((1, 2)), read)
 
 
 # %% [markdown]
-# It could. A network trained so learns to take the brightness from its input, and at sampling time the input, true noise, always says "medium". Pictures come out neither light nor dark.
+# It could: Stable Diffusion's schedule stops short of zero. A network trained so learns to take the brightness from its input, and at sampling time the input, true noise, always says "medium". Pictures come out neither light nor dark.
 #
 # | | remedy |
 # |---|---|
 # | **In the paper** | Emu2: a noise offset in training, so that the mean is noisy too; of Emu we know of none |
 # | **In the released code** | Stable Diffusion's schedule, as it is |
 # | **Here** | `decoder.zero_terminal_snr=true`: the schedule is stretched until nothing is left |
-
-# %% [markdown]
-# ### Your turn: add noise (3 minutes)
-#
-# Write the equation above. `alpha` is $\bar\alpha_t$, a tensor without dimensions.
-#
-# <details><summary>Solution</summary>
-#
-# ```python
-# def add_noise(z0, noise, alpha):
-#     return alpha.sqrt() * z0 + (1 - alpha).sqrt() * noise
-#
-#
-# answer = add_noise
-# ```
-# </details>
-
-# %%
-def add_noise(z0, noise, alpha):
-    return None  # your line here
-
-
-check("08.noise", add_noise)
 
 # %% [markdown]
 # ## What the U-Net predicts
@@ -296,7 +293,7 @@ print("z0 and noise follow from v at levels", int(last[0] // 2), "and", int(last
 # %% [markdown]
 # ## What could go wrong
 #
-# The package refuses a configuration that asks for what cannot be learnt, as that noise does at the last level, and embeddings of another width.
+# The package refuses three things here: predicting the noise where nothing but noise is left, more latent channels than a patch has numbers, and embeddings of another width.
 
 # %%
 from minemu import VisualDecoder
@@ -321,7 +318,7 @@ for attempt in wrong:
 #
 # $$L = \mathbb E_{z_0, \epsilon, t}\; \tfrac{1}{K s^2} \lVert f(z_t, t, c) - z_0 \rVert^2$$
 #
-# $L$ is `small.loss`, $f$ is `small.unet`, the $z_0$ are the latents of `few` ($K$ channels, $s \times s$ positions), and the $c$ are rows of `told`. One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and guidance will need that.
+# $L$ is `small.loss`, $f$ is `small.unet`, the $z_0$ are the latents of `few` ($K$ channels, $s \times s$ positions), and the $c$ are rows of `told`. One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and *guidance*, below, will compare drawings with and without a condition.
 
 # %%
 eight = [ToyWorld("seen", kinds=("single",), image_size=32).sample(i) for i in range(8)]
@@ -370,21 +367,21 @@ from minemu.figures.diffusion import show_training
 show_training(losses)
 
 # %% [markdown]
-# The curve stays rough. A row with a high noise level, or with its condition dropped, asks for more than can be known, and a batch of 16 does not average that out. So watch the drawings, not the curve:
+# The curve stays rough. A row that has lost its condition *and* has a high noise level asks for more than can be known, and other rows are hard or easy by their level; a batch of 16 does not average that out. So watch the drawings, not the curve:
 
-# %% alt="Eight drawings in the top row, and below what the small decoder draws from their embeddings before training and after 15, 60 and 240 steps: noise, then blurred colours, then the drawings."
+# %% alt="Eight drawings in the top row, and below what the small decoder draws from their embeddings before training and after 15, 60 and 240 steps."
 show_grid(torch.stack([few, *so_far.values()]), rows=["real", *so_far])
 
 # %% [markdown]
 # > **Predict.** The noise that sampling starts from was the same in each row. Change its seed: what changes in the drawings?
 
-# %% alt="The eight drawings from three other seeds: nearly the same in each row, since eight pictures were learnt by heart and the embeddings name one of them."
+# %% alt="The eight drawings from three other seeds, one row a seed."
 show_grid(
     torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" for seed in (1, 2, 3)]
 )
 
 # %% [markdown]
-# Next to nothing. Where the condition settles the picture, noise has nothing left to decide. In Emu it has: a caption fits many pictures.
+# Compare the rows. Where the condition settles the picture, noise has nothing left to decide. In Emu it has: a caption fits many pictures.
 #
 # | | trained on |
 # |---|---|
@@ -400,9 +397,9 @@ show_grid(
 #
 # $$\hat\epsilon = \frac{z_t - \sqrt{\bar\alpha_t}\,\hat z_0}{\sqrt{1 - \bar\alpha_t}}, \qquad z_{t'} = \sqrt{\bar\alpha_{t'}}\,\hat z_0 + \sqrt{1 - \bar\alpha_{t'}}\;\hat\epsilon .$$
 #
-# In `film` $z_t$ is `z`, $\hat z_0$ is `guess`, $\hat\epsilon$ is `noise`, $t'$ is `t_next`, and $\bar\alpha_t$ and $\bar\alpha_{t'}$ are `a` and `a_next`.
+# In `film` $z_t$ is `z` and $\hat z_0$ is `guess`; the two equations are one call of `scheduler.step`, and an exercise below.
 #
-# The guess is itself guided: $\hat z_0 = f(\varnothing) + w\,(f(c) - f(\varnothing))$ with the null condition $\varnothing$ (`null`), the scale $w$ (`scale`), and $f(\varnothing)$ and $f(c)$ as `without` and `with_condition`.
+# The guess is itself guided: pushed further in the direction in which the guess with the condition differs from that with a null condition. The section *Guidance* has the formula; here it is `push`.
 #
 # The shipped checkpoint draws in as few steps as its `config.json` says, `decoder.inference_steps`. Here it takes 20, with a guidance scale of 2, so that there is something to watch.
 
@@ -410,22 +407,22 @@ show_grid(
 STEPS, SCALE = 20, 2.0
 
 
+def push(without, with_condition, scale):
+    return torch.lerp(without, with_condition, scale)
+
+
 def film(conditions, null, scale, generator, steps=STEPS):
     """The noisy latents of `decoder.decode` and its guess of z0, (steps, B, K, s, s) each."""
     both = torch.cat([decoder.normalise(null).expand_as(conditions), decoder.normalise(conditions)])
     scheduler = build_scheduler(decoder.config)
     scheduler.set_timesteps(steps, device=device)
-    alphas = scheduler.alphas_cumprod.to(device)
     z, noisy, guesses = decoder.initial_noise(len(conditions), generator), [], []
     for t in scheduler.timesteps:
         without, with_condition = decoder.predict(torch.cat([z, z]), t, both).chunk(2)
-        guess = without + scale * (with_condition - without)
+        guess = push(without, with_condition, scale)
         noisy.append(z)
         guesses.append(guess)
-        a, t_next = alphas[t], t - TRAIN_STEPS // steps
-        a_next = alphas[t_next] if t_next >= 0 else torch.ones_like(a)
-        noise = (z - a.sqrt() * guess) / (1 - a).sqrt()
-        z = a_next.sqrt() * guess + (1 - a_next).sqrt() * noise
+        z = scheduler.step(guess, t, z).prev_sample
     return torch.stack(noisy), torch.stack(guesses)
 
 
@@ -463,10 +460,10 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 # The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, so the guess can commit to it.
 #
 # That is what a good decoder **repairs**: the average of many pictures becomes one picture, with edges. Look whether this one adds edges or grain. What none can repair is what the average has lost. Which of the pictures was meant, no noise knows; the decoder
-# makes a definite choice where the words left one open, and adds no thing that the embeddings do not name. The figure of the section "Away from what?" shows that: it has pictures from true and from regressed embeddings, by one decoder.
+# makes a definite choice where the words left one open, and cannot know a thing that the embeddings do not name. Look for that in the figure of the section "Away from what?": it has pictures from true and from regressed embeddings, by one decoder.
 #
-# Whether commitment pays depends on how good the U-Net is at the levels in between. That of a small decoder, trained for minutes, commits to grain as well as to edges. The independent judge of notebook 11
-# decides, and the number of steps that the checkpoint draws with, printed above, follows from such a comparison (ROADMAP.md).
+# Whether commitment pays depends on how good the U-Net is at the levels in between. A weak one commits to grain as well as to edges. The independent judge of notebook 11
+# decides, and the number of steps that the checkpoint draws with, printed above, was chosen by such a comparison, on an earlier decoder of the same size (ROADMAP.md).
 #
 # ### Your turn: one step of DDIM (8 minutes)
 #
@@ -502,7 +499,7 @@ check("08.ddim", ddim_step)
 #
 # > **Predict.** What is drawn at $w = 0$? And what is lost when $w$ grows?
 
-# %% alt="Pictures drawn at four guidance scales (rows) from three seeds (columns): scale 0 ignores the prompt, a large scale overdraws colours and edges."
+# %% alt="Pictures drawn at four guidance scales (rows) from three seeds (columns)."
 scales, seeds = (0, 1, 2, 5), 3
 same_words = imagined[:1].expand(seeds, -1, -1)
 table = [
@@ -607,7 +604,7 @@ def error(t, conditions):
 show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in told_as.items()})
 
 # %% [markdown]
-# With little noise the input shows the picture; with nothing but noise the embeddings are all there is. So what a drawing *is* gets decided at high noise levels, in the first few steps. Where lines part at low levels too, it is the sketch: another picture's embeddings bring its sketch along, and so do the null's. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
+# With little noise the input shows the picture; with nothing but noise the embeddings are all there is. Where the lines part only there, what a drawing *is* gets decided at high noise levels, in the first few steps. Where they part at low levels too, the likely cause is the *sketch* of the next section, a first guess made from the embeddings alone: another picture's embeddings bring another sketch along, and so do the null's. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
 #
 # Two measures follow from this, and the package has both: sampling steps that *trail*, so that the first one stands at the very last level, and loss weights by level (`decoder.min_snr_gamma`).
 
@@ -619,7 +616,7 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`), the same at each, mend them and learn a drawing once for all its places; and the U-Net then corrects what it is given.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`) look past the edges of the cells and mend these errors; as they are the same everywhere, a drawing is learnt once and not anew at each place. The U-Net then corrects what it is given.
 # Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. Compare them: what does the learnt part add, and what do words leave out? None of these pictures was in training.
 
 # %% alt="Five held-out pictures; below each the linear sketch of its embeddings, then the learnt sketch, then the learnt sketch from the caption alone."
@@ -672,7 +669,7 @@ for name, learnt in kinds.items():
         print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
 
 # %% [markdown]
-# What words leave open is in no embedding, so compare within each kind of question. What does a map lose that learnt from the other kind, and does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures.
+# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind, and does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures.
 
 # %% [markdown]
 # | | where an embedding belongs |

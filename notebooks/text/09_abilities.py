@@ -26,7 +26,7 @@
 # * write few-shot prompts with and without pictures, choose examples by RICES, and name the baseline that they must beat;
 # * say which abilities follow from which training data, and what a tiny model cannot do.
 #
-# It needs about a minute on two CPU cores, half a minute on a T4, and 2 GB of memory. The exercises take a quarter of an hour. The judge of drawn pictures and the adapter that answers questions need two packages more: `pip install -e ".[evaluate,finetune]"` (on Colab the next cell does it).
+# It needs about a minute on two CPU cores, half a minute on a T4 (a guess), and 2 GB of memory. The exercises take a quarter of an hour. The judge of drawn pictures and the adapter that answers questions need two packages more: `pip install -e ".[evaluate,finetune]"` (on Colab the next cell does it).
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -238,7 +238,7 @@ for one, own, blind in zip(asked, reply(talker, asked), reply(talker, swapped), 
 show_questions(shown)
 
 # %% [markdown]
-# A blind answer is right by luck alone, and luck is not the same everywhere: who says yes or no is right far more often by luck than who names one of all things. `len(question.candidates)` says how many answers are equally likely; the toy questions are made so that nothing in the words gives the answer away. Questions that people wrote are not: "what colour is the banana?" needs no picture.
+# A blind answer is right by luck alone, and luck is not the same everywhere: a guess between yes and no is right far more often than a guess among all things. `len(question.candidates)` says how many answers are equally likely; the toy questions are made so that nothing in the words gives the answer away. Questions that people wrote are not: "what colour is the banana?" needs no picture.
 
 # %%
 for one in asked:
@@ -313,7 +313,7 @@ shown = [
 show_questions(shown)
 
 # %% [markdown]
-# The world is built so that one frame does not help. A drawing that moves is at the same place halfway, whatever its direction; the *first* frame would give it away, since what starts at the right moves to the left. A change shows only beside what was before. So the middle frame alone should be worth a guess at most. But the model reads it eight times, and that is itself a clip, one in which nothing happens: it may answer so, and do worse than a guess.
+# The world is built so that one frame helps little. Halfway, a drawing that moves is nearly where it would be for any direction (the frame taken here is two pixels beyond the middle, and the place is drawn by lot from fourteen); the *first* frame would give the direction away, since what starts at the right moves to the left. What changed shows only beside what was before. One sort is different: of "which comes first?" the middle frame shows the *second* thing, so whoever knows how these clips are made can name the other. Nothing teaches the model that. But the model reads it eight times, and that is itself a clip, one in which nothing happens: it may answer so, and do worse than a guess.
 #
 # Three questions prove nothing. Let us count.
 
@@ -341,14 +341,18 @@ from minemu.figures.abilities import Rate, show_rates
 
 vqa, video = counted["vqa"], counted["video-qa"]
 rates = [
-    rate_of("question about a picture", vqa),
-    rate_of("about a clip, eight frames", video),
-    Rate("about a clip, one frame", marks(video.details["single_frame"], video.n), video.chance),
+    rate_of("question about a picture (Emu-I)", vqa),
+    rate_of("about a clip, eight frames (Emu-I)", video),
+    Rate(
+        "about a clip, one frame (Emu-I)",
+        marks(video.details["single_frame"], video.n),
+        video.chance,
+    ),
 ]
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model may take it for a question about a picture and answer so, and its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong.
+# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model may take it for a question about a picture and answer so, and its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong; naming the other one would be right, so for this sort one frame could even be enough.
 #
 # With 48 questions the intervals are still wide; notebook 11 says how many it takes.
 #
@@ -389,7 +393,7 @@ show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"
 
 
 # %% [markdown]
-# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer. Ours had such questions in its lessons, written in the same way, so it may answer without examples. (Most of those documents began with the title "questions:". What does it change to put that in front of `with_pictures`?)
+# The two prompts teach different things. Text alone can teach the *form*: after such a question comes one word and a full stop. Only pictures can teach what the words have to do with them. Some of Emu's published zero-shot numbers are marked with a star: they have two such text-only examples in front, since a base model without them may well describe the picture rather than answer. `emu-tiny` had such questions in its lessons, written in the same way, so it may answer without examples. (Most of those documents began with the title "questions:". What does it change to put that in front of `with_pictures`?)
 #
 # ### Your turn: write the prompt (5 minutes)
 #
@@ -455,25 +459,25 @@ show_gallery(rows)
 #
 # ### Your turn: the copying baseline (5 minutes)
 #
-# `queries` (n, E) and `pool` (P, E) are unit vectors, `answers` the P answers of the pool. Return the n answers.
+# `u_q` (n, E) and `u_p` (P, E) are the unit vectors of questions and examples, `answers` the P answers of the pool. Return the n answers.
 #
 # <details><summary>Solution</summary>
 #
 # ```python
-# def answer(queries, pool, answers):
-#     return [answers[k] for k in (queries @ pool.T).argmax(dim=1).tolist()]
+# def answer(u_q, u_p, answers):
+#     return [answers[k] for k in (u_q @ u_p.T).argmax(dim=1).tolist()]
 # ```
 # </details>
 
 # %%
-def copy_nearest(queries, pool, answers):
+def copy_nearest(u_q, u_p, answers):
     return None  # your line here
 
 
 check("09.copy", copy_nearest)
 
 # %% [markdown]
-# Who needs the language model? Four ways to answer the 48 questions "what is this?" of the base model: no example, two examples at random, the two nearest by RICES, and copying.
+# Who needs the language model? The base model is asked "what is this?" about 48 pictures: without examples, after two at random, after the two nearest by RICES. Beside it stands copying, which needs no model.
 
 # %% alt="Shares of right answers to the question what is this: without examples, with two random ones, with two by RICES and by copying the nearest example's answer, beside chance."
 from itertools import chain
@@ -507,7 +511,7 @@ show_rates([Rate(name, right_of(said), chance) for name, said in texts.items()])
 
 
 # %% [markdown]
-# Where the lines are level and far above copying, the model needed no example, and there is no gain to take apart: ours was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Does every wording gain? Try `name: llama!`, with a sign that no document has.) How unlikely does it find that, per token, after examples of different kinds?
+# Where the lines are level and far above copying, the model needed no example, and there is no gain to take apart: `emu-tiny` was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Does every wording gain? Try `name: llama!`, with a sign that no document has.) How unlikely does it find that, per token, after examples of different kinds?
 #
 # **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
 
@@ -551,22 +555,22 @@ show_bars(list(losses), {"loss per token": means}, "loss per token")
 # %% [markdown]
 # Which of these bars differ? The questions are the same in each, so compare question by question: the mean of the differences, with an interval of 1.96 standard errors to either side.
 
-# %% alt="Four differences of the loss per token over the same questions, each with its interval beside zero: two texts less no example, random examples less texts, RICES less random, swapped less RICES."
+# %% alt="Four differences of the loss per token over the same questions, each with its interval beside zero: two texts minus no example, random examples minus texts, RICES minus random, swapped minus RICES."
 from minemu.figures.scores import show_differences
 
 no_example, texts_alone, two_random, by_rices, answers_swapped = losses.values()
 
 
-def less(mine, theirs):
+def minus(mine, theirs):
     return [a - b for a, b in zip(mine, theirs, strict=True)]
 
 
 show_differences(
     {
-        "form: two texts less no example": less(texts_alone, no_example),
-        "pictures: two at random less two texts": less(two_random, texts_alone),
-        "retrieval: RICES less random": less(by_rices, two_random),
-        "the prompt is read: swapped less RICES": less(answers_swapped, by_rices),
+        "form: two texts minus no example": minus(texts_alone, no_example),
+        "pictures: two at random minus two texts": minus(two_random, texts_alone),
+        "retrieval: RICES minus random": minus(by_rices, two_random),
+        "the prompt is read: swapped minus RICES": minus(answers_swapped, by_rices),
     },
     "difference of the loss per token (below 0: the first helps more)",
 )
@@ -575,7 +579,7 @@ show_differences(
 # Few-shot gains can depend on three things, and each has its line. Where an interval holds zero, these questions do not show that there is a difference, and nothing below should be concluded from that line:
 #
 # * **form**: what texts alone gain is the wording. Random examples with their pictures (second line) teach that too, and with it that such a text follows a picture and names it;
-# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying;
+# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying. (Measured only where the two nearest examples have different answers, since others cannot be swapped. Where both hold the right one RICES gains most, and those questions are not here.);
 # * **learning from the prompt**: if swapping the answers made the true one less likely, the last line would lie right of zero. If it does not, the model has not been shown to read which answer belongs to which picture. (Nor is it proof where it does: swapping also moves the answer of the most similar example away from the end, and a liking for what was said last would show here too.) Next comes a task that can be done in no other way.
 #
 # ### New names for new things
@@ -625,7 +629,7 @@ def probe(pipe, episode, steps=60):
 
 
 # %% [markdown]
-# > **Predict.** The model reads the same examples in its prompt. The table at the top says that it was taught to, with other things and other names. Will it come near the probe?
+# > **Predict.** The model reads the same examples in its prompt. If `names` stands in the table at the top, it was taught to, with other things and other names. Will it come near the probe?
 
 # %% alt="Share of right names against the number of examples of each name: the language model with the examples in its prompt, the probe trained on them, and chance."
 from minemu.figures.abilities import show_shots
@@ -660,7 +664,7 @@ for one in read_results(data_dir() / "emu-tiny" / "results.json")["results"]:
         print("beyond chance:", low > one["chance"])
 
 # %% [markdown]
-# Where the last word is *False*, the names are not shown to be learnt from the prompt: all that this model says of them, a coin might have said. Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; this base had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
+# Where the last word is *False*, the names are not shown to be learnt from the prompt: its answers are no better than a coin's. Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; a base with `names` in that table had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
 #
 # ## Blending
 #
@@ -712,7 +716,7 @@ show_blends(rows)
 # |---|---|
 # | **In the papers** | Emu: we know of no score for it. Emu2: a given subject in a new scene, scored by DINO and CLIP on DreamBench, by a model that was tuned for it (Emu2-Gen) |
 # | **In the released code** | "This is the first image: ", a picture, "This is the second image: ", a picture, and what is wanted: "The animal in the first image surrounded with the plant in the second image: "; guidance 10 |
-# | **Here** | that prompt in the toy world's words, at the checkpoint's own guidance. Lessons of pretraining have this very form (source `in_context`, with other wanted pictures), so it is asked for what it was taught |
+# | **Here** | that prompt in the toy world's words, at the checkpoint's own guidance. Where the table at the top has `in_context`, lessons had this very form, with other wanted pictures, and the model is asked for what it was taught |
 
 # %%
 orders = [as_sample(one.prompt) for one in wishes]
@@ -758,7 +762,7 @@ show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(W
 # %% [markdown]
 # ## Words and pictures coming out
 #
-# So far whoever called decided what comes out. (A title such as "two pictures:" tells the model how many there shall be, as it does in training: else no document would give away where it ends.) `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
+# So far the caller decided whether words or a picture come out. (A title such as "two pictures:" tells the model how many there shall be, as it does in training: else no document would give away where it ends.) `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
 #
 # | | who writes `[IMG]`? |
 # |---|---|
@@ -803,9 +807,9 @@ show_gallery(
 # %% [markdown]
 # ## What it cannot do
 #
-# The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it says the nearest thing that its world has. Photographs, for example:
+# The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it can only go on in the words of its world. Photographs, for example:
 
-# %% alt="Four photographs with the captions that the model gives them: sentences of the toy world, whatever the photograph shows."
+# %% alt="Four photographs with the captions that the model gives them."
 from minemu.data.samples import load_photos
 
 photos = load_photos()
@@ -870,7 +874,7 @@ new_names = evaluate(pipe, "few-shot-names", n=40, shots=2)
 document = evaluate(pipe, "interleaved", n=8) if pipe.model.config.objective.say_image else None
 print("measured:", *(result.task for result in (new_names, document) if result))
 
-# %% alt="Shares of right answers of one model in captions, drawings, questions, clips, new names, drawing in context and documents, each with its 95 % interval, chance and the blind share."
+# %% alt="Shares of right answers in captions, drawings, questions, clips, new names, drawing in context and documents, each with its 95 % interval, chance and the blind share."
 summary = [
     Rate("caption, all of it right", named, 1 / looks, blind_named),
     Rate("drawing, named by the judge", verdicts, 1 / len(judge.labels)),
@@ -887,7 +891,7 @@ if document:
 show_rates(summary)
 
 # %% [markdown]
-# One model, one objective; which documents taught it what, the table at the top says. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+# One mechanism, one objective, two sets of weights: the two rows with questions are of the adapter, all others of the base. Which documents taught what, the table at the top says. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
 #
 # ## What next
 #

@@ -97,7 +97,7 @@ show_questions(
 )
 
 # %% [markdown]
-# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. Whether it is an answer depends on the documents. Ours had questions with answers about pictures, and texts without a picture in which answers have all three forms; a base that has read both may well put them together, and below we count how often it does. A base that had read nothing but captions would go on with a caption.
+# Whatever it says is a likely continuation, and nothing at all is one too: after a full stop a document may end. Whether it is an answer depends on the documents. `emu-tiny` had questions with answers about pictures, and texts without a picture in which answers have all three forms; a base that has read both may well put them together, and below we count how often it does. A base that had read nothing but captions would go on with a caption.
 #
 # What no document of pretraining has is a *conversation*: nothing marks who is speaking, where a reply begins and that it is over, or what "this" means in a third question. That is what tuning has to add, with the template that follows. The picture side needs no change for it.
 #
@@ -153,7 +153,7 @@ print(written.replace(" [USER]", "\n[USER]"))
 # %% [markdown]
 # > **In the paper** the template, the frozen base and LoRA on the LLM's self-attention are described, and the data: ShareGPT, Alpaca, LLaVA's three kinds, VideoChat, Video-ChatGPT (second-hand, from readers' notes).
 # > **In the released code** are both system messages and the adapter's shape (rank 16, alpha 16, dropout 0.05, on q, k, v and o), but not the tuning. Learning rate and number of steps are not known for sure.
-# > **Here** the same template and shape; one to three turns about a toy picture, or one about a clip; rate and steps are those of the recipe.
+# > **Here** the same template and shape; one to three turns about a toy picture or a clip; rate and steps are those of the recipe.
 #
 # ## Learn from the answers only
 #
@@ -162,10 +162,9 @@ print(written.replace(" [USER]", "\n[USER]"))
 # > **Predict.** Of 100 positions of this conversation, how many are learnt from?
 
 # %%
-from minemu.chat import CHAT_TEMPLATES
-from minemu.chat import conversation as in_template
+from minemu.chat import CHAT_TEMPLATES, read_conversation
 
-batch = dict(stage.processor([in_template(talk.messages(), CHAT_TEMPLATES["emu-i"])]))
+batch = dict(stage.processor([read_conversation(talk.messages(), CHAT_TEMPLATES["emu-i"])]))
 batch["answers"], row = stage.answers(batch["input_ids"]), 0
 said = batch["answers"][row] != -100
 real = int(batch["attention_mask"][row].sum())
@@ -320,7 +319,7 @@ print("the same scores for", words, "tokens at", ids.shape[1], "positions")
 # %% [markdown]
 # ## Tune it
 #
-# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. A quarter of its batches are documents of pretraining, with pretraining's own loss, so that it does not forget to go on with documents; their loss is left out of the figure.
+# Eighty steps of eight conversations, by the same loop as every other stage. The loss beside it is from the log of the shipped adapter. Every fourth batch of the recipe (`train.rehearse`) is documents of pretraining, with pretraining's own loss, so that it does not forget to go on with documents; their loss is left out of the figure.
 
 # %%
 from minemu.training.loop import train
@@ -352,7 +351,7 @@ own_log, long_log = (
 show_losses([own_log], ["answers"], long_log, run="this notebook", width=480)
 
 # %% [markdown]
-# Much of the fall in the first steps is form: how an answer is worded and where it ends. Form repeats in every conversation. What is in the picture has to be found by the base, and shows in the slow part of the curve.
+# How an answer is worded and where it ends repeats in every conversation, so expect this form to be learnt first. What is in the picture has to be found by the base, and can only come later.
 #
 # ## Before and after
 #
@@ -510,9 +509,9 @@ show_talk(
 # %% [markdown]
 # ## What was added
 #
-# One layer of the tuned model, drawn from its numbers: the frozen $W$, the thin $B$ and $A$, and their product, as large as $W$ and full of repetition.
+# One layer of the tuned model, drawn from its numbers: the frozen $W$, the thin $B$ and $A$, and their product, which has the shape of $W$ and each of its rows a mixture of the same r rows. $W$ and the product are drawn to one scale: how much is added?
 
-# %% alt="The query matrix of the first layer, the thin matrices B and A of its adapter, and the product that is added, as heat maps to one scale; the product has visible stripes."
+# %% alt="The query matrix of the first layer, the thin matrices B and A of its adapter, and the product that is added, as heat maps; W and the product to one scale, B and A each to its own."
 from minemu.figures.lora import show_low_rank, show_spectrum
 
 layer = tuned.model.llm.model.layers[0].self_attn.q_proj
@@ -626,12 +625,12 @@ for at, title in titles.items():
 # Read the list by what tuning can reach:
 #
 # * **The template.** Where the dialogue's row stands under *gained*, tuning has done what it is for.
-# * **Questions.** There is little to gain where the base knows them from pretraining and is asked in plain words, and something to lose: the adapter answers in other forms and in a template, by the same few layers.
+# * **Questions.** There is little to gain where the base knows them from pretraining and is asked in plain words, and something to lose: the adapter answers in other forms and in a template, and the same few layers have to serve both.
 # * **The asked form** is measured of the adapter alone, since `minemu evaluate` asks for it in the template, which the base lacks. In plain words it was counted above.
 # * **Drawing** can lose: the adapter moves what the LLM imagines, and the decoder has learnt from what the base imagines.
 # * **Pictures that are rebuilt** pass through no LLM and cannot change.
 #
-# The costs in scores are what stands under *lost*. The others: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is knowledge of the world: all that the adapter does is done with what the base already sees and knows.
+# The costs in scores are what stands under *lost*. The others: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four maps that attention has in a layer. What cannot be bought this way is sight: the visual side is frozen, so what the encoder does not tell apart no adapter of the LLM can answer. New facts it could hold, but nothing here teaches any.
 #
 # ## What could go wrong
 #

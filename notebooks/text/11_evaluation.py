@@ -17,7 +17,7 @@
 #
 # # Evaluation: what a score is worth
 #
-# A model that reads and draws has to be measured on both, and each measure can be fooled. This notebook builds the measures that the papers use, compares each with its reference, and breaks each once.
+# A model that reads and draws has to be measured on both, and each measure can be fooled. This notebook builds the measures that the papers use, compares two with their reference implementations, and shows what each of them ignores.
 #
 # After it you can
 #
@@ -119,7 +119,7 @@ show_intervals(
 # %% [markdown]
 # Four times the samples halve the interval. Two models that differ by three points cannot be told apart with a hundred samples each.
 #
-# Why not the textbook's $\hat p \pm z\sqrt{\hat p(1 - \hat p)/n}$? At $\hat p = 0$ or 1 it has no width: it is certain exactly where it knows least. For n = 20 one can count how often each interval holds the true rate, without simulation.
+# Why not the textbook's $\hat p \pm z\sqrt{\hat p(1 - \hat p)/n}$? At $\hat p = 0$ or 1 it has no width, as if twenty answers could prove certainty. For n = 20 one can count how often each interval holds the true rate, without simulation.
 
 # %% alt="For 20 samples, how often Wilson's and the textbook's interval hold the true rate: Wilson's stays near 95 % throughout, the textbook's collapses towards rates of 0 and 1."
 from minemu.figures.scores import show_coverage
@@ -186,7 +186,7 @@ check("11.enough", enough)
 # | | what it tells |
 # |---|---|
 # | **chance** | what a guess among all answers gets |
-# | **blind** | what these very answers get against *another* sample's truth: right without having looked |
+# | **blind** | what is right without having looked: captions and drawings are held against *another* sample's truth, questions are asked again about *another* picture |
 # | **upper bound** | what the measure itself can reach, on real pictures |
 
 # %%
@@ -195,10 +195,7 @@ from minemu.prompts import DESCRIBE
 
 shown = samples[:16]
 said = [
-    answer.text
-    for answer in pipe.chat_batch(
-        [[sample.picture] for sample in shown], max_new_tokens=64, **DESCRIBE
-    )
+    answer.text for answer in pipe.chat_batch([[sample.picture] for sample in shown], **DESCRIBE)
 ]
 read = [captions.parse(text, singles.labels) for text in said]
 right = [captions.same(sample.scene, scene) for sample, scene in zip(shown, read, strict=True)]
@@ -454,13 +451,13 @@ show_bars(sorts, series, "right by the question alone", chances)
 
 
 # %% [markdown]
-# For colour, style and group the question is the same sentence every time: nothing is there to be learnt by heart, and both bars stay near chance. For count and yes or no it names a thing or a colour, and there the model has learnt what was asked of which. On held-out questions that is worth nothing, so these questions need a picture. The test is cheap, and of a data set that one has not made oneself it is the first thing to run.
+# For colour, style and group the question is the same sentence every time: nothing is there to be learnt by heart, and both bars stay near chance. For count and yes or no it names a thing or a colour, and there the model has learnt by heart which answer went with which. On held-out questions that is worth nothing, so these questions need a picture. The test is cheap, and of a data set that one has not made oneself it is the first thing to run.
 #
 # | | blind baseline |
 # |---|---|
-# | **In the papers** | none beside the scores that are listed below; VQAv2 itself pairs pictures with opposite answers, to lower it |
+# | **In the papers** | none beside the scores that are listed below; VQAv2 itself pairs similar pictures for which the same question has different answers, to lower it |
 # | **In the released code** | none |
-# | **Here** | in every result: the same question about another sample's picture |
+# | **Here** | in every result, in one of the two ways above |
 
 # %% [markdown]
 # ## Rankings
@@ -615,7 +612,7 @@ show_bars(
 # So a high rate on real pictures, our upper bound, says that the judge tells these drawings apart. It does not say that it would know a llama in a style of its own. A model is rewarded for drawing *these* drawings.
 # That is what was asked of it here; for anything newer the judge is too strict.
 #
-# An insider is worse. Here is the same test with the model's own embeddings as the judge's features:
+# An insider is worse. Here pictures are named by the nearest drawing in the model's own embeddings. It is not quite like for like: the judge sees drawings cut out and centred, the insider whole pictures against white ones, which is harder.
 
 # %% alt="Rate of pictures named right by the independent judge and by the model's own embeddings, for real pictures and for pictures drawn from words, with chance."
 own = [key for key in ToyWorld("seen").keys if key[0] in labels]
@@ -639,7 +636,7 @@ series = {
 show_bars(["real\npictures", "drawn from\nwords"], series, "named right", [1 / len(labels)] * 2)
 
 # %% [markdown]
-# Read both pairs, and read them loosely: these are few pictures, and the judge chooses among a few dozen concepts, which is easier than among all. The insider should know real pictures well, as its embeddings were trained to tell names apart. But of drawings it says what the decoder was optimised for: where it names more of them than the judge does, it may find in them what their embeddings say, seen or not. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
+# Read both pairs, and read them loosely: these are few pictures, and the judge chooses among a few dozen concepts, which is easier than among all. The insider was trained to tell names apart; see whether it knows real pictures. But of drawings it says what the decoder was optimised for: where it names more of them than the judge does, it may find in them what their embeddings say, seen or not. A high rate of the insider on drawn pictures is therefore no evidence; report neither rate alone.
 #
 # | | judge of drawn pictures |
 # |---|---|
@@ -754,7 +751,7 @@ check("11.rices", choose)
 # %% [markdown]
 # ## All scores of the shipped checkpoint
 #
-# `minemu evaluate CHECKPOINT --all --json results.json` runs every task that the checkpoint was trained for; the file is part of the checkpoint. Drawn pictures are scored as a share of what the judge says of real ones.
+# `minemu evaluate CHECKPOINT --all --json results.json` runs every task that the checkpoint was trained for; the file is part of the checkpoint. Drawn pictures are scored as a share of what the judge says of real ones. So the upper bound beside them is already divided out: 100 % would be as good as real pictures. Their intervals take that bound for exact, though it comes from as many pictures.
 
 # %% alt="A bar for each task of the shipped checkpoint with its 95 % interval, and beside it chance, the blind baseline and the upper bound."
 from minemu.data.samples import data_dir
@@ -814,7 +811,7 @@ for attempt in wrong:
 # |---|---|---|
 # | a rate without n | 0 of 20 is compatible with much more than 0 | the interval |
 # | a rate without a blind baseline | some questions answer themselves | the same answers against other pictures |
-# | a judge that read the training pictures | it recognises, or shares the model's blind spots | its rate on real pictures, and where it came from |
+# | a judge that has seen the training pictures | it recognises, or shares the model's blind spots | its rate on real pictures, and where it came from |
 # | CIDEr of a subset, or of one picture | its weights come from the set | the whole set, and the prompt |
 # | a Frechet distance of few pictures | most of it is bias | the distance of two real sets of that size |
 # | a few-shot score | the examples may hold the answer | random examples, and examples without pictures |

@@ -71,7 +71,7 @@ class Storyboards:
         picture = read_picture(video.with_name(f"{video.stem}_{sheet}.webp"))
         width, height = picture.width // columns, picture.height // rows
         x, y = place % columns * width, place // columns * height
-        return picture.crop((x, y, x + width, y + height))
+        return read_picture(picture.crop((x, y, x + width, y + height)))
 
 
 def videos(folder: Path) -> list[Path]:
