@@ -34,11 +34,8 @@ EMU2_CHAT = "You are a helpful assistant, dedicated to delivering comprehensive 
 EMU2_ACADEMIC = "You are a helpful assistant, dedicated to provide concise and efficient answers."
 SYSTEM_MESSAGES = (EMU_I_IMAGE, EMU_I_VIDEO, EMU2_CHAT, EMU2_ACADEMIC)
 
-DESCRIBE = {
-    "num_beams": 5,
-    "max_new_tokens": 50,
-    "length_penalty": 0.0,
-}  # without any prompt; the released generate()'s own defaults
+# Without any prompt: the released generate()'s own defaults.
+DESCRIBE = {"num_beams": 5, "max_new_tokens": 50, "length_penalty": 0.0}
 CAPTION = {"num_beams": 5, "max_new_tokens": 20, "min_new_tokens": 8, "length_penalty": -1.0}
 EMU_I_ANSWER = {"num_beams": 5, "max_new_tokens": 20, "min_new_tokens": 1, "length_penalty": -1.0}
 EMU2_ANSWER = {"num_beams": 5, "max_new_tokens": 10, "min_new_tokens": 1, "length_penalty": -1.0}

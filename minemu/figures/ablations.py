@@ -52,10 +52,8 @@ def show_ablation(results: Mapping[str, Any], question: str, width: float = 760)
     )
     first = Line2D([], [], ls="", marker="o", ms=6, color=SAYS)
     stroke = Line2D([], [], ls="", marker="|", ms=12, mew=2, color=INK)
-    handles, texts = (
-        [first, filled, hollow, stroke],
-        ["baseline", "a seed, differs from it", "a seed, no difference", "mean"],
-    )
+    handles = [first, filled, hollow, stroke]
+    texts = ["baseline", "a seed, differs from it", "a seed, no difference", "mean"]
     if any(line.get_marker() == "<" for axes in found for line in axes.lines):
         handles.append(Line2D([], [], ls="", marker="<", ms=6, color=REGRESSES, mfc="white"))
         texts.append("further below")

@@ -252,7 +252,7 @@ print("\n".join(ablations.lines(results, "weight")))
 show_ablation(results, "weight")
 
 # %% [markdown]
-# Writing needs the weight. At 0.1 free running is still worse than the mean picture. The right picture is found in 3 % of cases, in each seed a little more often than at 0 (chance 1.6 %), but by the rule that is no difference. Teacher-forced, more has been learnt (`explained_forced` 0.54 to 0.64). Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to 1 it is less than three seeds can show.
+# Writing needs the weight. At 0.1 free running is still worse than the mean picture. The right picture is found near chance, in each seed a little more often than at 0, but by the rule that is no difference. (Teacher-forced, more has been learnt: look at `explained_forced` of `weight-0.1` in the file.) Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to 1 it is less than three seeds can show.
 #
 # At 10 all three seeds lie beyond all of the baseline in every panel: better pictures, worse captions. The points are hollow since they scatter; by our rule this is a suspicion, which more seeds could turn into a finding. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
 #
