@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from minemu import sequence
 from minemu.adapters import instruct_config
-from minemu.bench import recompute
+from minemu.bench.speed import recompute
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.loading import load_module

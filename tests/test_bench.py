@@ -1,12 +1,15 @@
-"""Rows of `minemu bench` that time commands and read logs; the others are tested beside what they measure."""
+"""Rows of `minemu bench`; steps of training are tested beside what they time (test_model.py)."""
 
 import json
 
 import pytest
 
 from minemu import bench
+from minemu.bench import memory, records, speed
+from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.evaluation import report
+from minemu.model import Emu
 
 MAKEFILE = "setup:\n\t@true\ndemo:\n\t@sleep 0.2\ntest:\n\t@echo 3 failed; false\n"
 
@@ -14,11 +17,11 @@ MAKEFILE = "setup:\n\t@true\ndemo:\n\t@sleep 0.2\ntest:\n\t@echo 3 failed; false
 def test_a_command_is_timed_without_its_setup(tmp_path, monkeypatch):
     (tmp_path / "Makefile").write_text(MAKEFILE)
     monkeypatch.chdir(tmp_path)
-    row = bench.make_target("demo", 60)
+    row = records.make_target("demo", 60)
     assert 0.2 <= row["seconds"] < 5 and row["ratio"] == pytest.approx(60 / row["seconds"])
     assert row["against"] == "1 minutes, its limit"
     with pytest.raises(MinemuError, match="make test failed: make.* Error 1 .it is run in the folder"):
-        bench.make_target("test", 60)
+        records.make_target("test", 60)
 
 
 def test_the_peak_of_training_is_that_of_the_largest_stage(tmp_path):
@@ -26,9 +29,55 @@ def test_the_peak_of_training_is_that_of_the_largest_stage(tmp_path):
     for stage, peaks in (("emu", (1.0, 3.0)), ("sketch", (6.0, 2.0)), ("codec", ())):
         lines = [json.dumps({"peak_gb": peak}) + "\n" for peak in peaks]
         (tmp_path / "training" / f"{stage}.jsonl").write_text("".join(lines))
-    row = bench.train_peak(tmp_path)
+    row = records.train_peak(tmp_path)
     assert row["ratio"] == 1.5 and row["gb"] == {"emu": 3.0, "sketch": 6.0} and "stage sketch" in row["said"]
     text = report.bench_table({"rows": {"train-peak": row}, "command": "minemu bench", "commit": "abc"})
     assert "| `train-peak` | 4 GB | ≤ 1 × | **1.5 ×** |" in text
     with pytest.raises(MinemuError, match="has no training logs; run it where data_samples is"):
-        bench.train_peak(tmp_path / "training")
+        records.train_peak(tmp_path / "training")
+
+
+def test_the_wait_for_data_is_that_of_the_stage_that_waits_longest(tmp_path):
+    (tmp_path / "training").mkdir()
+    for stage, waits in (("emu", (0.1, 0.3)), ("sketch", (0.0, 0.1))):
+        lines = [json.dumps({"data_wait": wait, "seconds": 1.0}) + "\n" for wait in waits]
+        (tmp_path / "training" / f"{stage}.jsonl").write_text("".join(lines))
+    row = records.data_wait(tmp_path)
+    assert row["ratio"] == pytest.approx(0.2) and row["shares"]["sketch"] == pytest.approx(0.05)
+    assert row["said"] == "20.0%, stage emu"
+
+
+def test_a_share_of_matrix_products_is_operations_over_time(monkeypatch):
+    seconds = iter([0.5, 4.0] * speed.RUNS)  # of the large product, and of the step
+    monkeypatch.setattr(speed, "_timed", lambda into, call: into.append(next(seconds)))
+    row = speed.matmul_share("tiny")
+    operations = float(row["said"].split(", ")[1].removesuffix(" GFLOP a step").replace(",", "")) * 1e9
+    assert row["ratio"] == pytest.approx(0.5 / 4 * operations / (2 * speed.LARGE**3), rel=0.01)
+    model = Emu(EmuConfig.preset("emu-tiny"))
+    positions = speed.documents_of(model, 64)[0]["input_ids"].numel()
+    weights = sum(p.numel() for name, p in model.llm.named_parameters() if "embed_tokens" not in name)
+    assert operations == pytest.approx(
+        6 * weights * positions, rel=0.3
+    )  # two forward, four backward; attention comes on top
+
+
+def test_guidance_in_one_pass_is_guidance(monkeypatch):
+    monkeypatch.setattr(speed, "DRAWN", 1)
+    assert speed.guidance()["error"] < 1e-4
+
+
+def test_a_loss_over_words_alone_keeps_less_and_says_the_same():
+    row = memory.logit_memory(documents=4)
+    assert 1.2 < row["ratio"] < 10 and "MiB" in row["said"]
+
+
+def test_a_row_that_fails_leaves_the_others(monkeypatch):
+    def fails():
+        raise MinemuError("no make here")
+
+    row = {"ratio": 2.0, "said": "once"}
+    monkeypatch.setattr(bench, "ROWS", {"first": ("", lambda: row), "second": ("", fails)})
+    kept = []
+    with pytest.raises(MinemuError, match="no make here"):
+        bench.run_bench(["first", "second"], lambda found: kept.append(json.dumps(found["rows"])))
+    assert kept == [json.dumps({"first": row})]

@@ -410,15 +410,18 @@ def test_evaluate_all_and_report(measured, tmp_path):
 
 
 def test_bench_runs_the_rows_that_were_asked_for(monkeypatch, tmp_path, capsys):
-    rows = {"image-embeds-n32": "cached against recomputed", "image-embeds-n64": "the same, longer"}
+    rows = {
+        name: (about, None) for name, about in (("guidance", "one pass"), ("packing", "rows"), ("data-wait", "logs"))
+    }
     module(
-        monkeypatch, "minemu.bench", ROWS=rows, run_bench=lambda names: {"machine": "m", "rows": {n: {} for n in names}}
-    )
+        monkeypatch, "minemu.bench", ROWS=rows, run_bench=lambda names, keep: keep({"machine": "m", "rows": dict.fromkeys(names)})
+    )  # fmt: skip
     out = tmp_path / "x.json"
     assert cli.run(["bench", "--json", str(out)]) == 0
     found = json.loads(out.read_text())
     assert list(found["rows"]) == list(rows) and {"machine", "command", "commit", "versions"} <= set(found)
-    assert cli.run(["bench", "image-embeds-n64", "--json", str(out)]) == 0
-    assert list(json.loads(out.read_text())["rows"]) == ["image-embeds-n64"]
-    assert cli.run(["bench", "--list"]) == 0 and "image-embeds-n32" in capsys.readouterr().out
-    assert "unknown bench row 'image-embeds-32': did you mean" in refused(capsys, "bench", "image-embeds-32")
+    assert cli.run(["bench", "packing", "guidance", "--json", str(out)]) == 0
+    assert list(json.loads(out.read_text())["rows"]) == ["packing", "guidance"]
+    assert cli.run(["bench", "--list", "--json", str(out)]) == 0 and "one pass" in capsys.readouterr().out
+    assert json.loads(out.read_text())["data-wait"] == "logs"
+    assert "unknown bench row 'guidence': did you mean" in refused(capsys, "bench", "packing", "guidence")

@@ -8,7 +8,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
-from minemu import bench, sequence
+from minemu import sequence
+from minemu.bench import speed
 from minemu.causal_transformer import CausalTransformer
 from minemu.config import BridgeConfig, EmuConfig, VisionConfig
 from minemu.errors import MinemuError
@@ -96,7 +97,7 @@ def test_packed_rows_equal_padded_ones(preset, batch):
 
 @pytest.mark.parametrize(("way", "allowed"), [("packed", 1e-4), ("bf16", 1e-1)])
 def test_a_timed_step_is_the_same_step(way, allowed):
-    row = bench.train_step(way, documents=6)
+    row = speed.train_step(way, documents=6)
     assert row["error"] < allowed and row["runs"] == 3 and row["min"] <= row["ratio"] <= row["max"]
 
 

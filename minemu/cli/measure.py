@@ -169,7 +169,7 @@ def ablate(
 
 @app.command()
 def bench(
-    row: Annotated[str | None, typer.Argument(help="Which row; all without it. --list names them.")] = None,
+    rows: Annotated[list[str] | None, typer.Argument(help="Which rows; all without it. --list names them.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Name the rows.")] = False,
     full_scale: Annotated[
         bool, typer.Option("--full-scale", help="Instead: emu-14b itself, with random weights, on a GPU of 80 GB.")
@@ -190,11 +190,12 @@ def bench(
         return write(json, {**run_full_scale("emu-14b", "cuda:0"), **provenance()})
 
     if show:
-        for name, about in benchmarks.ROWS.items():
-            typer.echo(f"{name:20} {about}")
-        write(json, dict(benchmarks.ROWS))
-        return
-    if row is not None and row not in benchmarks.ROWS:
-        raise MinemuError(f"unknown bench row '{row}': {suggest(row, benchmarks.ROWS)}")
-    measured = benchmarks.run_bench([row] if row else list(benchmarks.ROWS))
-    write(json, {**measured, **provenance()})
+        about = {name: says for name, (says, _) in benchmarks.ROWS.items()}
+        for name, says in about.items():
+            typer.echo(f"{name:22} {says}")
+        return write(json, about)
+    for row in rows or ():
+        if row not in benchmarks.ROWS:
+            raise MinemuError(f"unknown bench row '{row}': {suggest(row, benchmarks.ROWS)}")
+    versions = provenance()
+    benchmarks.run_bench(rows or list(benchmarks.ROWS), lambda found: write(json, {**found, **versions}))

@@ -232,8 +232,8 @@ def bench_table(bench: dict[str, Any]) -> str:
         aim = f"≥ {BENCH_AIMS[name]:g} ×" if name in BENCH_AIMS else ""
         aim = f"≤ {BENCH_LIMITS[name]:g} ×" if name in BENCH_LIMITS else aim
         error = f"{row['error']:.0e}" if "error" in row else ""
-        extent = f"{row['min']:.1f} – {row['max']:.1f} ×"
-        cells = [f"`{name}`", row["against"], aim, f"**{row['ratio']:.1f} ×**", extent, str(row["runs"]), error]
+        ratio, low, high = (f"{row[key]:.{1 if row[key] >= 1 else 2}f}" for key in ("ratio", "min", "max"))
+        cells = [f"`{name}`", row["against"], aim, f"**{ratio} ×**", f"{low} – {high} ×", str(row["runs"]), error]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Measured by `{bench['command']}` at commit `{bench['commit'][:12]}`."])
 

@@ -477,10 +477,10 @@ show_tokens_processed(31, 16, totals, ns)
 #
 # ### Measuring
 #
-# Fewer positions is not yet less time. `minemu bench` ran both ways side by side, in a larger LLaMA with random weights, and wrote what it found to a file; we read it. Its prompt has several pictures (`bench.PICTURES`), so it is long, and the ratio of positions is large.
+# Fewer positions is not yet less time. `minemu bench` ran both ways side by side, in a larger LLaMA with random weights, and wrote what it found to a file; we read it. Its prompt has several pictures (`speed.PICTURES`), so it is long, and the ratio of positions is large.
 
 # %% alt="Measured speed-up of cached generation for N of 32 and 64, with the range of the runs, beside the ratio of positions processed, which is larger"
-from minemu import bench
+from minemu.bench import speed
 from minemu.data.samples import data_dir
 from minemu.figures.cache import SpeedUp, show_speedups
 from minemu.files import read_json
@@ -489,7 +489,7 @@ rows = read_json(data_dir() / "emu-tiny" / "bench.json")["rows"]
 found = []
 for n in (32, 64):
     prompt = (
-        1 + bench.WORDS + bench.PICTURES * (n + 2)
+        1 + speed.WORDS + speed.PICTURES * (n + 2)
     )  # <s>, words, and [IMG] ... [/IMG] around each picture
     row = rows[f"image-embeds-n{n}"]
     ratio = passed(prompt, n, cache=False) / passed(prompt, n, cache=True)
