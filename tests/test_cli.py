@@ -145,6 +145,31 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
     assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
 
 
+def test_recipe_passes_its_options_on(monkeypatch, tmp_path, capsys):
+    from minemu.training import recipe
+
+    asked = []
+    monkeypatch.setattr(recipe, "run_recipe", lambda *given: asked.append(given) or Path("r/emu-nano/checkpoint"))
+    line = [
+        "recipe",
+        "emu-nano",
+        "--run-dir",
+        "r",
+        "--base",
+        "b",
+        "--device",
+        "cpu",
+        "--log-to",
+        "trackio",
+        "--instruct",
+    ]
+    assert cli.run([*line, "--set", "train.emu.steps=3", "--json", str(tmp_path / "x.json")]) == 0
+    assert asked == [("emu-nano", Path("r"), {"train.emu.steps": "3"}, "trackio", True, "b", "cpu")]
+    assert "minemu demo r/emu-nano/checkpoint" in (said := capsys.readouterr().out)
+    assert "minemu generate r/emu-nano/checkpoint-instruct PICTURE QUESTION" in said
+    assert json.loads((tmp_path / "x.json").read_text())["checkpoint"] == "r/emu-nano/checkpoint"
+
+
 class Pipe:
     """A pipeline that draws red and says what it was asked."""
 
@@ -186,6 +211,25 @@ def test_generate_says_or_draws(pipe, tmp_path, capsys):
         assert cli.run(["generate", "c", "a llama", "--out", str(out), "--seed", seed, "--steps", "7"]) == 0
         drawn.append(Image.open(out).getpixel((0, 0)))
     assert drawn[0] == drawn[1] != drawn[2] and drawn[0][1] == 7
+
+
+def test_generate_passes_its_options_on(pipe, tmp_path, monkeypatch):
+    asked = []
+
+    def drawn(self, sample, **options):
+        asked.append(options)
+        return SimpleNamespace(images=[Image.new("RGB", (8, 8))])
+
+    monkeypatch.setattr(Pipe, "__call__", drawn)
+    assert cli.run(["generate", "c", "a llama", "--out", str(tmp_path / "x.png"), "--guidance", "3.5"]) == 0
+    assert asked[0]["guidance_scale"] == 3.5 and asked[0]["num_inference_steps"] is None
+    monkeypatch.setattr(Pipe, "chat", lambda self, sample, **options: asked.append(options) or SimpleNamespace(text=""))
+    document = lambda self, sample, **options: asked.append(options) or ["a pear"]  # noqa: E731
+    monkeypatch.setattr(Pipe, "continue_document", document, raising=False)
+    for more in ([], ["--document", str(tmp_path / "new")]):
+        assert cli.run(["generate", "c", "two pears", "and", *more, "--max-new-tokens", "7", "--seed", "5"]) == 0
+    assert [options["max_new_tokens"] for options in asked[1:]] == [7, 7]
+    assert asked[2]["generator"].initial_seed() == 5
 
 
 def test_generate_asks_emu_i_in_its_template(pipe, tmp_path, capsys, monkeypatch):
