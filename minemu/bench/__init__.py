@@ -34,7 +34,7 @@ ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {  # what it is, and
     ),
     "image-embeds-n64-bf16": ("the same for 64", partial(image_embeds, 64, torch.bfloat16)),
     "image-embeds-bound": (
-        "the share of cached generation of 32, float32, that its matrix products alone take: more than all of it cannot be saved",
+        "the share of cached generation of 32, float32, that its matrix products alone take; the rest is the most that could be saved",
         partial(image_embeds_bound, 32),
     ),
     "packing": (
