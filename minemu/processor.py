@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
     """
     name = "the picture" if isinstance(source, Image.Image) else str(source)
     try:
-        picture = source if isinstance(source, Image.Image) else Image.open(io.BytesIO(Path(source).read_bytes()))
+        picture = source if isinstance(source, Image.Image) else _open(Path(source).read_bytes())
         width, height = picture.size
         if width * height > MAX_PIXELS:
             raise MinemuError(f"{name} has {width} x {height} pixels, more than {MAX_PIXELS:,}; make it smaller first")
@@ -75,6 +76,13 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
         raise MinemuError(f"{name} is larger than {MAX_PIXELS:,} pixels; make it smaller first") from None
     except (*BROKEN_PICTURE, UnidentifiedImageError) as error:
         raise MinemuError(f"{name} cannot be read as a picture ({error}); it may be truncated, save it again") from None
+
+
+def _open(data: bytes) -> Image.Image:
+    """PIL warns of what is large to it; here one limit holds, MAX_PIXELS."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(data))
 
 
 class EmuProcessor(ChatTemplates):

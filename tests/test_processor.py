@@ -118,6 +118,17 @@ def test_bad_pictures_are_named(tmp_path, monkeypatch):
         read_picture(red())
 
 
+def test_what_is_large_to_pil_alone_is_read_without_a_warning(tmp_path, monkeypatch):
+    red().save(tmp_path / "red.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 40 x 30 is more, and less than twice as many
+    with pytest.warns(Image.DecompressionBombWarning):
+        Image.open(tmp_path / "red.png").close()
+    assert read_picture(tmp_path / "red.png").size == (40, 30)  # warnings are errors here
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(MinemuError, match="red.png is larger than 100,000,000 pixels; make it smaller first"):
+        read_picture(tmp_path / "red.png")
+
+
 @given(data=st.binary(max_size=300), cut=st.integers(0, 200))
 @settings(max_examples=60)
 def test_broken_files_never_raise_anything_else(tmp_path_factory, data, cut):
