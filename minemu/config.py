@@ -169,7 +169,9 @@ class DecoderConfig:
     conditions: Literal["generated", "encoder", "both"] = "both"  # what it learns from; Emu: generated, Emu2: encoder
     imagined: int = 1  # of "both": generated ones for each of the encoder
     captioned: float = 0.75  # share imagined from full captions, the others from prompts, which leave things open
-    cached: int = 16_384  # samples whose conditions are computed once, before training
+    in_context: float = 0.0  # share imagined from two pictures and words (`lessons.in_context`), not from a text
+    cached: int = 16_384  # samples whose conditions are computed at once, before training
+    laps: int = 0  # times that they are learnt from before as many others take their place; 0: always these
     condition_dropout: float = 0.1
     condition_noise: float = 0.1
     sampler: Literal["ddim", "pndm", "euler"] = "ddim"  # Emu draws with PNDM, Emu2 with Euler

@@ -305,11 +305,18 @@ def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
     root = tmp_path / "emu-nano"
     pipe, world = EmuPipeline.from_pretrained(finished[1]), ToyWorld("seen", image_size=32)
     of_captions = Conditions(replace(config.decoder, captioned=1.0), pipe, world, root)
-    assert {of_captions.text(sample) for sample in map(world.sample, range(8))} == {
-        world.sample(i).caption for i in range(8)
-    }
+    assert [of_captions.wish(i)[0] for i in range(8)] == [[world.sample(i).caption] for i in range(8)]
     again = Conditions(config.decoder, pipe, world, root)
     assert not torch.equal(of_captions.kinds[1], again.kinds[1]) and torch.equal(of_captions.pixels, again.pixels)
+    in_context = Conditions(replace(config.decoder, in_context=0.1), pipe, world, root)
+    prompt, picture = in_context.wish(9)
+    assert [isinstance(piece, str) for piece in prompt] == [True, False, True, False, True]
+    torch.testing.assert_close(in_context.pixels[9], torch.from_numpy(picture))
+    torch.testing.assert_close(in_context.kinds[1][9], pipe.imagine([prompt])[0].half(), rtol=1e-2, atol=1e-2)
+    assert torch.equal(in_context.pixels[10], again.pixels[10]) and not torch.equal(
+        in_context.pixels[9], again.pixels[9]
+    )
+    again = Conditions(config.decoder, pipe, world, root)
     pipe.model = None  # not asked again
     thrice = Conditions(replace(config.decoder, imagined=3), pipe, world, root)
     met: dict[int, list[int]] = {}
@@ -319,6 +326,22 @@ def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
             met.setdefault(i, []).append(int(torch.equal(row, thrice.kinds[1][i].float())))
     assert set(map(sum, met.values())) == {3}  # each sample is met as imagined in three of them
     assert 0.6 < sum(kinds[0] for kinds in met.values()) / len(met) < 0.9  # and in each lap so are three in four
+
+
+def test_conditions_make_room_for_others_after_some_laps(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    config = replace(resolve("emu-nano", {})[0].decoder, laps=2, cached=16)
+    pipe, world = EmuPipeline.from_pretrained(finished[1]), ToyWorld("seen", image_size=32)
+    conditions = Conditions(config, pipe, world, tmp_path / "emu-nano")
+    head = conditions.first(4)
+    for index, block in ((0, 0), (1, 0), (2, 1), (3, 1), (4, 2)):  # a batch is a lap
+        pixels, embeds = conditions.batch(index, 16)
+        for row, place in zip(pixels, conditions.order(index), strict=True):
+            torch.testing.assert_close(row, torch.from_numpy(world.sample(16 * block + place).pixels))
+    again = Conditions(config, pipe, world, tmp_path / "emu-nano")  # as a run that goes on there
+    torch.testing.assert_close(again.first(4), head)
+    pipe.model = None  # the block is on disk
+    torch.testing.assert_close(again.batch(4, 16), (pixels, embeds))
 
 
 def test_a_base_may_have_been_trained_by_another_recipe(finished, tmp_path):
@@ -373,6 +396,14 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     assert record["model"]["decoder"]["refine_layers"] == 2 and record["weights_of"]["refine_layers"] == 1
     assert "after 6 steps, without all its convolutions (commit" in (made / "README.md").read_text()
     assert EmuPipeline.from_pretrained(made).decoder.config.refine_layers == 2
+
+    told = {**longer, "decoder.in_context": 0.5}
+    made = run_recipe(
+        "emu-nano", tmp_path / "told", told, base=folder
+    )  # learning from what other pictures ask for, too
+    record = json.loads((tmp_path / "told" / "emu-nano" / "sketch" / "run.json").read_text())
+    assert record["model"]["decoder"]["in_context"] == 0.5 and record["weights_of"]["in_context"] == 0.0
+    assert "after 6 steps, from other embeddings (commit" in (made / "README.md").read_text()
 
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "x" / "emu-nano" / "codec")
     for setting, value in (("condition_noise", 0.3), ("sketch_width", 128)):

@@ -61,6 +61,17 @@ def bits(folder):
     }
 
 
+def test_each_batch_is_read_once_and_none_beyond_the_end(tmp_path, monkeypatch):
+    read: list[int] = []
+    monkeypatch.setattr(
+        Toy, "batch", lambda stage, index, batch=Toy.batch: (read.append(index), batch(stage, index))[1]
+    )
+    run(tmp_path / "toy", stop_after=5)
+    assert read == list(range(10))  # two for each step
+    run(tmp_path / "toy")
+    assert read == list(range(24))
+
+
 @pytest.mark.parametrize("stops", [(4,), (5,), (1, 2, 11)])
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stops):
     assert run(tmp_path / "whole")

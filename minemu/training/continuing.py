@@ -31,12 +31,18 @@ LEFT_BY = {
     "language": "llm.safetensors",
     "codec": "codec.safetensors",
 }
+IMAGINED = (
+    "captioned",
+    "imagined",
+    "in_context",
+    "laps",
+)  # which conditions a sketch learns from; it may go on with others
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 # What a run had whose version of the code knew no such setting.
 AT_FIRST = {
     "train": asdict(TrainConfig()),
     "data": {"mixture": asdict(MixtureConfig())},
-    "model": {"decoder": {"refine_layers": 0, "imagined": 1}},
+    "model": {"decoder": {"refine_layers": 0, "imagined": 1, "in_context": 0.0, "laps": 0}},
 }
 
 
@@ -98,7 +104,8 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     """Let a stage begin, in `folder`, where that of a finished checkpoint ended.
 
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
-    Other settings, another mixture and other scenes may hold from here on; a sketch gets the convolutions that it lacks.
+    Other settings, another mixture and other scenes may hold from here on; a sketch gets the convolutions that it lacks, and may
+    learn from what is imagined otherwise.
     """
     if (folder / "run.json").exists():
         return
@@ -115,11 +122,11 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
         module = Emu.from_pretrained(source)
     else:
         decoder = VisualDecoder.from_pretrained(source / DECODER_FOLDER)
-        grew = {key: value for key, value in facts["model"]["decoder"].items() if key.startswith("refine_")}
-        if grew["refine_layers"] != decoder.config.refine_layers:
-            weights_of["refine_layers"] = decoder.config.refine_layers
+        own, had = facts["model"]["decoder"], asdict(decoder.config)
+        grew = {key: own[key] for key in own if key.startswith("refine_")}
+        weights_of |= {key: had[key] for key in ("refine_layers", *IMAGINED) if own[key] != had[key]}
         module = grown(decoder.sketch, replace(decoder.config, **grew))
-        its["model"]["decoder"] |= grew
+        its["model"]["decoder"] |= grew | {key: own[key] for key in IMAGINED}
         _bring_codec(base, decoder, folder.parent / "codec")
     with atomic_dir(folder) as temporary:  # a half one would be begun anew
         average = module.state_dict() if facts["train"].get("ema_decay") else {}

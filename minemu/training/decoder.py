@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from minemu.config import DecoderConfig, EmuConfig
 from minemu.data.datasets import batch_samples, pixels_of
-from minemu.data.world import Sample, ToyWorld
+from minemu.data.lessons import in_context
+from minemu.data.world import ToyWorld
 from minemu.files import atomic_write
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline, sheet, to_pil
@@ -32,6 +33,7 @@ from minemu.weights import load_strict, load_tensors, save_tensors
 FIT_PICTURES = 2048  # for statistics: principal components, scales
 CACHE_BATCH = 256
 PREVIEWED = 32
+Wish = tuple[list[str | Image.Image], np.ndarray]  # words and pictures, and the picture to come, uint8 (S, S, 3)
 
 
 def to_range(pixels: Tensor) -> Tensor:
@@ -63,69 +65,110 @@ class CodecStage(Stage):
 
 
 class Conditions:
-    """The first `decoder.cached` samples of the world with their visual embeddings, computed once and kept beside stage `emu`.
+    """Blocks of `decoder.cached` samples of the world with their visual embeddings, kept beside stage `emu` while they are used.
+
+    The first block serves for all of the training, or with `decoder.laps` for so many laps: a sketch learns by heart what it
+    meets too often, and imagined embeddings are wrong in another way for each sample.
 
     pixels   uint8 (cached, S, S, 3)
-    kinds    of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from the texts
+    kinds    of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from what asks for them
     """
 
-    def __init__(self, config: DecoderConfig, pipe: EmuPipeline, world: ToyWorld, root: Path):
+    def __init__(
+        self,
+        config: DecoderConfig,
+        pipe: EmuPipeline,
+        world: ToyWorld,
+        root: Path,
+        imagine_on: str | torch.device = "cpu",
+    ):
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
         self.turns = [0, *[1] * config.imagined] if config.conditions == "both" else [0]  # which kind, in turn
-        self.world, self.cached, self.captioned = world, config.cached, config.captioned
-        self.made_from = (
-            f"seed {world.seed}, {len(world.labels)} things, {world.image_size} pixels, captioned {config.captioned}"
+        self.config, self.cached, self.world, self.pipe, self.imagine_on = (
+            config,
+            config.cached,
+            world,
+            pipe,
+            imagine_on,
         )
-        path = root / "emu" / CONDITIONS
-        if not self.suffices(path):
-            with atomic_write(path) as temporary:
-                save_tensors(self.make(pipe), temporary, metadata={"made_from": self.made_from})
-        tensors = load_tensors(path)
+        self.path, self.block = root / "emu" / CONDITIONS, -1
+        if config.laps:  # which block is in use depends on how far the training is, what comes first does not
+            self.head = self.make(0, min(FIT_PICTURES, self.cached))
+        else:
+            self.hold(0)
+            self.head = {"pixels": self.pixels, **dict(zip(self.names, self.kinds, strict=True))}
+
+    def hold(self, block: int) -> None:
+        """Have a block of samples at hand: from the file if they are in it, else made anew."""
+        if block == self.block:
+            return
+        world, config = self.world, self.config
+        made_from = (
+            f"seed {world.seed}, {len(world.labels)} things, {world.image_size} pixels, captioned {config.captioned}, "
+            f"in context {config.in_context}, from sample {block * self.cached} on"
+        )
+        if not self.suffices(made_from):
+            made = self.make(block * self.cached, self.cached)
+            with atomic_write(self.path) as temporary:
+                save_tensors(made, temporary, metadata={"made_from": made_from})
+        tensors = load_tensors(self.path)
         self.pixels = tensors["pixels"][: self.cached]
         self.kinds = [tensors[name][: self.cached] for name in self.names]
+        self.block = block
 
-    def suffices(self, path: Path) -> bool:
-        if not path.exists():
+    def suffices(self, made_from: str) -> bool:
+        if not self.path.exists():
             return False
-        with safe_open(path, "pt") as file:
+        with safe_open(self.path, "pt") as file:
             known = {"pixels", *self.names} <= set(file.keys())
-            same = (file.metadata() or {}).get("made_from") == self.made_from
+            same = (file.metadata() or {}).get("made_from") == made_from
             return known and same and file.get_slice("pixels").get_shape()[0] >= self.cached
 
     @torch.no_grad()
-    def make(self, pipe: EmuPipeline) -> dict[str, Tensor]:
+    def make(self, first: int, count: int) -> dict[str, Tensor]:
         made: dict[str, Tensor] = {}
-        for start in tqdm(range(0, self.cached, CACHE_BATCH), desc="conditions", unit="batch"):
-            samples = batch_samples(self.world, start, min(CACHE_BATCH, self.cached - start))
-            for name, rows in self.of_samples(pipe, samples).items():
+        self.pipe.model.to(self.imagine_on)
+        for start in tqdm(range(0, count, CACHE_BATCH), desc="conditions", unit="batch"):
+            wishes = [self.wish(first + i) for i in range(start, min(start + CACHE_BATCH, count))]
+            for name, rows in self.of_wishes(self.pipe, wishes).items():
                 whole = made.setdefault(
-                    name, torch.empty(self.cached, *rows.shape[1:], dtype=rows.dtype)
+                    name, torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
                 )  # once: they are large
                 whole[start : start + len(rows)] = rows
+        self.pipe.model.to("cpu")
         return made
 
-    def of_samples(self, pipe: EmuPipeline, samples: list[Sample]) -> dict[str, Tensor]:
-        """Pictures of samples and the embeddings of each kind."""
-        found = {"pixels": pixels_of(samples)}
+    def of_wishes(self, pipe: EmuPipeline, wishes: list[Wish]) -> dict[str, Tensor]:
+        """The pictures that are wished for, and their embeddings of each kind."""
+        found = {"pixels": torch.stack([torch.from_numpy(picture) for _, picture in wishes])}
         if "encoder" in self.names:
             found["encoder"] = pipe.model.encode_images(normalise(found["pixels"]).to(pipe.model.device)).half()
         if "generated" in self.names:
-            found["generated"] = pipe.imagine([[self.text(sample)] for sample in samples]).half()
+            found["generated"] = pipe.imagine([prompt for prompt, _ in wishes]).half()
         return found
 
-    def text(self, sample: Sample) -> str:
-        """What its picture is imagined from. What the words leave open can only be averaged."""
-        return sample.caption if sample.scene.seed % 100 < 100 * self.captioned else sample.prompt
+    def wish(self, i: int) -> Wish:
+        """Sample `i`: what its picture is imagined from, and the picture. What the words leave open can only be averaged."""
+        if i % 100 < 100 * self.config.in_context:
+            *prompt, picture = in_context(self.world, i)
+            return [piece if isinstance(piece, str) else Image.fromarray(piece) for piece in prompt], picture
+        sample = self.world.sample(i)
+        return [
+            sample.caption if sample.scene.seed % 100 < 100 * self.config.captioned else sample.prompt
+        ], sample.pixels
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """Pictures (kinds x count, 3, S, S) in [-1, 1] and their embeddings (kinds x count, N, D), one kind after the other."""
-        pictures = to_range(self.pixels[:count])
-        return torch.cat([pictures] * len(self.kinds)), torch.cat([kind[:count].float() for kind in self.kinds])
+        pictures = to_range(self.head["pixels"][:count])
+        return torch.cat([pictures] * len(self.names)), torch.cat(
+            [self.head[name][:count].float() for name in self.names]
+        )
 
     def batch(self, index: int, size: int) -> tuple[Tensor, Tensor]:
         """Micro batch `index`: pixels uint8 (size, S, S, 3), embeddings (size, N, D). Each lap has an order of its own, and
         a sample meets both kinds of embeddings in turn."""
         places = [divmod(i, self.cached) for i in range(index * size, (index + 1) * size)]
+        self.hold(places[0][0] // self.config.laps if self.config.laps else 0)
         found = [(lap, self.order(lap)[place]) for lap, place in places]
         embeds = torch.stack([self.kinds[self.turns[(lap + i) % len(self.turns)]][i] for lap, i in found])
         return self.pixels[[i for _, i in found]], embeds.float()
@@ -142,8 +185,7 @@ def prepare(
     decoder = VisualDecoder(config.decoder)
     load_strict(decoder.codec, load_tensors(root / "codec" / "codec.safetensors"), "stage codec")
     pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
-    conditions = Conditions(config.decoder, pipe.to(imagine_on), world, root)
-    pipe.to("cpu")
+    conditions = Conditions(config.decoder, pipe, world, root, imagine_on)
     _, embeds = conditions.first(FIT_PICTURES)
     decoder.fit_conditions(embeds)
     return decoder, pipe, conditions

@@ -20,7 +20,7 @@ from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.model import LOGS, Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.processor import EmuProcessor
-from minemu.training.continuing import changed_settings
+from minemu.training.continuing import IMAGINED, changed_settings
 from minemu.training.instruct import ADAPTER_FOLDER
 from minemu.training.recipes import RECIPES, facts_of, resolve
 from minemu.visual_decoder import VisualDecoder
@@ -207,11 +207,12 @@ def _began_with(run: dict) -> list[str]:
     links, link = [], run
     while link := link.get("weights_of"):
         other = {
-            "data": ", of another mixture",
-            "world": ", of other scenes",
-            "refine_layers": ", without all its convolutions",
+            ", of another mixture": {"data"},
+            ", of other scenes": {"world"},
+            ", from other embeddings": {*IMAGINED},
+            ", without all its convolutions": {"refine_layers"},
         }
-        which = "".join(text for part, text in other.items() if part in link)
+        which = "".join(text for text, parts in other.items() if parts & link.keys())
         links.insert(0, f"{link['steps']} steps{which} (commit `{link['commit'][:12]}`)")
     if not links:
         return []

@@ -208,7 +208,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
     with ThreadPoolExecutor(1) as reader, bar, _attention_of(stage):
-        ahead = reader.submit(stage.batch, step * config.accumulate)
+        if step < end:
+            ahead = reader.submit(stage.batch, step * config.accumulate)
         while step < end:
             started = time.perf_counter()
             torch.manual_seed(config.seed * 1_000_003 + step)
@@ -220,7 +221,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
                 asked = time.perf_counter()
                 batch = moved(ahead.result(), stage.device)
                 waited += time.perf_counter() - asked
-                ahead = reader.submit(stage.batch, micro + 1)
+                if micro + 1 < end * config.accumulate:
+                    ahead = reader.submit(stage.batch, micro + 1)
                 with _precision(stage, config):
                     losses = stage.loss(batch)
                 _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
