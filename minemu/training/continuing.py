@@ -31,12 +31,8 @@ LEFT_BY = {
     "language": "llm.safetensors",
     "codec": "codec.safetensors",
 }
-IMAGINED = (
-    "captioned",
-    "imagined",
-    "in_context",
-    "laps",
-)  # which conditions a sketch learns from; it may go on with others
+# Which conditions a sketch learns from; it may go on with others.
+IMAGINED = ("captioned", "imagined", "in_context", "laps")
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 # What a run had whose version of the code knew no such setting.
 AT_FIRST = {

@@ -84,13 +84,8 @@ class Conditions:
     ):
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
         self.turns = [0, *[1] * config.imagined] if config.conditions == "both" else [0]  # which kind, in turn
-        self.config, self.cached, self.world, self.pipe, self.imagine_on = (
-            config,
-            config.cached,
-            world,
-            pipe,
-            imagine_on,
-        )
+        self.config, self.cached, self.world = config, config.cached, world
+        self.pipe, self.imagine_on = pipe, imagine_on
         self.path, self.block = root / "emu" / CONDITIONS, -1
         if config.laps:  # which block is in use depends on how far the training is, what comes first does not
             self.head = self.make(0, min(FIT_PICTURES, self.cached))
@@ -108,9 +103,9 @@ class Conditions:
             f"in context {config.in_context}, from sample {block * self.cached} on"
         )
         if not self.suffices(made_from):
-            made = self.make(block * self.cached, self.cached)
+            self.pixels, self.kinds = torch.empty(0), []  # no two blocks in memory
             with atomic_write(self.path) as temporary:
-                save_tensors(made, temporary, metadata={"made_from": made_from})
+                save_tensors(self.make(block * self.cached, self.cached), temporary, metadata={"made_from": made_from})
         tensors = load_tensors(self.path)
         self.pixels = tensors["pixels"][: self.cached]
         self.kinds = [tensors[name][: self.cached] for name in self.names]
@@ -130,21 +125,20 @@ class Conditions:
         self.pipe.model.to(self.imagine_on)
         for start in tqdm(range(0, count, CACHE_BATCH), desc="conditions", unit="batch"):
             wishes = [self.wish(first + i) for i in range(start, min(start + CACHE_BATCH, count))]
-            for name, rows in self.of_wishes(self.pipe, wishes).items():
-                whole = made.setdefault(
-                    name, torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
-                )  # once: they are large
-                whole[start : start + len(rows)] = rows
+            for name, rows in self.of_wishes(wishes).items():
+                if name not in made:  # once: they are large
+                    made[name] = torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
+                made[name][start : start + len(rows)] = rows
         self.pipe.model.to("cpu")
         return made
 
-    def of_wishes(self, pipe: EmuPipeline, wishes: list[Wish]) -> dict[str, Tensor]:
+    def of_wishes(self, wishes: list[Wish]) -> dict[str, Tensor]:
         """The pictures that are wished for, and their embeddings of each kind."""
-        found = {"pixels": torch.stack([torch.from_numpy(picture) for _, picture in wishes])}
+        model, found = self.pipe.model, {"pixels": torch.stack([torch.from_numpy(picture) for _, picture in wishes])}
         if "encoder" in self.names:
-            found["encoder"] = pipe.model.encode_images(normalise(found["pixels"]).to(pipe.model.device)).half()
+            found["encoder"] = model.encode_images(normalise(found["pixels"]).to(model.device)).half()
         if "generated" in self.names:
-            found["generated"] = pipe.imagine([prompt for prompt, _ in wishes]).half()
+            found["generated"] = self.pipe.imagine([prompt for prompt, _ in wishes]).half()
         return found
 
     def wish(self, i: int) -> Wish:
@@ -153,16 +147,14 @@ class Conditions:
             *prompt, picture = in_context(self.world, i)
             return [piece if isinstance(piece, str) else Image.fromarray(piece) for piece in prompt], picture
         sample = self.world.sample(i)
-        return [
-            sample.caption if sample.scene.seed % 100 < 100 * self.config.captioned else sample.prompt
-        ], sample.pixels
+        captioned = sample.scene.seed % 100 < 100 * self.config.captioned
+        return [sample.caption if captioned else sample.prompt], sample.pixels
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """Pictures (kinds x count, 3, S, S) in [-1, 1] and their embeddings (kinds x count, N, D), one kind after the other."""
         pictures = to_range(self.head["pixels"][:count])
-        return torch.cat([pictures] * len(self.names)), torch.cat(
-            [self.head[name][:count].float() for name in self.names]
-        )
+        kinds = [self.head[name][:count].float() for name in self.names]
+        return torch.cat([pictures] * len(kinds)), torch.cat(kinds)
 
     def batch(self, index: int, size: int) -> tuple[Tensor, Tensor]:
         """Micro batch `index`: pixels uint8 (size, S, S, 3), embeddings (size, N, D). Each lap has an order of its own, and
