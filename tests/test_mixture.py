@@ -144,7 +144,7 @@ def test_a_picture_alone_is_mostly_followed_by_its_caption(training):
 
 
 def test_a_clip_alone_is_mostly_followed_by_its_caption(training):
-    mixture = toy_mixture(training, replace(RECIPES["emu-tiny"].mixture, clips=2))  # as the next checkpoint has it
+    mixture = toy_mixture(training, RECIPES["emu-tiny"].mixture)
     followed = []
     for i in range(2500):
         document = mixture.document(i)
