@@ -135,7 +135,7 @@ def test_a_picture_alone_is_mostly_followed_by_its_caption(training):
     """Whatever else begins with one picture and goes on in words competes with it: labels, and what a dictionary says."""
     weights = RECIPES["emu-tiny"].mixture
     mixture, followed = toy_mixture(training, weights), []
-    for i in range(1500):
+    for i in range(2500):
         document = mixture.document(i)
         if not isinstance(document[0], str) and isinstance(document[1], str):
             followed.append(parse(document[1], training.labels))
