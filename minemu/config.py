@@ -275,7 +275,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "objective": {"hide_written": 0.5, "say_image": True, "image_loss_weight": 2.0},
         "decoder": {
             "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
-            "cached": 65_536, "imagined": 3,  # the encoder's are learnt in a tenth of the steps
+            "cached": 65_536, "laps": 8, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
             "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
             "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
         },

@@ -109,8 +109,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=15000,
-            restarts=(8000,),
+            steps=21000,
+            restarts=(8000, 15000),
             batch_size=128,
             lr=5e-3,
             warmup=100,
