@@ -59,6 +59,7 @@ class VisualDecoder(nn.Module):
         self.register_buffer("condition_std", torch.ones(config.condition_width))
         if config.condition_grid:
             self.sketch = Sketch(config)
+            self.register_buffer("signal", self.scheduler.alphas_cumprod.sqrt(), persistent=False)  # sqrt(alpha_bar_t), (T,)
             for parameter in self.unet.conv_out.parameters() if config.prediction == "sample" else ():
                 nn.init.zeros_(parameter)  # the sketch as it is, to begin with
 
@@ -155,8 +156,8 @@ class VisualDecoder(nn.Module):
             predicted = self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
             if not (self.config.condition_grid and self.config.prediction == "sample"):
                 return predicted
-            signal = self.scheduler.alphas_cumprod.to(t.device)[t].sqrt().view(-1, 1, 1, 1)     # pure noise corrects nothing
-            return sketch + signal.to(noisy) * predicted                                  # corrected, not drawn anew
+            signal = self.signal[t].view(-1, 1, 1, 1).to(noisy)                                 # 0 where all is noise
+            return sketch + signal * predicted                                                  # corrected, not drawn anew
         side = self.config.image_size                                                           # original size, crop, target size
         sizes = conditions.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), -1)    # (B, 6)
         added = {"text_embeds": pooled, "time_ids": sizes}
