@@ -1,6 +1,5 @@
 """The five sources of the pretraining mixture: pure, true to their texts, and blind to what evaluation owns."""
 
-
 import numpy as np
 import pytest
 import torch
