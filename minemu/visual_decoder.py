@@ -59,6 +59,9 @@ class VisualDecoder(nn.Module):
         self.register_buffer("condition_std", torch.ones(config.condition_width))
         if config.condition_grid:
             self.sketch = Sketch(config)
+            self.register_buffer("signal", self.scheduler.alphas_cumprod.sqrt(), persistent=False)  # sqrt(alpha_bar_t), (T,)
+            for parameter in self.unet.conv_out.parameters() if config.prediction == "sample" else ():
+                nn.init.zeros_(parameter)  # the sketch as it is, to begin with
 
     # ---- conditions ----------------------------------------------------------------------------------------------------
 
@@ -143,7 +146,6 @@ class VisualDecoder(nn.Module):
 
     def predict(self, noisy: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
         """The U-Net: noisy latents (B, K, s, s), noise levels () or (B,), normalised conditions (B, N, D) -> (B, K, s, s)."""
-        sketch: Tensor | float = 0.0
         if self.config.condition_grid:
             sketch = self.sketch(conditions).to(noisy.dtype)                                    # (B, K, s, s)
             noisy = torch.cat([noisy, sketch], 1)                                               # (B, 2K, s, s)
@@ -152,7 +154,10 @@ class VisualDecoder(nn.Module):
         pooled = conditions.mean(1) if self.config.pooled_condition else None                   # (B, D)
         if not self.config.size_condition:
             predicted = self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
-            return predicted + sketch if self.config.prediction == "sample" else predicted      # corrected, not drawn anew
+            if not (self.config.condition_grid and self.config.prediction == "sample"):
+                return predicted
+            signal = self.signal[t].view(-1, 1, 1, 1).to(noisy)                                 # 0 where all is noise
+            return sketch + signal * predicted                                                  # corrected, not drawn anew
         side = self.config.image_size                                                           # original size, crop, target size
         sizes = conditions.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), -1)    # (B, 6)
         added = {"text_embeds": pooled, "time_ids": sizes}

@@ -131,16 +131,18 @@ def test_a_deeper_sketch_learns_what_no_linear_map_of_single_cells_can():
     assert all(parameter.grad is None for parameter in decoder.unet.parameters())
 
 
-def test_where_clean_latents_are_predicted_the_unet_corrects_the_sketch():
+def test_where_clean_latents_are_predicted_the_unet_corrects_the_sketch_by_what_it_can_see():
     decoder, conditions = make(DEEP), embeds(2, seed=1)
     conditions = torch.cat([conditions, conditions], 1)[:, :4]
-    normal, noisy, t = decoder.normalise(conditions), torch.randn(2, 12, 4, 4, generator=seeded()), torch.tensor(500)
-    before = decoder.predict(noisy, t, normal)
+    normal, noisy = decoder.normalise(conditions), torch.randn(2, 12, 4, 4, generator=seeded())
+    sketch = decoder.sketch(normal)
+    torch.testing.assert_close(decoder.predict(noisy, torch.tensor(500), normal), sketch)  # as it begins
     with torch.no_grad():
-        for parameter in decoder.unet.conv_out.parameters():
-            parameter.zero_()
-    torch.testing.assert_close(decoder.predict(noisy, t, normal), decoder.sketch(normal))
-    assert not torch.allclose(before, decoder.sketch(normal), atol=1e-2)
+        decoder.unet.conv_out.weight.normal_(std=0.1, generator=seeded())
+    assert not torch.allclose(decoder.predict(noisy, torch.tensor(500), normal), sketch, atol=1e-2)
+    torch.testing.assert_close(decoder.predict(noisy, torch.tensor(999), normal), sketch)  # pure noise shows nothing
+    one_step = decoder.decode(conditions, num_inference_steps=1, guidance_scale=1.0, generator=seeded())
+    torch.testing.assert_close(one_step, decoder.codec.decode(sketch).clamp(-1, 1))
     with pytest.raises(MinemuError, match="decoder.sketch_width=40 is not a multiple of 64"):
         VisualDecoder(replace(DEEP, sketch_width=40))
 

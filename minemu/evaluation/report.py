@@ -218,7 +218,8 @@ def _detail(details: dict[str, Any], name: str) -> dict[str, Any]:
     if f"{name}_interval" not in details:
         return {}
     own = {key.removeprefix(f"{name}_"): value for key, value in details.items() if key.startswith(f"{name}_")}
-    return {"rate": details[name], **own}
+    counted = {"n": details["n"]} if "n" in details else {}  # of the part that it is a detail of
+    return {"rate": details[name], **counted, **own}
 
 
 def percent(value: float) -> str:

@@ -177,7 +177,7 @@ def _again(folder: Path, preset: str, options: str) -> str:
         return f"{command} trains with other settings."
     if is_adapter(folder):
         return f"Another like it, on a base of its own: {command}."
-    return f"The same again, on the commits above: {command}."
+    return f"The same again, each stage on its commit above: {command}."
 
 
 def _differs_from_recipe(run: dict, preset: str) -> bool:
@@ -196,7 +196,7 @@ def _results(folder: Path) -> list[str]:
 def _training(folder: Path) -> list[str]:
     return [
         "## Training", "",
-        "| stage | steps | pictures or texts a step | hours of steps | peak memory | commit |", "|---|---|---|---|---|---|",
+        "| stage | steps | samples a step | hours of steps | peak memory | commit |", "|---|---|---|---|---|---|",
         *(_training_row(path) for path in sorted((folder / LOGS).glob("*.json"))), "",
         *(line for path in sorted((folder / LOGS).glob("*.json")) for line in _began_with(read_json(path))),
     ]  # fmt: skip

@@ -58,10 +58,19 @@ RECIPES: dict[str, Recipe] = {
     "emu-tiny": Recipe(
         source="mixture",
         mixture=MixtureConfig(  # full captions say most
-            labels=1, scenes=12, interleaved=4, clips=1, storyboards=1, names=1, questions=4, in_context=2, texts=1
+            labels=1,
+            scenes=12,
+            interleaved=4,
+            clips=2,
+            storyboards=1,
+            names=1,
+            questions=4,
+            in_context=2,
+            drawings=20,
+            texts=1,
         ),
         encoder=TrainConfig(
-            steps=1000,
+            steps=1500,
             batch_size=128,
             lr=3e-3,
             warmup=100,
@@ -70,7 +79,7 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=100,
         ),
         bridge=TrainConfig(
-            steps=600,
+            steps=1500,
             batch_size=128,
             lr=3e-3,
             warmup=50,
@@ -88,9 +97,8 @@ RECIPES: dict[str, Recipe] = {
             checkpoint_every=200,
         ),
         emu=TrainConfig(
-            steps=12000,
-            restarts=(2600, 5600, 8800, 9500, 10000),
-            batch_size=64,
+            steps=6500,
+            batch_size=110,  # 64 of all the others, and 46 drawings, which are short
             lr=3e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
@@ -101,8 +109,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=32000,
-            restarts=(8000, 17000, 25000),
+            steps=21000,
+            restarts=(8000, 15000),
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -130,7 +138,6 @@ RECIPES: dict[str, Recipe] = {
         ),
         instruct=TrainConfig(
             steps=1400,
-            restarts=(700,),
             batch_size=32,
             lr=2e-3,
             warmup=50,

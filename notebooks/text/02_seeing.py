@@ -574,7 +574,7 @@ show_maps(seen[[0] * heads].numpy(), looks[0], rows, columns)
 
 # %% [markdown]
 # Each map is scaled to its own largest weight. Do heads differ, and layers? Look for some that follow the drawing, some that follow its outline, and some that rest on plain background.
-# Read such maps with care. They say where information is taken from in one layer, not what the model "thinks"; by the later layers each patch token already holds much of the whole.
+# Read such maps with care. They say where information is taken from in one layer, not what the model "thinks"; by the later layers each patch token may hold much of the whole.
 #
 # ## Nearest pictures
 #

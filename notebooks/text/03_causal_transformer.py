@@ -438,7 +438,7 @@ show_queries(sample.pixels, lower, where(bridge, features))
 
 
 # %% [markdown]
-# Read two things. Do neighbouring queries look at neighbouring places, or do all look at the same few patches? Both can serve: a patch feature has taken in much of the whole picture, so a query need not look at a place to learn of it. In the paper nothing ties a query to a place at all.
+# Read two things. Do neighbouring queries look at neighbouring places, or do all look at the same few patches? Both can serve for what the whole picture shows, as a patch feature has taken in much of it; of the pixels of a cell its own patches know most. In the paper nothing ties a query to a place at all.
 # How an earlier layer differs is one word away: `where(bridge, features, layer=0)`.
 #
 # ## Emu2: mean pooling

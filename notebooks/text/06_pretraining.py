@@ -114,7 +114,7 @@ show_documents(
 # %% [markdown]
 # > **In the paper** a picture stands before or after its text at random; 8 frames of a clip are drawn at random; a document of MMC4 gives at most 5 pictures.
 # > **In the released code** there is no data loader, only the tool that cuts videos into storyboards.
-# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to `scenes`: with hundreds of things in many styles, sizes and colours, a bare label says too little about a picture to teach much.
+# > **Here** the same three rules for these five. `emu-tiny` shifts weight from `labels` to full descriptions (`scenes`, and the lesson `drawings` below): with hundreds of things in many styles, sizes and colours, a bare label says too little about a picture to teach much.
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
@@ -191,7 +191,7 @@ print("to be said:     ", reading[0][1])
 print("to be drawn from:", next(document[0] for document in scenes if isinstance(document[0], str)))
 
 # %% [markdown]
-# After a picture stands the full caption: all of it can be seen. Before a picture stands a prompt that leaves parts out, as people do. The other way round the model would be asked to say what nobody can know.
+# After a picture stands the full caption: all of it can be seen. Before a picture stands, in `scenes`, a prompt that leaves parts out, as people do (`drawings` says all of it, so that a full description is learnt too). The other way round the model would be asked to say what nobody can know.
 #
 # ## From documents to a batch
 #

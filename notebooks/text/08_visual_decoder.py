@@ -456,14 +456,14 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 
 
 # %% [markdown]
-# Read the two upper rows together. At the first step the input is pure noise, so the guess is the **average** of all pictures that the condition allows (overdrawn by guidance): sharp where the embeddings settle the picture, smooth where they do not.
+# Read the two upper rows together. At the first step the input is pure noise, so the guess is the **average** of all pictures that the condition allows (here the sketch of a later section, overdrawn by guidance): definite where the embeddings settle the picture, smooth or speckled where they do not.
 # The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, so the guess can commit to it.
 #
 # That is what a good decoder **repairs**: the average of many pictures becomes one picture, with edges. Look whether this one adds edges or grain. What none can repair is what the average has lost. Which of the pictures was meant, no noise knows; the decoder
 # makes a definite choice where the words left one open, and cannot know a thing that the embeddings do not name. Look for that in the figure of the section "Away from what?": it has pictures from true and from regressed embeddings, by one decoder.
 #
 # Whether commitment pays depends on how good the U-Net is at the levels in between. A weak one commits to grain as well as to edges. The independent judge of notebook 11
-# decides, and the number of steps that the checkpoint draws with, printed above, was chosen by such a comparison, on an earlier decoder of the same size (ROADMAP.md).
+# decides, and the number of steps that the checkpoint draws with, printed above, was chosen by such a comparison, on decoders of the same size (ROADMAP.md).
 #
 # ### Your turn: one step of DDIM (8 minutes)
 #
@@ -571,7 +571,7 @@ columns = ["the picture", "no guidance", *(f"away from\n{name}" for name in null
 show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, 72)
 
 # %% [markdown]
-# Compare the two rows of each picture. The decoder is the same; one row has the true embeddings, the other those that were regressed from words. What the rebuilt one shows and the drawn one does not was missing before the decoder began, and no decoder brings it back.
+# Compare the two rows of each picture. The decoder is the same; one row has the true embeddings, the other those that were regressed from words. So what the rebuilt one shows and the drawn one does not comes of regressing: either the embeddings no longer name it, and then no decoder brings it back, or they name it imprecisely, and a decoder that has met too few such embeddings draws their errors along.
 #
 # The pipeline chooses for you: `pipe([picture])` rebuilds and takes the all-zero picture, anything else draws and takes `""`, where the guidance scale is not 1.
 #
@@ -616,7 +616,7 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. What it cannot know is how a llama looks. A small Transformer over all N embeddings learns that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`) look past the edges of the cells and mend these errors; as they are the same everywhere, a drawing is learnt once and not anew at each place. The U-Net then corrects what it is given.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. It draws what an embedding says of its own cell, and no more. What the embeddings only name, such as how a llama looks where only "llama" was told, a small Transformer over all N of them can learn (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`) look past the edges of the cells and mend these errors; as they are the same everywhere, a drawing is learnt once and not anew at each place. The U-Net then corrects what it is given, by as much as its noisy latents show: its correction is multiplied with $\sqrt{\bar\alpha_t}$, which is zero where they are pure noise.
 # Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. Compare them: what does the learnt part add, and what do words leave out? None of these pictures was in training.
 
 # %% alt="Five held-out pictures; below each the linear sketch of its embeddings, then the learnt sketch, then the learnt sketch from the caption alone."
@@ -669,13 +669,13 @@ for name, learnt in kinds.items():
         print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
 
 # %% [markdown]
-# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind, and does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures.
+# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind, and does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both (`decoder.imagined` says in which proportion, and `decoder.in_context` how many of the generated ones come of two pictures and a wish instead of a text), so that one decoder draws from words and rebuilds pictures.
 
 # %% [markdown]
 # | | where an embedding belongs |
 # |---|---|
 # | **In the papers and the released code** | left to cross-attention |
-# | **Here** | a sketch of the latents is further input channels, and what the U-Net predicts is added to it; `decoder.condition_grid=0` leaves it out |
+# | **Here** | a sketch of the latents is further input channels, and what the U-Net predicts, times $\sqrt{\bar\alpha_t}$, is added to it; `decoder.condition_grid=0` leaves it out |
 #
 # ## What Emu and Emu2 take
 #

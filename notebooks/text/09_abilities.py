@@ -122,7 +122,7 @@ show_gallery([cards[:6]])
 # %% [markdown]
 # A caption counts as right only if *all* of it is: things, number, size, place, background and style. That is decided by reading the caption back into a scene and comparing it with the one that was painted.
 #
-# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many. Both decode as published (`DESCRIBE`): five beams weigh whole texts against each other. After a picture a caption is likeliest, but now and then a question or a label followed in training, and the likeliest first word need not begin the likeliest text.
+# `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many. Both decode as published (`DESCRIBE`): five beams weigh whole texts against each other. After a picture a caption is likeliest, but now and then a question, a label or the next frame of a clip followed in training, and the likeliest first word need not begin the likeliest text.
 #
 # ### The blind baseline
 #
@@ -173,7 +173,7 @@ real = [Card(sample.picture, "", note="real") for sample in wanted[:6]]
 show_gallery([made, real])
 
 # %% [markdown]
-# The verdict is about the *concept*. A drawing can be named right and still be blurred, or have the wrong number of legs. Why pictures that are predicted from words lose detail is notebook 07's subject.
+# The verdict is about the *concept*. A drawing can be named right and still be blurred, or have the wrong number of legs; and one that you would name may be named wrong, as this judge forgives blur and is thrown by specks. Why pictures that are predicted from words lose detail is notebook 07's subject.
 #
 # ## Questions
 #
@@ -579,7 +579,7 @@ show_differences(
 # Few-shot gains can depend on three things, and each has its line. Where an interval holds zero, these questions do not show that there is a difference, and nothing below should be concluded from that line:
 #
 # * **form**: what texts alone gain is the wording. Random examples with their pictures (second line) teach that too, and with it that such a text follows a picture and names it;
-# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying. (Measured only where the two nearest examples have different answers, since others cannot be swapped. Where both hold the right one RICES gains most, and those questions are not here.);
+# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying. (Measured only where the two nearest examples have different answers, since others cannot be swapped. Where both hold the right one RICES can gain most, and those questions are not here.);
 # * **learning from the prompt**: if swapping the answers made the true one less likely, the last line would lie right of zero. If it does not, the model has not been shown to read which answer belongs to which picture. (Nor is it proof where it does: swapping also moves the answer of the most similar example away from the end, and a liking for what was said last would show here too.) Next comes a task that can be done in no other way.
 #
 # ### New names for new things

@@ -724,7 +724,7 @@ show_grid(torch.stack([torch.stack(as_tensors(row)) for row in rows]), columns, 
 
 
 # %% [markdown]
-# RICES can help in two ways: the examples are about similar things, and often hold the answer itself. So a gain over random examples is not by itself learning from context, and a score after K examples should say how they were chosen, and what the same examples give *without* pictures.
+# RICES can help in two ways: the examples are about similar things, and may hold the answer itself. So a gain over random examples is not by itself learning from context, and a score after K examples should say how they were chosen, and what the same examples give *without* pictures.
 #
 # ### Your turn: RICES (5 minutes)
 #
