@@ -122,6 +122,8 @@ VARIANTS = (
     Variant("fast", "target", "detached, all at one rate", {"train.emu.lr_vision": 1e-2, "train.emu.lr_bridge": 1e-2}),
     Variant("fixed", "target", "visual side fixed", {"train.emu.lr_vision": 0.0, "train.emu.lr_bridge": 0.0}),
     Variant("n-4", "count", "N = 4", {"bridge.n_image": 4, "bridge.n_frame": 4}),
+    Variant("n-8", "count", "N = 8", {"bridge.n_image": 8, "bridge.n_frame": 8}),
+    Variant("n-32", "count", "N = 32", {"bridge.n_image": 32, "bridge.n_frame": 32}),
     Variant("n-64", "count", "N = 64", {"bridge.n_image": 64, "bridge.n_frame": 64}),
     Variant("random", "bridge", "causal, random start", {"train.bridge.steps": 0, "train.emu.lr_bridge": 3e-3}),
     Variant(
