@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {  # what all variants share
     "train.encoder.steps": 300, "train.encoder.batch_size": 32, "train.encoder.lr": 2e-3,
     "train.bridge.steps": 200, "train.bridge.batch_size": 32, "train.bridge.lr": 2e-3,
     "train.language.steps": 200, "train.language.batch_size": 32, "train.language.lr": 3e-3,
-    "train.emu.steps": 300, "train.emu.batch_size": 24, "train.emu.lr": 1e-2,
+    "train.emu.steps": 600, "train.emu.batch_size": 24, "train.emu.lr": 1e-2,
     "train.emu.lr_vision": 1e-4, "train.emu.lr_bridge": 3e-4, "objective.hide_written": 0.5,
 }  # fmt: skip
 for _stage in ("encoder", "bridge", "language", "emu"):
