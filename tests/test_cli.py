@@ -134,12 +134,15 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
         "r",
         "--device",
         "cpu",
+        "--workers",
+        "3",
     ]
     assert cli.run([*line, "--json", str(tmp_path / "x.json")]) == 0
     assert [str(part) for part in asked[0][:3]] == ["emu-nano", "emu", "r"]
     assert asked[0][3] == {"llm.layers": "6", "train.emu.steps": "3"} and asked[0][-1] == {
         "base": None,
         "device": "cpu",
+        "workers": 3,
     }
     assert "not complete yet" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
@@ -159,12 +162,14 @@ def test_recipe_passes_its_options_on(monkeypatch, tmp_path, capsys):
         "b",
         "--device",
         "cpu",
+        "--workers",
+        "3",
         "--log-to",
         "trackio",
         "--instruct",
     ]
     assert cli.run([*line, "--set", "train.emu.steps=3", "--json", str(tmp_path / "x.json")]) == 0
-    assert asked == [("emu-nano", Path("r"), {"train.emu.steps": "3"}, "trackio", True, "b", "cpu")]
+    assert asked == [("emu-nano", Path("r"), {"train.emu.steps": "3"}, "trackio", True, "b", "cpu", 3)]
     assert "minemu demo r/emu-nano/checkpoint" in (said := capsys.readouterr().out)
     assert "minemu generate r/emu-nano/checkpoint-instruct PICTURE QUESTION" in said
     assert json.loads((tmp_path / "x.json").read_text())["checkpoint"] == "r/emu-nano/checkpoint"

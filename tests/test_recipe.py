@@ -465,7 +465,7 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
             with pytest.raises(MinemuError, match=f"came of an earlier run of stage {stage}; delete that"):
                 train_stage("emu-nano", stage, tmp_path, SHORT)
             shutil.rmtree(tmp_path / "emu-nano" / later)
-    assert not train_stage("emu-nano", stage, tmp_path, SHORT, stop_after=4)
+    assert not train_stage("emu-nano", stage, tmp_path, SHORT, stop_after=4, workers=1)
     assert train_stage("emu-nano", stage, tmp_path, SHORT)
     whole, parts = (checkpoint.latest(folder / "emu-nano" / stage / "checkpoints") for folder in (root, tmp_path))
     files = {path.name for path in whole.glob("*.safetensors")}

@@ -47,9 +47,9 @@ class Toy(Stage):
 CONFIG = TrainConfig(steps=12, warmup=3, accumulate=2, ema_decay=0.9, checkpoint_every=4, log_every=1)
 
 
-def run(folder, stage=None, config=CONFIG, stop_after=None):
+def run(folder, stage=None, config=CONFIG, stop_after=None, workers=0):
     folder.mkdir(exist_ok=True)
-    return train(stage or Toy(), config, folder, RunLog(folder / "log.jsonl"), stop_after)
+    return train(stage or Toy(), config, folder, RunLog(folder / "log.jsonl"), stop_after, workers)
 
 
 def bits(folder):
@@ -70,6 +70,40 @@ def test_each_batch_is_read_once_and_none_beyond_the_end(tmp_path, monkeypatch):
     assert read == list(range(10))  # two for each step
     run(tmp_path / "toy")
     assert read == list(range(24))
+
+
+def test_batches_of_other_processes_are_the_same(tmp_path, monkeypatch):
+    """The bits, where a run is killed too; and none is made in this process."""
+    run(tmp_path / "thread")
+    whole, batch, own = bits(tmp_path / "thread"), Toy.batch, os.getpid()
+
+    def elsewhere(stage, index):
+        assert os.getpid() != own
+        return batch(stage, index)
+
+    monkeypatch.setattr(Toy, "batch", elsewhere)
+    assert not run(tmp_path / "processes", workers=2, stop_after=5)
+    assert run(tmp_path / "processes", workers=1)
+    again = bits(tmp_path / "processes")
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_stage_that_cannot_be_forked_makes_its_own_batches(tmp_path, monkeypatch):
+    monkeypatch.setattr(Toy, "forks", False)
+    monkeypatch.setattr(loop.read_ahead.__globals__["DataLoader"], "__init__", None)
+    assert run(tmp_path / "toy", workers=2)
+
+
+def test_what_is_wrong_with_a_batch_is_said_in_one_line_from_another_process_too(tmp_path):
+    class Failing(Toy):
+        def batch(self, index):
+            if index == 3:
+                raise MinemuError("the data set holds no samples; check the path")
+            return super().batch(index)
+
+    for workers in (0, 2):
+        with pytest.raises(MinemuError, match="^the data set holds no samples; check the path$"):
+            run(tmp_path / f"by-{workers}", Failing(), workers=workers)
 
 
 @pytest.mark.parametrize("stops", [(4,), (5,), (1, 2, 11)])

@@ -24,6 +24,9 @@ Base = Annotated[
 Device = Annotated[
     str | None, typer.Option(help="Where to compute, such as cuda:0 or cpu (default: a GPU where there is one).")
 ]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Processes that make batches, if one thread does not keep a GPU busy.")
+]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
     list[str] | None,

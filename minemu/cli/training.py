@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minemu.cli.app import Base, Device, Json, LogTo, RunDir, Set, app, overrides, write
+from minemu.cli.app import Base, Device, Json, LogTo, RunDir, Set, Workers, app, overrides, write
 
 
 @app.command()
@@ -19,12 +19,15 @@ def train(
     log_to: LogTo = None,
     base: Base = None,
     device: Device = None,
+    workers: Workers = 0,
     json: Json = None,
 ) -> None:
     """Train one stage of a preset, or go on where it stopped."""
     from minemu.training.recipe import train_stage
 
-    complete = train_stage(preset, stage, run_dir, overrides(settings), log_to, base=base, device=device)
+    complete = train_stage(
+        preset, stage, run_dir, overrides(settings), log_to, base=base, device=device, workers=workers
+    )
     folder = run_dir / preset / stage
     typer.echo(f"stage {stage} of {preset} is {'complete' if complete else 'not complete yet'}: {folder}")
     write(json, {"preset": preset, "stage": stage, "complete": complete, "folder": str(folder)})
@@ -41,12 +44,13 @@ def recipe(
     ] = False,
     base: Base = None,
     device: Device = None,
+    workers: Workers = 0,
     json: Json = None,
 ) -> None:
     """Train all stages of a preset in order; what is complete is kept."""
     from minemu.training.recipe import run_recipe
 
-    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base, device)
+    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base, device, workers)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
     if instruct:
         typer.echo(

@@ -191,6 +191,8 @@ def save_preview(folder: Path, step: int, rows: list[list[Image.Image]]) -> None
 class DrawingStage(Stage):
     """What sketch and U-Net have in common: pictures, and the visual embeddings to draw them from. All else is frozen."""
 
+    forks = False  # all that a batch takes is in this process's memory
+
     def __init__(
         self,
         config: EmuConfig,

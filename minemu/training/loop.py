@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +22,7 @@ from tqdm import tqdm
 
 from minemu.errors import MinemuError
 from minemu.training import checkpoint
+from minemu.training.ahead import read_ahead
 from minemu.training.machine import bfloat16_cost, peak_memory_gb
 from minemu.training.run import RunLog
 
@@ -101,6 +101,7 @@ class Stage:
     module: nn.Module  # everything that is trained; frozen parts are kept elsewhere
     attention: tuple[SDPBackend, ...] = PLAIN  # on CPUs
     device = torch.device("cpu")
+    forks = True  # whether other processes can make its batches
 
     def to(self, device: str | torch.device) -> Stage:
         """Move all that the stage computes with; batches follow one by one."""
@@ -185,8 +186,13 @@ def block_matrices(module: nn.Module) -> set[nn.Parameter]:
     return {parameter for part in lists for parameter in part.parameters() if parameter.ndim == 2}
 
 
-def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_after: int | None = None) -> bool:
-    """Train `stage` in `folder` up to `config.steps` (or `stop_after`), resuming from its newest checkpoint. True when complete."""
+def train(
+    stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_after: int | None = None, workers: int = 0
+) -> bool:
+    """Train `stage` in `folder` up to `config.steps` (or `stop_after`), resuming from its newest checkpoint. True when complete.
+
+    A thread makes the next batch during a step; with `workers` so many processes make the next ones.
+    """
     if config.steps == 0:  # nothing to train, such as a linear codec
         stage.finish(folder)
         return True
@@ -207,9 +213,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
-    with ThreadPoolExecutor(1) as reader, bar, _attention_of(stage):
-        if step < end:
-            ahead = reader.submit(stage.batch, step * config.accumulate)
+    ahead = read_ahead(stage, step * config.accumulate, end * config.accumulate, workers)
+    with closing(ahead), bar, _attention_of(stage):
         while step < end:
             started = time.perf_counter()
             torch.manual_seed(config.seed * 1_000_003 + step)
@@ -219,10 +224,8 @@ def train(stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_aft
             waited = 0.0
             for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
                 asked = time.perf_counter()
-                batch = moved(ahead.result(), stage.device)
+                batch = moved(next(ahead), stage.device)
                 waited += time.perf_counter() - asked
-                if micro + 1 < end * config.accumulate:
-                    ahead = reader.submit(stage.batch, micro + 1)
                 with _precision(stage, config):
                     losses = stage.loss(batch)
                 _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)

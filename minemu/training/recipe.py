@@ -48,6 +48,7 @@ def train_stage(
     base: str | Path | None = None,
     world: ToyWorld | None = None,
     device: str | torch.device | None = None,
+    workers: int = 0,
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
@@ -55,6 +56,7 @@ def train_stage(
             with its weights where the schedule begins anew at its last step
     world   another world than the recipe's, such as one with fewer things in it
     device  where to compute; a GPU where there is one unless given. A GPU draws other random numbers: another model, as good
+    workers processes that make the batches, where one thread does not keep up with the device; the batches are the same
     """
     if stage not in TRAINABLE:
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
@@ -102,7 +104,7 @@ def train_stage(
         try:
             (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
             describe(folder, **facts, device=at.type, **({"listed": listed} if listed else {}))
-            complete = train(built, settings, folder, log, stop_after)
+            complete = train(built, settings, folder, log, stop_after, workers)
         finally:
             log.close()
     if complete:
@@ -118,12 +120,14 @@ def run_recipe(
     instruct: bool = False,
     base: str | Path | None = None,
     device: str | torch.device | None = None,
+    workers: int = 0,
 ) -> Path:
     """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint.
 
     With `base`, a finished checkpoint, only what comes after its stage `emu`; its sketch goes on where its schedule begins anew.
 
-    With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct. `device`: see `train_stage`.
+    With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
+    `device`, `workers`: see `train_stage`.
     """
     from minemu.training.export import export, export_adapter, is_exported
 
@@ -134,7 +138,7 @@ def run_recipe(
     for stage in TRAINABLE if instruct else STAGES:
         if exists(stage, config):
             begun = base if stage == "sketch" else None
-            train_stage(preset, stage, run_dir, overrides, log_to, base=begun, device=device)
+            train_stage(preset, stage, run_dir, overrides, log_to, base=begun, device=device, workers=workers)
     if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
         export_adapter(root)
     return root / "checkpoint" if is_exported(root, STAGES, root / "checkpoint") else export(root)
