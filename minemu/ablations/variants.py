@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {  # what all variants share
     "train.encoder.steps": 300, "train.encoder.batch_size": 32, "train.encoder.lr": 2e-3,
     "train.bridge.steps": 200, "train.bridge.batch_size": 32, "train.bridge.lr": 2e-3,
     "train.language.steps": 200, "train.language.batch_size": 32, "train.language.lr": 3e-3,
-    "train.emu.steps": 300, "train.emu.batch_size": 24, "train.emu.lr": 1e-2,
+    "train.emu.steps": 600, "train.emu.batch_size": 24, "train.emu.lr": 1e-2,
     "train.emu.lr_vision": 1e-4, "train.emu.lr_bridge": 3e-4, "objective.hide_written": 0.5,
 }  # fmt: skip
 for _stage in ("encoder", "bridge", "language", "emu"):
@@ -122,6 +122,8 @@ VARIANTS = (
     Variant("fast", "target", "detached, all at one rate", {"train.emu.lr_vision": 1e-2, "train.emu.lr_bridge": 1e-2}),
     Variant("fixed", "target", "visual side fixed", {"train.emu.lr_vision": 0.0, "train.emu.lr_bridge": 0.0}),
     Variant("n-4", "count", "N = 4", {"bridge.n_image": 4, "bridge.n_frame": 4}),
+    Variant("n-8", "count", "N = 8", {"bridge.n_image": 8, "bridge.n_frame": 8}),
+    Variant("n-32", "count", "N = 32", {"bridge.n_image": 32, "bridge.n_frame": 32}),
     Variant("n-64", "count", "N = 64", {"bridge.n_image": 64, "bridge.n_frame": 64}),
     Variant("random", "bridge", "causal, random start", {"train.bridge.steps": 0, "train.emu.lr_bridge": 3e-3}),
     Variant(

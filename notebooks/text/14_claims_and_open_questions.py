@@ -26,7 +26,7 @@
 # * compare models that regress different embedding spaces;
 # * say which choices matter at this size, which do not, and which this study does not decide.
 #
-# It needs about two minutes on two CPU cores, about as long on a T4 (the tiny models train on the CPU either way), and 2 GB of memory.
+# It needs two to three minutes on two CPU cores, about as long on a T4 (the tiny models train on the CPU either way), and 2 GB of memory.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
@@ -73,7 +73,7 @@ print(results["command"])
 print("variants:", len(results["variants"]), "  seeds:", results["seeds"])
 
 # %% [markdown]
-# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting. (The code has gone on since: stages `encoder` and `bridge` regress the latents of a linear code in place of pixels, many documents begin with a title, and the words of the tokenizer are others.)
+# All numbers of this notebook but those of the last training come from one file, which one command wrote. It holds the commit, the versions and every setting.
 #
 # ## A world small enough
 #
@@ -206,7 +206,7 @@ check("14.differs", differs)
 # | storyboards | compared, with a 7B model: the table below | the scripts that make them | a fifth of the documents, or none |
 # | weight of the regression | not said | the regression loss is not computed | 1; against 0, 0.1, 10 |
 # | target | not said | detached | detached; against attached, a frozen copy |
-# | embeddings a picture | a symbol, N | 32 (64 in Emu2) | 16; against 4 and 64 |
+# | embeddings a picture | a symbol, N | 32 (64 in Emu2) | 16; against 4, 8, 32 and 64 |
 # | bridge | Causal Transformer | the same; Emu2 pools | Causal Transformer; against pooling |
 # | distance | squared error | none | squared error; against cosine |
 # | what is read in training | not said | true embeddings | half of the written pictures hidden; against all shown |
@@ -233,9 +233,11 @@ print("\n".join(ablations.lines(results, "video")))
 show_ablation(results, "video")
 
 # %% [markdown]
-# In none of the three panels do storyboards show a difference. Clip captions are learnt, with them and without: they cost far less than after another clip (below). But neither model can tell a direction (both at chance), and to neither do four examples do any good: on average they make the next sentence *less* likely, and in one run of six they help. So of the paper's claim, clips show no difference, and the gain from examples **cannot be tested at this size**: there is none to be changed. A storyboard also takes the place of another document, and 300 steps are few.
+# In none of the three panels is there a star. Clip captions are learnt, with storyboards and without: they cost far less than after another clip (below). Neither model can tell a direction (both at chance), so the paper's gain for clips **cannot be tested at this size**.
 #
-# The file holds one number in which they do differ: the loss per token of sentences such as "the background is green."
+# The third panel is the one to look at twice. With storyboards, four examples make the next sentence likelier in all three seeds; without, they hardly do anything. That is the paper's claim, and still a suspicion: the points are hollow, since the gain with storyboards differs from seed to seed by as much as it is large. A storyboard also takes the place of another document.
+#
+# The file holds one number in which the two clearly differ: the loss per token of sentences such as "the background is green."
 
 # %%
 for name, says in ablations.compared(results, "video").items():
@@ -243,7 +245,7 @@ for name, says in ablations.compared(results, "video").items():
         print(f"{says:17} {measure:14}", *np.round(ablations.values(results, name, measure), 2))
 
 # %% [markdown]
-# The last is no mystery, for storyboards are made of such sentences.
+# The last is no mystery, for storyboards are made of such sentences. It makes the gain harder to read, too: examples of what a model has never been taught to say may help it less. What speaks for examples is that the picture counts: with another last picture the sentence after four examples costs more, in each seed (`sentence_blind_4` in the file, beside `sentence_loss_4`), with storyboards by 0.5 on average, without by next to nothing.
 #
 # ### The weight of the regression loss
 
@@ -252,9 +254,9 @@ print("\n".join(ablations.lines(results, "weight")))
 show_ablation(results, "weight")
 
 # %% [markdown]
-# Writing needs the weight. At 0.1 free running is still worse than the mean picture. The right picture is found near chance, in each seed a little more often than at 0, but by the rule that is no difference. (Teacher-forced, more has been learnt: look at `explained_forced` of `weight-0.1` in the file.) Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to 1 it is less than three seeds can show.
+# Writing needs the weight. At 0.1 free running is still worse than the mean picture, and the right picture is found near chance. (Teacher-forced, more has been learnt: look at `explained_forced` of `weight-0.1` in the file.) Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to 1 it is less than three seeds can show.
 #
-# At 10 all three seeds lie beyond all of the baseline in every panel: better pictures, worse captions. The points are hollow since they scatter; by our rule this is a suspicion, which more seeds could turn into a finding. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
+# At 10 reading does pay: captions are worse, with a star. In return more of the variance is explained in each of the seeds, though not by the rule, but the right picture is found no more often, in one seed far less. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
 #
 # ### What is regressed
 #
@@ -265,11 +267,13 @@ print("\n".join(ablations.lines(results, "target")))
 show_ablation(results, "target")
 
 # %% [markdown]
-# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, until next to nothing keeps them apart. With them goes reading: a caption costs about as much after its own picture as after a wrong one. (Where nothing varies, the share of variance explained means nothing: read no more than that from the triangles.)
+# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, in one seed until nothing is left that keeps them apart. There a caption costs as much after a wrong picture as after its own; the two other seeds still read, worse than the baseline ever does. (Where little varies, the share of variance explained means little: read no more than that from the triangles.)
 #
-# *Detached* is not safe by itself. If the visual side learns at the LLM's rate, all pictures become one, although the targets are detached: through the inputs the regression still reaches the embeddings that are read. The paper's rate for its ViT is of the size of the LLM's, but both are fine-tuned there, at 4e-5 and 3e-5; here a hardly trained LLM learns at 1e-2.
+# *Detached* is not safe by itself. If the visual side learns at the LLM's rate, all pictures become one, in every seed, although the targets are detached: through the inputs the regression still reaches the embeddings that are read. The paper's rate for its ViT is of the size of the LLM's, but both are fine-tuned there, at 4e-5 and 3e-5; here a hardly trained LLM learns at 1e-2.
 #
-# *A frozen copy* as target reads well, but what the LLM reads moves away from what it is told to write, and free running reads what was written. Its three seeds range from a little better than the baseline to near chance: no difference by the rule, and a warning. *Fixing* the visual side shows no difference either and is the cheapest, as the visual side needs no backward pass. That is what the recipe of `emu-tiny` does.
+# *A frozen copy* as target reads as well, but what the LLM reads moves away from what it is told to write, and free running reads what was written: it writes worse, with a star in both panels.
+#
+# *Fixing* the visual side is the cheapest, as it needs no backward pass, and its captions lie ahead in each seed. It explains as much of the variance; but its own picture is found a third as often. So a visual side that learns on makes embeddings that vary less and are told apart by words more easily: what they say of a picture becomes more of what a caption says of it. The recipe of `emu-tiny` fixes it, so that what they say of its looks stays.
 #
 # ### How many embeddings
 
@@ -278,9 +282,9 @@ print("\n".join(ablations.lines(results, "count")))
 show_ablation(results, "count")
 
 # %% [markdown]
-# Reading and writing seem to pull in opposite directions. With N = 4 captions are worse; with N = 64 they are better in every seed, but without a star: short of the rule. Writing goes the other way: the share explained falls with every step, at 64 to below zero, and there the right picture is hardly ever found. Sixty-four embeddings are sixty-four guesses, each read by the next.
+# Five counts in a row show what a pair would hide: an order. With each doubling of N captions get a little better, on average, and the share of variance explained falls. By the rule only the ends differ from N = 16, and only in what is explained: N = 4 explains more, N = 64 less. Sixty-four embeddings are sixty-four guesses, each read by the next.
 #
-# N = 4 explains more than N = 16, but is its own picture found more often? No difference. Explaining four embeddings of a picture is an easier task than explaining sixteen; the third panel compares what can be compared.
+# But is the own picture found less often where less is explained? No difference, from 4 to 64. Explaining four embeddings of a picture is an easier task than explaining sixty-four; the third panel compares what can be compared.
 #
 # ### Causal Transformer or pooling
 
@@ -289,7 +293,7 @@ print("\n".join(ablations.lines(results, "bridge")))
 show_ablation(results, "bridge")
 
 # %% [markdown]
-# The first line against the third compares architectures: how far apart they are is printed above, with a star where the rule agrees. But look at the second line too: the Causal Transformer from a random start, as in Emu. What the first line has and the third lacks is not the architecture alone but a bridge stage, 200 steps on captions and pixels, for which pooling has no counterpart. Pooling's way into the LLM begins at random, so the fair comparison may be that of the lower two lines:
+# The first line against the third compares architectures: how far apart they are is printed above, with a star where the rule agrees. But look at the second line too: the Causal Transformer from a random start, as in Emu. What the first line has and the third lacks is not the architecture alone but a bridge stage, 200 steps on names and latents, for which pooling has no counterpart. Pooling's way into the LLM begins at random, so the fair comparison may be that of the lower two lines:
 
 # %%
 for measure in results["questions"]["bridge"]["measures"]:
@@ -319,7 +323,7 @@ print("\n".join(ablations.lines(results, "loss")))
 show_ablation(results, "loss")
 
 # %% [markdown]
-# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: there one seed does better than the baseline ever does, and the two others far worse. In free running a wrong length is read by the next step, and whether that does harm seems to be luck. No difference in captions; none in pictures that three seeds could show.
+# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: there all three seeds lie below all of the baseline's, by unequal amounts, so the points stay hollow. In free running a wrong length is read by the next step, and how much harm that does seems to be luck. No difference in captions; in pictures a suspicion.
 #
 # ### Reading one's own embeddings
 #
@@ -330,11 +334,11 @@ print("\n".join(ablations.lines(results, "exposure")))
 show_ablation(results, "exposure")
 
 # %% [markdown]
-# A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: freely running it is worse than the mean picture, and its own picture is hardly ever the nearest. The lower right panel has the reason: with each embedding that it reads of its own it goes further astray, and even the first one, which depends on words alone, is poor, since in training words were hardly needed.
+# A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: freely running it does about as badly as the mean picture, one seed far worse, and its own picture is seldom the nearest. The lower right panel has the reason: within a few embeddings of its own it has gone astray, and even the first one, which depends on words alone, is worse than the baseline's in two seeds of three, since in training words were hardly needed.
 #
 # ## A new pair, live
 #
-# Does a new seed agree? `LIVE` and `SEED`, chosen in the first cell, say what is trained. The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; a minute or so. It is made by the code of today, the points above by that of then: read the new baseline against the new variant, and neither as a fourth seed of the old ones.
+# Does a new seed agree? `LIVE` and `SEED`, chosen in the first cell, say what is trained. The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; two minutes or so. Read the new baseline against the new variant: the points above are of the same code, so the pair is a fourth seed of theirs.
 #
 # **Predict before you run:** which of the two will lie ahead? Would you bet on the order in all three panels?
 
@@ -418,4 +422,4 @@ for kind, lines in summary.items():
 # * *Not clear* is not *equal*: three seeds see large differences only. Where all seeds of one variant lie on one side of the other's, more seeds would be worth their time.
 # * *Not decided* whatever the lists say: gains from examples, of which there are none here to be changed; Causal Transformer or pooling, as only one of them has a stage of its own before.
 #
-# `minemu ablate --list` names the questions; a new variant is one line in `minemu/ablations/variants.py`, and `minemu ablate count --set train.emu.steps=1200` asks an old one again with four times the training (use another `--run-dir`).
+# `minemu ablate --list` names the questions; a new variant is one line in `minemu/ablations/variants.py`, and `minemu ablate count --set train.emu.steps=2400` asks an old one again with four times the training (use another `--run-dir`).
