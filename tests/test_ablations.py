@@ -137,7 +137,7 @@ def test_bad_input_is_one_line(line, message, capsys, tmp_path, monkeypatch):
 
 def test_pooling_has_no_bridge_to_train(tmp_path):
     pooled = {**SETTINGS, **NAMED["pool"].settings}
-    assert needs("emu", resolve("emu-nano", pooled)[0]) == ("encoder", "language")
+    assert needs("emu", *resolve("emu-nano", pooled)) == ("encoder", "language")
     world = FewThings()
     train_stage("emu-nano", "encoder", tmp_path, {**pooled, "train.encoder.steps": 1}, world=world)
     with pytest.raises(MinemuError, match="pool has nothing to pretrain; leave out stage bridge"):

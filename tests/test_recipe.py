@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
@@ -25,21 +26,21 @@ from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import EncoderStage, augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
-from minemu.training.recipe import make_processor, run_recipe, train_stage
+from minemu.training.recipe import build_stage, make_processor, run_recipe, train_stage
 from minemu.training.recipes import STAGES, TRAINABLE, resolve
 from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
 SHORT = {
     f"train.{stage}.{key}": value
-    for stage in ("encoder", "bridge", "language", "emu", "sketch", "decoder")
+    for stage in ("encoder", "bridge", "language", "imagine", "emu", "sketch", "decoder")
     for key, value in {"steps": 6, "checkpoint_every": 3, "log_every": 1}.items()
 }
 
 
 AS_TINY = {  # what only the larger recipe has
     **{f"train.{stage}.precision": "bfloat16" for stage in TRAINABLE if stage != "codec"},
-    **{f"train.{stage}.optimizer": "muon" for stage in ("encoder", "bridge", "language", "emu", "sketch")},
+    **{f"train.{stage}.optimizer": "muon" for stage in ("encoder", "bridge", "language", "imagine", "emu", "sketch")},
     **{"bridge.source_positions": True, "decoder.adaptive_norm": True, "objective.hide_written": 0.5},
     **{"train.emu.lr_vision": 0.0, "train.emu.lr_bridge": 0.0, "train.instruct.steps": 2, "decoder.imagined": 3},
 }
@@ -162,8 +163,10 @@ def test_a_finished_stage_is_lengthened_only_where_its_schedule_begins_anew(fini
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     stage = tmp_path / "emu-nano" / "language"
     longer = {**SHORT, "train.language.steps": 9, "train.language.restarts": "6"}
-    later = ("emu", "sketch", "decoder")
-    with pytest.raises(MinemuError, match="emu, .*sketch, .*decoder came of an earlier run of stage language; delete"):
+    later = ("imagine", "emu", "sketch", "decoder")
+    with pytest.raises(
+        MinemuError, match="imagine, .*emu, .*sketch, .*decoder came of an earlier run of stage language; delete"
+    ):
         train_stage("emu-nano", "language", tmp_path, longer)
     assert (stage / "done.json").exists()
     for name in later:
@@ -279,6 +282,41 @@ def test_settings_of_a_mixture_need_one(key):
     resolve("emu-nano", {"train.data.conversations.path": "x"})  # of Emu-I
 
 
+def test_emu_begins_with_what_was_imagined_where_it_was(finished, tmp_path):
+    """And else with what stages `encoder`, `bridge` and `language` left. It is said by the recipe, not by what lies there."""
+    root, _ = finished
+    shutil.copytree(
+        root / "emu-nano", tmp_path / "emu-nano", ignore=shutil.ignore_patterns("emu", "codec", "sketch", "decoder")
+    )
+    imagined, language = (
+        load_file(tmp_path / "emu-nano" / path) for path in ("imagine/model.safetensors", "language/llm.safetensors")
+    )
+    for steps, begun in (("6", imagined), ("0", {f"llm.{name}": tensor for name, tensor in language.items()})):
+        config, recipe = resolve("emu-nano", {**SHORT, "train.imagine.steps": steps})
+        world = ToyWorld("seen", image_size=32)
+        stage = build_stage(
+            "emu", config, recipe, make_processor(tmp_path / "emu-nano", config, recipe), world, tmp_path / "emu-nano"
+        )
+        own = stage.module.state_dict()
+        assert all(torch.equal(own[name], tensor) for name, tensor in begun.items())
+    assert not torch.equal(imagined["llm.lm_head.weight"], language["lm_head.weight"])
+
+
+def test_imagining_shows_words_and_what_they_look_like_alone(finished):
+    """Captions and their pictures, and wishes that take two pictures; what is written is hidden, what is given is not."""
+    root, _ = finished
+    config, recipe = resolve("emu-nano", SHORT)
+    processor = make_processor(root / "emu-nano", config, recipe)
+    stage = build_stage("imagine", config, recipe, processor, ToyWorld("seen", image_size=32), root / "emu-nano")
+    documents = [document for index in range(10) for document in stage.documents(index)]
+    shown = [sum(not isinstance(piece, str) for piece in document) for document in documents]
+    assert Counter(shown) == {0: 8, 1: 64, 3: 8}
+    assert all(isinstance(document[0], str) for document in documents)
+    assert all(document[-1].shape == (32, 32, 3) for document, many in zip(documents, shown, strict=True) if many)
+    assert sum(int(stage.batch(index)["after_text"].sum()) for index in range(10)) == 72
+    assert stage.hidden == 1
+
+
 def test_a_frozen_target_stays_where_it_was(finished):
     root, _ = finished
     config, recipe = resolve("emu-nano", {"objective.targets": "frozen"})
@@ -354,8 +392,9 @@ def test_emu_begins_with_the_visual_side_of_a_finished_checkpoint(finished, tmp_
     _, folder = finished
     with pytest.raises(MinemuError, match="stage emu needs stage language first"):
         train_stage("emu-nano", "emu", tmp_path, SHORT, base=folder)
-    for stage in ("language", "emu"):
-        assert train_stage("emu-nano", stage, tmp_path, {**SHORT, "train.emu.lr_vision": "0"}, base=folder)
+    for stage in ("language", "imagine", "emu"):
+        still = {f"train.{name}.lr_vision": "0" for name in ("imagine", "emu")}
+        assert train_stage("emu-nano", stage, tmp_path, {**SHORT, **still}, base=folder)
     before, after = load_file(folder / "model.safetensors"), Emu.from_pretrained(tmp_path / "emu-nano" / "emu")
     for name, tensor in after.visual_encoder.state_dict().items():
         assert torch.equal(tensor, before[f"visual_encoder.{name}"].float()), name
@@ -455,7 +494,7 @@ def test_without_a_grid_there_is_no_sketch(finished, tmp_path):
         train_stage("emu-nano", "sketch", tmp_path, plain)
 
 
-@pytest.mark.parametrize("stage", ["emu", "sketch", "decoder"])
+@pytest.mark.parametrize("stage", ["imagine", "emu", "sketch", "decoder"])
 def test_later_stages_resume_exactly(finished, tmp_path, stage):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")

@@ -19,7 +19,7 @@ from minemu.model import Emu
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import load_tokenizer
 from minemu.training.recipe import make_processor, train_stage
-from minemu.training.recipes import SECTIONS, needs, resolve
+from minemu.training.recipes import SECTIONS, Recipe, needs, resolve
 
 Found = dict[str, dict[str, dict[str, Any]]]  # variant -> seed -> numbers
 
@@ -57,7 +57,7 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
     start, folder = run_dir / f"seed-{seed}" / "start", run_dir / f"seed-{seed}" / variant.name
     common = {**SETTINGS, **(changes or {}), **_seeded(seed)}
     settings = {**common, **variant.settings}
-    config, _ = resolve(PRESET, settings)
+    config, recipe = resolve(PRESET, settings)
     world = FewThings(seed, config.vision.image_size)
     root = folder / PRESET
     make_processor(start / PRESET, *resolve(PRESET, common), world)
@@ -65,7 +65,7 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
         tokenizer = load_tokenizer(start / PRESET)
         EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
     own = own_stages(variant)
-    for stage in shared_stages(config):
+    for stage in shared_stages(config, recipe):
         if stage in own:
             train_stage(PRESET, stage, folder, settings, world=world, device="cpu")
         else:
@@ -85,19 +85,19 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
 
 def own_stages(variant: Variant) -> set[str]:
     """The stages before `emu` that the variant trains itself, since it changes what they depend on."""
-    config, _ = resolve(PRESET, {**SETTINGS, **variant.settings})
+    config, recipe = resolve(PRESET, {**SETTINGS, **variant.settings})
     own: set[str] = set()
-    for stage in shared_stages(config):
+    for stage in shared_stages(config, recipe):
         parts = (*SECTIONS[stage], f"train.{stage}")
         changed = any(key.startswith(f"{part}.") for part in parts for key in variant.settings)
-        if changed or own & set(needs(stage, config)):
+        if changed or own & set(needs(stage, config, recipe)):
             own.add(stage)
     return own
 
 
-def shared_stages(config: EmuConfig) -> list[str]:
+def shared_stages(config: EmuConfig, recipe: Recipe) -> list[str]:
     """The stages before `emu`, each after those that it needs."""
-    return [stage for stage in BEFORE if stage in needs("emu", config)]
+    return [stage for stage in BEFORE if stage in needs("emu", config, recipe)]
 
 
 def _seeded(seed: int) -> dict[str, Any]:

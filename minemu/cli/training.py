@@ -12,7 +12,9 @@ from minemu.cli.app import Base, Device, Json, LogTo, RunDir, Set, Workers, app,
 
 @app.command()
 def train(
-    stage: Annotated[str, typer.Argument(help="encoder, bridge, language, emu, codec, sketch, decoder or instruct.")],
+    stage: Annotated[
+        str, typer.Argument(help="encoder, bridge, language, imagine, emu, codec, sketch, decoder or instruct.")
+    ],
     preset: Annotated[str, typer.Option(help="Which preset to train.")] = "emu-tiny",
     run_dir: RunDir = Path("runs"),
     settings: Set = None,

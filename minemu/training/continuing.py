@@ -21,7 +21,7 @@ from minemu.sketch import grown
 from minemu.training import checkpoint
 from minemu.training.emu import CONDITIONS
 from minemu.training.loop import TrainConfig
-from minemu.training.recipes import SECTIONS, STAGES, TRAINABLE, exists, needs
+from minemu.training.recipes import SECTIONS, STAGES, TRAINABLE, Recipe, exists, needs
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
@@ -42,18 +42,20 @@ AT_FIRST = {
 }
 
 
-def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STAGES[-1], longer: bool = False) -> None:
+def begin_from(
+    base: str | Path, root: Path, config: EmuConfig, recipe: Recipe, stage: str = STAGES[-1], longer: bool = False
+) -> None:
     """Put a finished checkpoint in the place of stages before `stage`, with the logs of their training.
 
-    Of those up to `emu`; for `language` and `emu` themselves it brings the visual side: `encoder` and `bridge`. An `emu` that
-    goes on with its weights (`longer`) has its `language` too.
+    Of those up to `emu`; for `language`, `imagine` and `emu` themselves it brings the visual side: `encoder` and `bridge`. An `emu`
+    that goes on with its weights (`longer`) has the others too.
     """
     if stage in ("encoder", "bridge"):
         raise MinemuError(f"stage {stage} begins with nothing that a finished checkpoint has: leave out --base")
     base = os.path.normpath(base)
-    in_part = stage in ("language", "emu")
+    in_part = stage in ("language", "imagine", "emu")
     trained_here = ("emu" if longer else "language") if in_part else "codec"
-    stands_for = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config)]
+    stands_for = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config, recipe)]
     folder, done = local_folder(base), root / stands_for[-1] / "done.json"
     if done.exists():
         if read_json(done).get("base") == base:
@@ -79,6 +81,9 @@ def begin_from(base: str | Path, root: Path, config: EmuConfig, stage: str = STA
     if in_part:
         visual = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
         for name in stands_for:
+            if name == "imagine":
+                model.save_pretrained(root / name)
+                continue
             with atomic_write(root / name / LEFT_BY[name]) as temporary:
                 save_tensors(model.llm.state_dict() if name == "language" else visual, temporary)
     else:
@@ -173,11 +178,11 @@ def is_lengthened(before: dict[str, Any], now: dict[str, Any]) -> bool:
     return list(now["restarts"][: len(ends)]) == ends
 
 
-def refuse_stale_stages(stage: str, root: Path, config: EmuConfig) -> None:
+def refuse_stale_stages(stage: str, root: Path, config: EmuConfig, recipe: Recipe) -> None:
     """What came of another run of `stage`, such as a shorter one, would be taken for finished."""
     stale = {stage}
     for later in TRAINABLE:
-        if stale & set(needs(later, config)):
+        if stale & set(needs(later, config, recipe)):
             stale.add(later)
     found = [str(root / name) for name in TRAINABLE if name in stale - {stage} and (root / name / "run.json").exists()]
     if found:

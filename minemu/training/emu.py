@@ -1,4 +1,5 @@
-"""Stages `language` and `emu`: the toy LLaMA on captions alone, then Emu's unified pretraining on pictures and text."""
+"""Stages `language`, `imagine` and `emu`: the toy LLaMA on captions alone, then on what captions look like, then Emu's unified
+pretraining on pictures and text."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from minemu.config import EmuConfig
 from minemu.data import captions
 from minemu.data.datasets import batch_samples
 from minemu.data.documents import Document
-from minemu.data.mixture import Mixture
+from minemu.data.mixture import Mixture, MixtureConfig, toy_mixture
 from minemu.data.scene import Scene
 from minemu.data.world import Sample, ToyWorld
 from minemu.errors import MinemuError
@@ -29,6 +30,8 @@ from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
 GIVEN = "this is the "  # begins the text before a picture that is there to be read
 CONDITIONS = "conditions.safetensors"  # kept beside the weights: what stages `sketch` and `decoder` are trained on
+# What stage `imagine` learns from.
+LOOKS = MixtureConfig(labels=0, scenes=0, interleaved=0, clips=0, storyboards=0, drawings=8, in_context=1, texts=1)
 PACKED_LENGTH = 160  # of a packed row at least; more where a document is longer
 
 
@@ -164,11 +167,25 @@ def hide(embeds: Tensor, where: Tensor, share: float) -> Tensor:
     return mean + signal * (embeds - mean) + (1 - signal**2).sqrt() * (noise - mean)
 
 
+def assembled(config: EmuConfig, root: Path) -> Emu:
+    """An Emu of what stages `encoder`, `bridge` and `language` left in `root`."""
+    model = Emu(config)
+    encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
+    load_strict(model.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
+    if config.bridge.kind == "causal":  # pooling has nothing to load; its way into the LLM begins at random
+        bridge = load_tensors(root / "bridge" / "bridge.safetensors")
+        for name in ("ln_visual", "causal_transformer"):
+            load_strict(model.get_submodule(name), part_of(bridge, name), "stage bridge")
+    load_strict(model.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
+    return model
+
+
 class EmuStage(Stage):
     """Unified pretraining: in each row pictures stand before or after their texts at random, and both losses act on it.
 
     After the picture the full caption is to be said; before it, a prompt from which parts are left out at random.
-    With a mixture its documents take the place of the captions, `batch_size` of them a micro step.
+    With a mixture its documents take the place of the captions, `batch_size` of them a micro step. It begins with what stage
+    `imagine` left in the folder `begun`, or with what the stages before it left in `root`.
     """
 
     name = "emu"
@@ -182,18 +199,13 @@ class EmuStage(Stage):
         world: ToyWorld,
         root: Path,
         mixture: Mixture | None = None,
+        begun: Path | None = None,
     ):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
         self.mixture = mixture
-        self.module = Emu(config)
-        encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
-        load_strict(self.module.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
-        if config.bridge.kind == "causal":  # pooling has nothing to load; its way into the LLM begins at random
-            bridge = load_tensors(root / "bridge" / "bridge.safetensors")
-            for name in ("ln_visual", "causal_transformer"):
-                load_strict(self.module.get_submodule(name), part_of(bridge, name), "stage bridge")
-        load_strict(self.module.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
+        self.hidden = config.objective.hide_written
+        self.module = Emu.from_pretrained(begun) if begun else assembled(config, root)
         self.teacher = None
         if config.objective.targets == "frozen":  # regress what the visual side said when this stage began
             without = {id(self.module.llm): nn.Identity()}  # what `deepcopy` puts in its place
@@ -235,8 +247,7 @@ class EmuStage(Stage):
             if self.teacher is not None:
                 with torch.no_grad():
                     aims = self.teacher.encode_images(images)
-            hidden = hide(embeds, after, self.config.objective.hide_written)
-            shown = {"image_embeds": hidden, "image_targets": aims}
+            shown = {"image_embeds": hide(embeds, after, self.hidden), "image_targets": aims}
         out = self.module(**batch, **shown)
         return {"loss": out.loss, "text_loss": out.text_loss, "image_loss": out.image_loss}
 
@@ -256,3 +267,18 @@ class EmuStage(Stage):
     def finish(self, folder: Path) -> None:
         (folder / CONDITIONS).unlink(missing_ok=True)  # imagined by a shorter run
         self.module.save_pretrained(folder)
+
+
+class ImagineStage(EmuStage):
+    """Pictures for full captions, by the same objective: what things look like, before there is anything else to learn.
+
+    In the mixture words outweigh pictures: 64 thousand drawings alone teach about as much as 300 thousand in it. One document in
+    ten wants something of two pictures, and one is a text, so that no word is unlearnt. What is written is hidden as a whole, so
+    that it follows from what is read alone.
+    """
+
+    name = "imagine"
+
+    def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
+        super().__init__(config, train, processor, world, root, toy_mixture(world, LOOKS))
+        self.hidden = 1.0

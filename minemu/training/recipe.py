@@ -28,7 +28,7 @@ from minemu.training.continuing import (
     refuse_stale_stages,
 )
 from minemu.training.decoder import CodecStage, DecoderStage, SketchStage
-from minemu.training.emu import CONDITIONS, EmuStage, LanguageStage
+from minemu.training.emu import CONDITIONS, EmuStage, ImagineStage, LanguageStage
 from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
@@ -71,12 +71,12 @@ def train_stage(
     at = device_of(device)
     if base is not None:
         longer = lengthens(base, facts)
-        begin_from(base, root, config, stage, longer)
+        begin_from(base, root, config, recipe, stage, longer)
         if longer:
             lengthen(base, folder, facts)
     if is_complete(folder, facts):
         return True
-    for needed in needs(stage, config):
+    for needed in needs(stage, config, recipe):
         if not (root / needed / "done.json").exists():
             where = "" if str(run_dir) == "runs" else f" --run-dir {run_dir}"
             same = "".join(f" --set {key}={value}" for key, value in (overrides or {}).items())
@@ -88,7 +88,7 @@ def train_stage(
     refuse_other_settings(folder, facts)
     listed = listings(recipe.data, sources_of(stage, recipe))  # of a finished stage they may be gone
     refuse_other_files(folder, listed)
-    refuse_stale_stages(stage, root, config)
+    refuse_stale_stages(stage, root, config, recipe)
     processor = make_processor(root, config, recipe, world)
     if world is None:
         world = ToyWorld("seen", core=recipe.core, seed=recipe.world_seed, image_size=config.vision.image_size)
@@ -134,9 +134,9 @@ def run_recipe(
     root, (config, recipe) = Path(run_dir) / preset, resolve(preset, overrides or {})
     check_drawing(config, recipe)  # before hours are spent on the stages before
     if base is not None:
-        begin_from(base, root, config)
+        begin_from(base, root, config, recipe)
     for stage in TRAINABLE if instruct else STAGES:
-        if exists(stage, config):
+        if exists(stage, config, recipe):
             begun = base if stage == "sketch" else None
             train_stage(preset, stage, run_dir, overrides, log_to, base=begun, device=device, workers=workers)
     if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
@@ -183,15 +183,18 @@ def build_stage(
     if name in ("emu", "instruct") and recipe.source == "mixture":
         mixture = open_mixture(recipe.mixture, recipe.data, world, length, n_image, seed, skipped)
         tell_of_cuts(recipe.data, config.llm.context)
+    if name == "imagine":
+        return ImagineStage(config, settings, processor, world, root)
     if name == "emu":
-        return EmuStage(config, settings, processor, world, root, mixture)
+        begun = root / "imagine" if exists("imagine", config, recipe) else None
+        return EmuStage(config, settings, processor, world, root, mixture, begun)
     if name == "instruct":
         talks = open_talks(recipe.data.conversations, world, length, n_image, seed, skipped)
         return InstructStage(config, settings, root, talks, mixture, recipe.rehearse)
     if name == "codec":
         return CodecStage(config, settings, processor, world)
     if name == "sketch":
-        if not exists(name, config):
+        if not exists(name, config, recipe):
             raise MinemuError("stage sketch has nothing to train: decoder.condition_grid=0; go on with stage decoder")
         return SketchStage(config, settings, processor, world, root, imagine_on)
     return DecoderStage(config, settings, processor, world, root, imagine_on)

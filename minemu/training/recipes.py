@@ -12,7 +12,7 @@ from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.training.loop import TrainConfig
 
-STAGES = ("encoder", "bridge", "language", "emu", "codec", "sketch", "decoder")
+STAGES = ("encoder", "bridge", "language", "imagine", "emu", "codec", "sketch", "decoder")
 TRAINABLE = (*STAGES, "instruct")  # Emu-I, an adapter on stage `emu`, is trained when it is asked for
 
 
@@ -23,6 +23,7 @@ class Recipe:
     encoder: TrainConfig
     bridge: TrainConfig
     language: TrainConfig
+    imagine: TrainConfig  # steps=0: stage `emu` begins with what there was before
     emu: TrainConfig
     codec: TrainConfig
     sketch: TrainConfig
@@ -49,6 +50,7 @@ RECIPES: dict[str, Recipe] = {
         encoder=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         bridge=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
         language=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5),
+        imagine=TrainConfig(steps=0, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
         emu=TrainConfig(steps=20, batch_size=8, warmup=4, checkpoint_every=10, log_every=5),
         codec=TrainConfig(steps=0),
         sketch=TrainConfig(steps=20, batch_size=16, warmup=4, checkpoint_every=10, log_every=5, optimizer="muon"),
@@ -96,6 +98,7 @@ RECIPES: dict[str, Recipe] = {
             precision="bfloat16",
             checkpoint_every=200,
         ),
+        imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
         emu=TrainConfig(
             steps=6500,
             batch_size=110,  # 64 of all the others, and 46 drawings, which are short
@@ -157,7 +160,8 @@ NEEDS = {  # the stages before it that each reads
     "encoder": (),
     "bridge": ("encoder",),
     "language": (),
-    "emu": ("encoder", "bridge", "language"),
+    "imagine": ("encoder", "bridge", "language"),
+    "emu": ("encoder", "bridge", "language", "imagine"),
     "codec": (),
     "sketch": ("emu", "codec"),
     "decoder": ("emu", "codec", "sketch"),
@@ -165,14 +169,18 @@ NEEDS = {  # the stages before it that each reads
 }
 
 
-def needs(stage: str, config: EmuConfig) -> tuple[str, ...]:
-    """The stages before it that the configuration has."""
-    return tuple(name for name in NEEDS[stage] if exists(name, config))
+def needs(stage: str, config: EmuConfig, recipe: Recipe) -> tuple[str, ...]:
+    """The stages before it that the configuration and the recipe have."""
+    return tuple(name for name in NEEDS[stage] if exists(name, config, recipe))
 
 
-def exists(stage: str, config: EmuConfig) -> bool:
-    """Without decoder.condition_grid there is no sketch; pooling has no Causal Transformer to begin with."""
-    without = {"sketch": not config.decoder.condition_grid, "bridge": config.bridge.kind == "pool"}
+def exists(stage: str, config: EmuConfig, recipe: Recipe) -> bool:
+    """Without decoder.condition_grid there is no sketch; pooling has no Causal Transformer to begin with; imagining is optional."""
+    without = {
+        "sketch": not config.decoder.condition_grid,
+        "bridge": config.bridge.kind == "pool",
+        "imagine": not recipe.imagine.steps,
+    }
     return not without.get(stage, False)
 
 
@@ -180,6 +188,7 @@ SECTIONS = {  # parts of the configuration that a stage depends on; it may go on
     "encoder": ("vision",),
     "bridge": ("vision", "bridge"),
     "language": ("llm",),
+    "imagine": ("vision", "bridge", "llm", "objective"),
     "emu": ("vision", "bridge", "llm", "objective"),
     "codec": ("decoder",),
     "sketch": ("vision", "bridge", "llm", "decoder"),
