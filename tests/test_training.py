@@ -94,6 +94,12 @@ def test_a_stage_that_cannot_be_forked_makes_its_own_batches(tmp_path, monkeypat
     assert run(tmp_path / "toy", workers=2)
 
 
+def test_where_no_process_forks_there_are_no_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr("multiprocessing.get_all_start_methods", lambda: ["spawn"])
+    with pytest.raises(MinemuError, match="^--workers needs processes that fork, .* leave it out$"):
+        run(tmp_path / "toy", workers=2)
+
+
 def test_what_is_wrong_with_a_batch_is_said_in_one_line_from_another_process_too(tmp_path):
     class Failing(Toy):
         def batch(self, index):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,8 @@ def read_ahead(stage: Stage, first: int, end: int, workers: int = 0) -> Iterator
     """Micro batches `first` to `end` of a stage, in order: the same with any number of `workers`, as each follows from its number."""
     if first >= end:
         return
+    if workers and "fork" not in multiprocessing.get_all_start_methods():
+        raise MinemuError("--workers needs processes that fork, which this system does not know: leave it out")
     if workers and stage.forks:
         # Forked, so that nothing is copied; they do not touch a GPU. With a generator of its own, for its seed is drawn from one.
         loader = DataLoader(

@@ -128,7 +128,8 @@ class RunLog:
 
 
 class SkipList:
-    """The bad samples that a run met, each once over all its starts. It is there to be read: no document depends on it.
+    """The bad samples that a run met, each once over all its starts (of batches that `workers` make, once for each process). It is
+    there to be read: no document depends on it.
 
     Batches are read ahead, so a sample may stand here a batch before the step that would have had it.
     """
