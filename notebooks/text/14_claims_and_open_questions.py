@@ -26,7 +26,7 @@
 # * compare models that regress different embedding spaces;
 # * say which choices matter at this size, which do not, and which this study does not decide.
 #
-# It needs two to three minutes on two CPU cores, about as long on a T4 (the tiny models train on the CPU either way), and 2 GB of memory.
+# It needs about two minutes on two CPU cores, about as long on a T4 (the tiny models train on the CPU either way), and 2 GB of memory.
 
 # %%
 try:  # on Colab: fetch and install; anywhere else: nothing to do
