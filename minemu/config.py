@@ -270,13 +270,14 @@ PRESETS: dict[str, dict[str, Any]] = {
     "emu-tiny": {
         "vision": {"stem": "conv"},
         "bridge": {"source_positions": True, "width": 256},  # 192 cannot hold what four patches say
+        "llm": {"layers": 6},
         # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
-        # The embeddings have a variance of 0.55, so 2 gives a picture about the weight that it has at a variance of 1.
-        "objective": {"hide_written": 0.5, "say_image": True, "image_loss_weight": 2.0},
+        # The embeddings have a variance of 0.55; and whatever weighs less is drowned by the words, which are learnt soon.
+        "objective": {"hide_written": 0.5, "say_image": True, "image_loss_weight": 5.0},
         "decoder": {
             "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
-            "cached": 65_536, "laps": 8, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
-            "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
+            "cached": 65_536, "laps": 10, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
+            "unet_channels": (32, 64), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
             "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
         },
     },

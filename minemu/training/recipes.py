@@ -98,11 +98,21 @@ RECIPES: dict[str, Recipe] = {
             precision="bfloat16",
             checkpoint_every=200,
         ),
-        imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
-        emu=TrainConfig(
-            steps=6500,
-            batch_size=110,  # 64 of all the others, and 46 drawings, which are short
+        imagine=TrainConfig(
+            steps=4000,
+            batch_size=128,
             lr=3e-3,
+            lr_vision=0.0,
+            lr_bridge=0.0,
+            warmup=100,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=200,
+        ),
+        emu=TrainConfig(
+            steps=4000,
+            batch_size=110,  # 64 of all the others, and 46 drawings, which are short
+            lr=2e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
             warmup=100,
@@ -112,8 +122,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=21000,
-            restarts=(8000, 15000),
+            steps=9500,
             batch_size=128,
             lr=5e-3,
             warmup=100,
