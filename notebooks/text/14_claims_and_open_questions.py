@@ -420,6 +420,6 @@ for kind, lines in summary.items():
 # * An ablation shares everything but one idea: start, data, order. Its result is a cloud of seeds, not a number.
 # * *Clear* has explanations in the sections above, which nothing here tests: a target that may move is moved; what is written in training has to be hidden, since it is not there when the model writes; without enough weight nothing is learnt of writing; and many embeddings are many guesses, each read by the next.
 # * *Not clear* is not *equal*: three seeds see large differences only. Where all seeds of one variant lie on one side of the other's, more seeds would be worth their time.
-# * *Not decided* whatever the lists say: gains from examples, of which there are none here to be changed; Causal Transformer or pooling, as only one of them has a stage of its own before.
+# * *Not decided* whatever the lists say: which way a thing moves, as no model here can tell; storyboards and examples, where all seeds agree and scatter; Causal Transformer or pooling, as only one of them has a stage of its own before.
 #
 # `minemu ablate --list` names the questions; a new variant is one line in `minemu/ablations/variants.py`, and `minemu ablate count --set train.emu.steps=2400` asks an old one again with four times the training (use another `--run-dir`).
