@@ -29,6 +29,7 @@ LEFT_BY = {
     "encoder": "contrastive.safetensors",
     "bridge": "bridge.safetensors",
     "language": "llm.safetensors",
+    "imagine": "model.safetensors",
     "codec": "codec.safetensors",
 }
 # Which conditions a sketch learns from; it may go on with others.
@@ -80,12 +81,10 @@ def begin_from(
         _bring_log(folder, root / name)
     if in_part:
         visual = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
+        left = {"language": model.llm.state_dict(), "imagine": model.state_dict()}
         for name in stands_for:
-            if name == "imagine":
-                model.save_pretrained(root / name)
-                continue
             with atomic_write(root / name / LEFT_BY[name]) as temporary:
-                save_tensors(model.llm.state_dict() if name == "language" else visual, temporary)
+                save_tensors(left.get(name, visual), temporary)
     else:
         model.save_pretrained(root / "emu")
         (root / "emu" / CONDITIONS).unlink(missing_ok=True)

@@ -167,9 +167,12 @@ def hide(embeds: Tensor, where: Tensor, share: float) -> Tensor:
     return mean + signal * (embeds - mean) + (1 - signal**2).sqrt() * (noise - mean)
 
 
-def assembled(config: EmuConfig, root: Path) -> Emu:
-    """An Emu of what stages `encoder`, `bridge` and `language` left in `root`."""
+def begin(config: EmuConfig, root: Path, imagined: bool) -> Emu:
+    """An Emu of what stage `imagine` left in `root`, if there was one, else of what `encoder`, `bridge` and `language` did."""
     model = Emu(config)
+    if imagined:
+        load_strict(model, load_tensors(root / "imagine" / "model.safetensors"), "stage imagine")
+        return model
     encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
     load_strict(model.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
     if config.bridge.kind == "causal":  # pooling has nothing to load; its way into the LLM begins at random
@@ -184,8 +187,7 @@ class EmuStage(Stage):
     """Unified pretraining: in each row pictures stand before or after their texts at random, and both losses act on it.
 
     After the picture the full caption is to be said; before it, a prompt from which parts are left out at random.
-    With a mixture its documents take the place of the captions, `batch_size` of them a micro step. It begins with what stage
-    `imagine` left in the folder `begun`, or with what the stages before it left in `root`.
+    With a mixture its documents take the place of the captions, `batch_size` of them a micro step.
     """
 
     name = "emu"
@@ -199,13 +201,13 @@ class EmuStage(Stage):
         world: ToyWorld,
         root: Path,
         mixture: Mixture | None = None,
-        begun: Path | None = None,
+        imagined: bool = False,
     ):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
         self.mixture = mixture
         self.hidden = config.objective.hide_written
-        self.module = Emu.from_pretrained(begun) if begun else assembled(config, root)
+        self.module = begin(config, root, imagined)
         self.teacher = None
         if config.objective.targets == "frozen":  # regress what the visual side said when this stage began
             without = {id(self.module.llm): nn.Identity()}  # what `deepcopy` puts in its place

@@ -186,8 +186,7 @@ def build_stage(
     if name == "imagine":
         return ImagineStage(config, settings, processor, world, root)
     if name == "emu":
-        begun = root / "imagine" if exists("imagine", config, recipe) else None
-        return EmuStage(config, settings, processor, world, root, mixture, begun)
+        return EmuStage(config, settings, processor, world, root, mixture, exists("imagine", config, recipe))
     if name == "instruct":
         talks = open_talks(recipe.data.conversations, world, length, n_image, seed, skipped)
         return InstructStage(config, settings, root, talks, mixture, recipe.rehearse)

@@ -237,15 +237,16 @@ show_ablation(results, "video")
 #
 # The third panel is the one to look at twice. With storyboards, four examples make the next sentence likelier in all three seeds; without, they hardly do anything. That is the paper's claim, and still a suspicion: the points are hollow, since the gain with storyboards differs from seed to seed by as much as it is large. A storyboard also takes the place of another document.
 #
-# The file holds one number in which the two clearly differ: the loss per token of sentences such as "the background is green."
+# The file holds one number in which the two clearly differ: the loss per token of sentences such as "the background is green.", alone, after four examples (`_4`), and after four when the last picture is another one (`blind_4`).
 
 # %%
 for name, says in ablations.compared(results, "video").items():
-    for measure in ("clip_loss", "clip_blind", "sentence_loss"):
-        print(f"{says:17} {measure:14}", *np.round(ablations.values(results, name, measure), 2))
+    shown = ("clip_loss", "clip_blind", "sentence_loss", "sentence_loss_4", "sentence_blind_4")
+    for measure in shown:
+        print(f"{says:17} {measure:17}", *np.round(ablations.values(results, name, measure), 2))
 
 # %% [markdown]
-# The last is no mystery, for storyboards are made of such sentences. It makes the gain harder to read, too: examples of what a model has never been taught to say may help it less. What speaks for examples is that the picture counts: with another last picture the sentence after four examples costs more, in each seed (`sentence_blind_4` in the file, beside `sentence_loss_4`), with storyboards by 0.5 on average, without by next to nothing.
+# `sentence_loss` is no mystery: storyboards are made of such sentences. It makes the gain harder to read, too: examples of what a model has never been taught to say may help it less. What speaks for examples is that the picture counts: with storyboards the sentence after four examples costs more in each seed when the last picture is another one; without them it hardly makes a difference.
 #
 # ### The weight of the regression loss
 
