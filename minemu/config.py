@@ -102,6 +102,9 @@ class LLMConfig:
     width: int = 256
     layers: int = 4
     heads: int = 4
+    kv_heads: int | None = (
+        None  # grouped queries (arXiv 2305.13245): heads that keys and values have; as many unless given
+    )
     ff_width: int = 704
     context: int = 512
     rope_theta: float = 10000.0
@@ -111,9 +114,19 @@ class LLMConfig:
     def vocab_size(self) -> int:
         return self.words + self.special_tokens
 
+    @property
+    def key_heads(self) -> int:
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Of the keys, and of the values, of one position in one layer."""
+        return self.width // self.heads * self.key_heads
+
     def __post_init__(self) -> None:
         _at_least_one("llm", self, "words", "width", "layers", "heads", "ff_width", "context")
         _divides("llm.width", self.width, "llm.heads", self.heads)
+        _divides("llm.heads", self.heads, "llm.kv_heads", self.key_heads)
         if self.frame_slot and self.special_tokens < 5:
             raise MinemuError(
                 f"llm.special_tokens={self.special_tokens} leaves no id for [gIMG]; set it to 5 or more, or frame_slot=false"
@@ -250,6 +263,26 @@ _PUBLISHED_DECODER = {
     "condition_noise": 0.0, "inference_steps": 50,
 }  # fmt: skip
 
+_TINY_DECODER = {
+    "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
+    "cached": 65_536, "laps": 8, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
+    "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
+    "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
+}  # fmt: skip
+# Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
+_TOY_OBJECTIVE = {"hide_written": 0.5, "say_image": True}
+_POOLED = {"end_of_image_pair": False, "targets": "frozen"}
+
+_SMALL_VISION = {"width": 384, "layers": 12, "mlp_width": 1536}
+_SMALL_LLM = {  # SmolLM2-135M
+    "words": 49152, "width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "ff_width": 1536, "context": 2048,
+    "rope_theta": 100_000.0, "norm_eps": 1e-5,
+}  # fmt: skip
+_SMALL_DECODER = {
+    **_TINY_DECODER, "sketch_layers": 8, "sketch_width": 640, "refine_layers": 6, "refine_width": 256,
+    "unet_channels": (128, 256), "unet_heads": (4, 8),
+}  # fmt: skip
+
 PRESETS: dict[str, dict[str, Any]] = {
     "emu-nano": {
         "vision": {**_NANO_VISION, "stem": "conv"},
@@ -264,21 +297,35 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision": {**_NANO_VISION, "post_norm": True},
         "bridge": {"kind": "pool", "n_image": 4, "n_frame": 1},
         "llm": _NANO_LLM,
-        "objective": {"end_of_image_pair": False, "targets": "frozen"},
+        "objective": _POOLED,
         "decoder": {**_NANO_DECODER, "condition_width": 32},
     },
     "emu-tiny": {
         "vision": {"stem": "conv"},
         "bridge": {"source_positions": True, "width": 256},  # 192 cannot hold what four patches say
-        # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
         # The embeddings have a variance of 0.55, so 2 gives a picture about the weight that it has at a variance of 1.
-        "objective": {"hide_written": 0.5, "say_image": True, "image_loss_weight": 2.0},
-        "decoder": {
-            "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
-            "cached": 65_536, "laps": 8, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
-            "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
-            "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
-        },
+        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 2.0},
+        "decoder": _TINY_DECODER,
+    },
+    "emu2-tiny": {
+        "vision": {"stem": "conv", "post_norm": True},
+        "bridge": {"kind": "pool", "n_frame": 4},
+        "objective": {**_TOY_OBJECTIVE, **_POOLED},
+        "decoder": {**_TINY_DECODER, "condition_width": 192},
+    },
+    "emu-small": {
+        "vision": {**_SMALL_VISION, "stem": "conv"},
+        "bridge": {"source_positions": True, "width": 512, "layers": 4, "heads": 8, "ff_width": 2048},
+        "llm": _SMALL_LLM,
+        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 2.0},
+        "decoder": {**_SMALL_DECODER, "condition_width": 576},
+    },
+    "emu2-small": {
+        "vision": {**_SMALL_VISION, "stem": "conv", "post_norm": True},
+        "bridge": {"kind": "pool", "n_frame": 4},
+        "llm": _SMALL_LLM,
+        "objective": {**_TOY_OBJECTIVE, **_POOLED},
+        "decoder": {**_SMALL_DECODER, "condition_width": 384},
     },
     "emu-14b": {
         "vision": {"image_size": 224, "patch_size": 14, "width": 1408, "layers": 40, "head_width": 88, "mlp_width": 6144},
@@ -299,7 +346,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "words": 32000, "special_tokens": 272, "frame_slot": True,
             "width": 6656, "layers": 60, "heads": 52, "ff_width": 17920, "context": 2048,
         },
-        "objective": {"end_of_image_pair": False, "targets": "frozen"},
+        "objective": _POOLED,
         "decoder": {  # SDXL
             **_PUBLISHED_DECODER, "image_size": 1024, "condition_width": 1792, "conditions": "encoder",
             "unet_channels": (320, 640, 1280), "unet_attention": (False, True, True), "unet_heads": (5, 10, 20),

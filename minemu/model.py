@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def build_llama(config: LLMConfig, ids: sequence.TokenIds) -> LlamaForCausalLM:
             intermediate_size=config.ff_width,
             num_hidden_layers=config.layers,
             num_attention_heads=config.heads,
+            num_key_value_heads=config.key_heads,
             max_position_embeddings=config.context,
             rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
             rms_norm_eps=config.norm_eps,
@@ -241,8 +243,10 @@ def push(saved: Any, repo_id: str, private: bool, token: str | None) -> str:
         return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="Upload Emu"))
 
 
-def local_folder(source: str | os.PathLike, revision: str | None = None, token: str | None = None) -> Path:
-    """`source` itself if it is a folder, else a downloaded copy of the hub repository of that name."""
+def local_folder(
+    source: str | os.PathLike, revision: str | None = None, token: str | None = None, only: Sequence[str] | None = None
+) -> Path:
+    """`source` itself if it is a folder, else a downloaded copy of the hub repository of that name, or of its files like `only`."""
     if Path(source).is_dir():
         return Path(source)
     name = str(source)
@@ -251,7 +255,7 @@ def local_folder(source: str | os.PathLike, revision: str | None = None, token: 
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, revision=revision, token=token))
+        return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=only))
     except (OSError, ValueError) as error:
         raise MinemuError(f"there is no folder {name}, and it could not be fetched from the hub ({str(error).splitlines()[0]})") from None
 

@@ -125,7 +125,7 @@ def inference_memory(config: EmuConfig, counts: dict[str, int], devices: int, lo
     size = 4 if weights_in == "float32" else COMPUTE.itemsize
     small = counts["LLM linear layers"]
     weights = small * WEIGHT_BYTES[weights_in] + (counts["total"] - small) * size
-    cache = 2 * config.llm.layers * load.batch * load.length * config.llm.width * size  # keys and values
+    cache = 2 * config.llm.layers * load.batch * load.length * config.llm.kv_width * size  # keys and values
     return Inference(weights_in, weights / devices, cache / devices, counts["decoder"] * size)
 
 

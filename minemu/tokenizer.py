@@ -155,6 +155,8 @@ def _bytes_as_words(core: Tokenizer) -> Tokenizer:
 
 
 def _llama_like(core: Tokenizer) -> PreTrainedTokenizerFast:
+    """The first three ids are those of an unknown word, the beginning and the end: <unk>, <s> and </s>, or SmolLM2's names of them."""
+    unknown, begin, end = (core.id_to_token(number) for number in range(3))
     return PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token=PAD
+        tokenizer_object=core, bos_token=begin, eos_token=end, unk_token=unknown, pad_token=PAD
     )

@@ -37,7 +37,7 @@ def train(
 
 @app.command()
 def recipe(
-    preset: Annotated[str, typer.Argument(help="emu-nano or emu-tiny.")],
+    preset: Annotated[str, typer.Argument(help="emu-nano, emu-tiny, emu-small, or one of emu2.")],
     run_dir: RunDir = Path("runs"),
     settings: Set = None,
     log_to: LogTo = None,

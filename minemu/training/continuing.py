@@ -38,7 +38,7 @@ LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finish
 # What a run had whose version of the code knew no such setting.
 AT_FIRST = {
     "train": asdict(TrainConfig()),
-    "data": {"mixture": asdict(MixtureConfig())},
+    "data": {"mixture": asdict(MixtureConfig()), "llm": ""},
     "model": {"decoder": {"refine_layers": 0, "imagined": 1, "in_context": 0.0, "laps": 0}},
 }
 

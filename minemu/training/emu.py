@@ -26,6 +26,7 @@ from minemu.objective import text_loss
 from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, pad_rows, targets
 from minemu.training.loop import FUSED, Stage, TrainConfig
+from minemu.training.ready_made import read_llama
 from minemu.weights import load_strict, load_tensors, part_of, save_tensors
 
 GIVEN = "this is the "  # begins the text before a picture that is there to be read
@@ -36,7 +37,10 @@ PACKED_LENGTH = 160  # of a packed row at least; more where a document is longer
 
 
 class LanguageStage(Stage):
-    """A small LLaMA that knows how captions are worded, and `wordings` where given; the authors took LLaMA-13B here."""
+    """A small LLaMA that knows how captions are worded, and `wordings` where given; the authors took LLaMA-13B here.
+
+    `ready_made`, a checkpoint of a LLaMA, is what it begins with.
+    """
 
     name = "language"
 
@@ -47,11 +51,14 @@ class LanguageStage(Stage):
         processor: EmuProcessor,
         world: ToyWorld,
         wordings: Sequence[str] = (),
+        ready_made: str = "",
     ):
         torch.manual_seed(train.seed)
         self.config, self.train, self.processor, self.world = config, train, processor, world
         self.wordings = wordings
         self.module = build_llama(config.llm, TokenIds.of(config.llm))
+        if ready_made:
+            load_strict(self.module, read_llama(ready_made, config.llm, processor), f"train.llm={ready_made}")
 
     def batch(self, index: int) -> dict[str, Tensor]:
         size, ids = self.train.batch_size, self.processor.ids

@@ -113,7 +113,7 @@ def model_card(folder: Path) -> str:
     lines = [
         "---", "library_name: minemu", "license: apache-2.0", "tags: [emu, multimodal, image-to-text, text-to-image]", "---", "",
         f"# {config.name}", "",
-        f"Emu (arXiv 2307.05222) at toy size, trained from nothing on drawings of {things} things in four styles{own}.",
+        f"Emu (arXiv 2307.05222) at toy size, trained from {_begun(folder)} on drawings of {things} things in four styles{own}.",
         f"It reads and draws such pictures, {config.vision.image_size} pixels wide, and nothing else. "
         f"Weights are stored in {' and '.join(stored)}.", "",
         "```python", "from minemu import EmuPipeline", "", f'pipe = EmuPipeline.from_pretrained("{config.name}")  # this folder',
@@ -139,6 +139,13 @@ def _things(folder: Path) -> int:
     """How many things the world of a checkpoint's training has."""
     world = read_json(folder / LOGS / "emu.json")["world"]
     return world.get("things") or len(ToyWorld("seen", core=world["core"]).labels)
+
+
+def _begun(folder: Path) -> str:
+    """What training began with; of a folder of one's own, its name."""
+    record = folder / LOGS / "language.json"
+    llm = read_json(record).get("data", {}).get("llm", "") if record.exists() else ""
+    return f"the LLM `{Path(llm).name if os.path.isabs(llm) else llm}`, all else from nothing," if llm else "nothing"
 
 
 def _own_data(folder: Path) -> str:

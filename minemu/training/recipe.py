@@ -33,6 +33,7 @@ from minemu.training.encoder import BridgeStage, EncoderStage
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.machine import forget_peak_memory
+from minemu.training.ready_made import fetch
 from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, facts_of, needs, resolve, sources_of
 from minemu.training.run import RunLog, SkipList, alone, check_logger, describe, refuse_other_files
 from minemu.visual_decoder import check as check_decoder
@@ -177,7 +178,8 @@ def build_stage(
     if name == "bridge":
         return BridgeStage(config, settings, processor, world, root)
     if name == "language":
-        return LanguageStage(config, settings, processor, world, wordings(world) if recipe.source == "mixture" else ())
+        said = wordings(world) if recipe.source == "mixture" else ()
+        return LanguageStage(config, settings, processor, world, said, recipe.llm)
     mixture, skipped = None, SkipList(root / name / "skipped.jsonl")
     n_image, seed = config.bridge.n_image, settings.seed
     if name in ("emu", "instruct") and recipe.source == "mixture":
@@ -205,7 +207,12 @@ def wordings(world: ToyWorld) -> list[str]:
 
 
 def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorld | None = None) -> EmuProcessor:
-    """The tokenizer, trained on the world's captions (or on every wording) in seconds, kept beside the stages."""
+    """The tokenizer, trained on the world's captions (or on every wording) in seconds, kept beside the stages.
+
+    A ready-made LLM brings its own.
+    """
+    if not (root / "processor.json").exists() and recipe.llm:
+        EmuProcessor.of(config, fetch(recipe.llm)).save_pretrained(root)
     if not (root / "processor.json").exists():  # written last
         world = world or ToyWorld("seen", core=recipe.core, seed=recipe.world_seed)
         texts = tokenizer_corpus(world.labels)

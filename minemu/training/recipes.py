@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from minemu.config import EmuConfig, override
@@ -29,6 +29,7 @@ class Recipe:
     sketch: TrainConfig
     decoder: TrainConfig
     instruct: TrainConfig
+    llm: str = ""  # a LLaMA that others have trained, for stage `language` to begin with: see `ready_made`
     core: bool = True  # the 250 common concepts, or all
     world_seed: int = 0
     source: Literal["captions", "mixture"] = "captions"  # of stage `emu`: pictures with captions, or the mixture
@@ -153,7 +154,24 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-RECIPES["emu2-nano"] = RECIPES["emu-nano"]  # the same with pooling in place of the Causal Transformer
+# For one GPU: a first guess, of which no full length was trained yet. All 1,412 things, twenty times the pictures of `emu-tiny`
+# a stage, at a third of its rates; the LLM is ready-made, as the authors' was.
+_TINY = RECIPES["emu-tiny"]
+RECIPES["emu-small"] = replace(
+    _TINY,
+    llm="HuggingFaceTB/SmolLM2-135M-Instruct",
+    core=False,
+    encoder=replace(_TINY.encoder, steps=15_000, batch_size=256, lr=1e-3),
+    bridge=replace(_TINY.bridge, steps=15_000, batch_size=256, lr=1e-3),
+    language=TrainConfig(steps=0),
+    imagine=replace(_TINY.emu, steps=20_000, batch_size=256, lr=3e-4, warmup=1000),
+    emu=replace(_TINY.emu, steps=30_000, batch_size=440, lr=3e-4, warmup=1000),
+    sketch=replace(_TINY.sketch, steps=50_000, restarts=(), batch_size=256, lr=2e-3),
+    decoder=replace(_TINY.decoder, steps=20_000, batch_size=256, lr=3e-4, ema_decay=0.9995),
+    instruct=replace(_TINY.instruct, steps=5_000, batch_size=64, lr=5e-4),
+)
+# The same with pooling in place of the Causal Transformer.
+RECIPES |= {preset.replace("emu", "emu2"): RECIPES[preset] for preset in ("emu-nano", "emu-tiny", "emu-small")}
 
 
 NEEDS = {  # the stages before it that each reads
@@ -241,6 +259,8 @@ def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: 
         "world": of_world if world is None else {**of_world, "things": len(world.labels)},
     }
     mixed = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)} if recipe.source == "mixture" else {}
+    if stage == "language":
+        facts["data"] = {"llm": recipe.llm}
     if stage == "emu" and mixed:
         facts["data"] = mixed
     if stage == "instruct":  # conversations, and the mixture as rehearsal
