@@ -101,9 +101,9 @@ def test_a_timed_step_is_the_same_step(way, allowed):
     assert row["error"] < allowed and row["runs"] == 3 and row["min"] <= row["ratio"] <= row["max"]
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_cached_embeddings_equal_recomputing_the_prefix(preset, batch):
-    model = make(preset)
+@pytest.mark.parametrize(("preset", "kv_heads"), [*((preset, None) for preset in PRESETS), ("emu-nano", 1)])
+def test_cached_embeddings_equal_recomputing_the_prefix(preset, kv_heads, batch):
+    model = make(preset, **{"llm.kv_heads": kv_heads})
     cached = model.generate_image_embeds(**batch)
     assert cached.shape == (2, 4, model.config.embed_width)
     ids, mask = sequence.pad_left(batch["input_ids"], batch["attention_mask"])

@@ -54,10 +54,10 @@ def test_operations_of_the_llm_are_those_of_the_formula(preset):
     assert costs["heads"].flops == 2 * load.batch * load.length * heads
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_bytes_are_those_of_a_real_model(preset):
+@pytest.mark.parametrize(("preset", "kv_heads"), [*((preset, None) for preset in PRESETS), ("emu-nano", 1)])
+def test_bytes_are_those_of_a_real_model(preset, kv_heads):
     torch.manual_seed(0)
-    config = EmuConfig.preset(preset)
+    config = EmuConfig.preset(preset).override({"llm.kv_heads": kv_heads})
     model, decoder, counts = Emu(config), VisualDecoder(config.decoder), count_parameters(config)
     optimizer = torch.optim.AdamW(model.parameters())
     for parameter in model.parameters():
