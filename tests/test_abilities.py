@@ -23,7 +23,7 @@ from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.prompts import DESCRIBE
-from minemu.tokenizer import train_tokenizer
+from minemu.tokenizer import USER, train_tokenizer
 
 SEED, N = 5, 24
 
@@ -37,10 +37,16 @@ class Pipe:
     """A pipeline of which a test replaces what it needs; `special` decides whether it is asked as Emu or as Emu-I."""
 
     def __init__(self, special=(), context=4096):
+        self.shown_alone = []  # pictures of the prompts after which answers were weighed
         self.processor = SimpleNamespace(image_size=32, special=special, n_image=4, encode=str.split)
         self.model = SimpleNamespace(config=SimpleNamespace(llm=SimpleNamespace(context=context)))
 
     features, nearest = EmuPipeline.features, EmuPipeline.nearest
+
+    def log_likelihoods(self, prompt, texts, mean=False):
+        """All answers are as likely, so the first one is chosen."""
+        self.shown_alone.append(prompt[:-1])
+        return torch.zeros(len(texts))
 
     def encode(self, pictures):
         return torch.stack([torch.from_numpy(np.array(picture)).float().view(-1, 3) for picture in pictures])
@@ -135,6 +141,18 @@ def test_one_frame_is_measured_beside_eight():
         assert part["single_frame"] == pytest.approx(
             np.mean([mark for mark, one in zip(still, made, strict=True) if one.asks == sort])
         )
+
+
+def test_a_frame_alone_may_choose_between_the_answers_that_there_are():
+    made, pipe = asked_of("video-qa"), Knower(asked_of("video-qa"), PHRASINGS[0])
+    result = tasks.evaluate(pipe, "video-qa", None, N, SEED)
+    assert [key(shown) for shown in pipe.shown_alone] == [key(abilities.as_sample(one.pictures[4:5])) for one in made]
+    first = np.mean([one.answer == one.candidates[0] for one in made])
+    assert result.details["ranked_frame"] == pytest.approx(first) and first < 1
+    tuned = Listener([])
+    tuned.processor.special = {USER: 5}
+    assert abilities._chosen(tuned, made[0]) == made[0].candidates[0]
+    assert FORMS["word"] in "".join(piece for piece in tuned.shown_alone[0] if isinstance(piece, str))
 
 
 class Captioner(Pipe):

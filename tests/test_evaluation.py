@@ -17,7 +17,7 @@ from minemu.errors import MinemuError
 from minemu.evaluation import efficientnet, judge, report, tasks
 from minemu.evaluation.judge import Judge
 from minemu.evaluation.likelihood import concept_scores
-from minemu.evaluation.metrics import frechet_distance, rate, wilson
+from minemu.evaluation.metrics import frechet_distance, rate, ratio_interval, wilson
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
@@ -133,6 +133,24 @@ def test_wilson_interval_equals_the_textbook_formula():
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
     assert wilson([]) == (0.0, 1.0)
     assert wilson([True] * 5)[1] == 1.0 and wilson([False] * 5)[0] == 0.0
+
+
+@pytest.mark.parametrize(("p", "q"), [(0.5, 0.98), (0.9, 0.95), (0.2, 0.6)])
+def test_the_interval_of_a_share_holds_the_true_one_in_95_of_100_samplings(p, q):
+    rng, held = np.random.default_rng(0), []
+    for _ in range(1000):
+        right, real = ((rng.random(200) < share).tolist() for share in (p, q))
+        low, high = ratio_interval(right, real)
+        held.append(low <= p / q <= high)
+    assert 0.93 < np.mean(held) < 0.975
+
+
+def test_the_interval_of_a_share_of_a_sure_judge_is_nearly_that_of_the_rate():
+    right, sure = [True] * 120 + [False] * 80, [True] * 200
+    assert np.allclose(ratio_interval(right, sure), wilson(right), atol=0.006)
+    assert ratio_interval(right, sure)[0] <= 0.6 <= ratio_interval(right, sure)[1]
+    assert ratio_interval([], []) == ratio_interval(right, [False] * 200) == (0.0, 1.0)
+    assert ratio_interval([False] * 200, sure)[0] == 0.0 and ratio_interval(sure, sure)[1] == 1.0
 
 
 def test_frechet_distance_equals_its_definition():

@@ -92,7 +92,7 @@ def test_what_is_private_is_fetched_with_a_token(folder, monkeypatch):
     )
     for cls in (Emu, EmuProcessor, EmuPipeline):
         cls.from_pretrained("me/emu", revision="v1", token="t")
-    assert asked == [("me/emu", {"revision": "v1", "token": "t"})] * 3
+    assert asked == [("me/emu", {"revision": "v1", "token": "t", "allow_patterns": None})] * 3
 
 
 @pytest.mark.parametrize("device_map", [None, "cpu", "auto", "disk", "spread"])

@@ -150,14 +150,25 @@ def visual_questions(question: Question) -> Result:
 
 
 def clip_questions(question: Question) -> Result:
-    """Questions about eight frames, evenly spread; and the same about a still, eight times the middle one of them.
+    """Questions about eight frames, evenly spread; and the same about the middle one of them, in two ways.
 
-    One picture in place of eight would be another sort of prompt: the tuned model answers it as it does a question about a picture.
+    Eight times that frame is a clip in which nothing happens, so "nothing" is said of it too often to be as good as chance. The frame
+    alone is another sort of prompt, which the model answers as it does a question about a picture; hence it may only choose, between
+    the answers that there are.
     """
     asked, others = _in_turn(question, questions.CLIP_ASKS, questions.clip_question)
-    single = [replace(one, pictures=(one.pictures[len(one.pictures) // 2],) * len(one.pictures)) for one in asked]
-    said, blind, of_one = (answers(question, _all(question, part)) for part in (asked, others, single))
-    return _score(question, asked, said, blind, {"single_frame": of_one})
+    middle = [one.pictures[len(one.pictures) // 2] for one in asked]
+    still = [replace(one, pictures=(frame,) * len(one.pictures)) for one, frame in zip(asked, middle, strict=True)]
+    said, blind, of_still = (answers(question, _all(question, part)) for part in (asked, others, still))
+    alone = [replace(one, pictures=(frame,)) for one, frame in zip(asked, middle, strict=True)]
+    chosen = [_chosen(question.pipe, one) for one in _each(question, alone)]
+    return _score(question, asked, said, blind, {"single_frame": of_still, "ranked_frame": chosen})
+
+
+def _chosen(pipe: EmuPipeline, one: questions.Question) -> str:
+    """The likeliest of the answers that a question has."""
+    prompt = in_form(one, "word") if USER in pipe.processor.special else asking(pipe, one)
+    return _likeliest(pipe, prompt, one.candidates)
 
 
 def _all(question: Question, asked: Sequence[questions.Question]) -> Prompts:

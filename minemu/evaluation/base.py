@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from minemu.data.world import Sample, ToyWorld
 from minemu.evaluation.judge import Judge
-from minemu.evaluation.metrics import rate, wilson
+from minemu.evaluation.metrics import rate, ratio_interval, wilson
 
 if TYPE_CHECKING:
     from minemu.pipeline import EmuPipeline
@@ -76,9 +76,10 @@ class Question:
         """Scores as they are, or as a share of the rate `real` that real pictures reach."""
         bound = rate(real) if real is not None else 1.0
         share = lambda value: min(1.0, value / bound) if bound else 0.0  # noqa: E731
+        interval = wilson(right) if real is None else ratio_interval(right, real)
         return Result(
             self.task, self.split, self.n, self.seed, share(rate(right)), share(chance), share(rate(blind)), bound,
-            {"rate": rate(right), "interval": [share(end) for end in wilson(right)], **details},
+            {"rate": rate(right), "interval": list(interval), **details},
         )  # fmt: skip
 
     def batches(self, items: Sequence[Any], size: int) -> Any:

@@ -53,12 +53,20 @@ ROWS = (
     Row("questions about a new drawing", "vqa", "new-drawing"),
     Row("questions about 8 frames of a clip", "video-qa", "seen", 0.85),
     Row("the same about a still, the middle frame eight times", "video-qa", "seen", detail="single_frame"),
+    Row("the same about the middle frame alone, the likeliest answer", "video-qa", "seen", detail="ranked_frame"),
     Row("questions about 8 frames: which way a thing moves", "video-qa", "seen", 0.85, "parts.direction", chance=0.25),
     Row(
         "the same about a still, the middle frame eight times",
         "video-qa",
         "seen",
         detail="parts.direction.single_frame",
+        chance=0.25,
+    ),
+    Row(
+        "the same about the middle frame alone, the likeliest answer",
+        "video-qa",
+        "seen",
+        detail="parts.direction.ranked_frame",
         chance=0.25,
     ),
     Row("caption of 8 frames of a clip, exact (thing, event, background, style)", "video-caption", "seen"),
@@ -94,6 +102,7 @@ ROWS = (
 BESIDE = {  # details that are said in one line with the score
     "top5": "among the five likeliest",
     "single_frame": "the middle frame eight times",
+    "ranked_frame": "the middle frame alone, the likeliest answer",
     "is_caption": "a caption at all",
     "random": "examples at random",
     "text_only": "two examples without pictures",

@@ -213,7 +213,7 @@ TASKS: dict[str, Task] = {
         ("seen", "new-drawing"), 400, abilities.visual_questions, needs=("questions", "conversations"),
     ),
     "video-qa": Task(
-        "questions about 8 frames of a clip: direction, order, what changed; beside it a still of the middle one",
+        "questions about 8 frames of a clip: direction, order, what changed; beside it a still of the middle one, and that frame alone",
         ("seen",), 240, abilities.clip_questions, needs=("questions", "conversations"),
     ),
     "video-caption": Task(
