@@ -136,6 +136,7 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
         "cpu",
         "--workers",
         "3",
+        "--compile",
     ]
     assert cli.run([*line, "--json", str(tmp_path / "x.json")]) == 0
     assert [str(part) for part in asked[0][:3]] == ["emu-nano", "emu", "r"]
@@ -143,6 +144,7 @@ def test_train_passes_overrides_on(monkeypatch, tmp_path, capsys):
         "base": None,
         "device": "cpu",
         "workers": 3,
+        "compiled": True,
     }
     assert "not complete yet" in capsys.readouterr().out
     assert json.loads((tmp_path / "x.json").read_text())["complete"] is False
@@ -169,7 +171,7 @@ def test_recipe_passes_its_options_on(monkeypatch, tmp_path, capsys):
         "--instruct",
     ]
     assert cli.run([*line, "--set", "train.emu.steps=3", "--json", str(tmp_path / "x.json")]) == 0
-    assert asked == [("emu-nano", Path("r"), {"train.emu.steps": "3"}, "trackio", True, "b", "cpu", 3)]
+    assert asked == [("emu-nano", Path("r"), {"train.emu.steps": "3"}, "trackio", True, "b", "cpu", 3, False)]
     assert "minemu demo r/emu-nano/checkpoint" in (said := capsys.readouterr().out)
     assert "minemu generate r/emu-nano/checkpoint-instruct PICTURE QUESTION" in said
     assert json.loads((tmp_path / "x.json").read_text())["checkpoint"] == "r/emu-nano/checkpoint"

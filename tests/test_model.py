@@ -17,6 +17,7 @@ from minemu.model import Emu
 from minemu.objective import image_loss, text_loss
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
+from minemu.training.loop import cpp_compiler
 
 PRESETS = ["emu-nano", "emu2-nano"]
 
@@ -95,8 +96,13 @@ def test_packed_rows_equal_padded_ones(preset, batch):
     torch.testing.assert_close(out.image_loss, padded.image_loss, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("way", "allowed"), [("packed", 1e-4), ("bf16", 1e-1)])
+@pytest.mark.parametrize(
+    ("way", "allowed"),
+    [("packed", 1e-4), ("bf16", 1e-1), pytest.param("compiled", 1e-1, marks=pytest.mark.slow)],
+)
 def test_a_timed_step_is_the_same_step(way, allowed):
+    if way == "compiled" and not cpp_compiler():
+        pytest.skip("torch.compile needs a C++ compiler")
     row = speed.train_step(way, documents=6)
     assert row["error"] < allowed and row["runs"] == 3 and row["min"] <= row["ratio"] <= row["max"]
 

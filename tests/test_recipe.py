@@ -19,7 +19,7 @@ from minemu.model import Emu, read_config
 from minemu.pipeline import EmuPipeline
 from minemu.processor import normalise
 from minemu.sequence import Video
-from minemu.training import checkpoint
+from minemu.training import checkpoint, loop
 from minemu.training.continuing import is_lengthened, lengthen
 from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
@@ -514,6 +514,40 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
     for name in files:
         a, b = load_file(whole / name), load_file(parts / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not loop.cpp_compiler(), reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_do_the_same_arithmetic_but_for_the_last_bits(finished, tmp_path):
+    root, _ = finished
+    at = {}
+    for name, stops in {"whole": (None,), "parts": (4, None)}.items():
+        shutil.copytree(root / "emu-nano", tmp_path / name / "emu-nano")
+        for later in STAGES[STAGES.index("emu") :]:
+            shutil.rmtree(tmp_path / name / "emu-nano" / later)
+        for stop in stops:
+            torch.compiler.reset()  # as in another process
+            train_stage("emu-nano", "emu", tmp_path / name, SHORT, stop_after=stop, compiled=True)
+        at[name] = load_file(
+            checkpoint.latest(tmp_path / name / "emu-nano" / "emu" / "checkpoints") / "model.safetensors"
+        )
+    plain = load_file(checkpoint.latest(root / "emu-nano" / "emu" / "checkpoints") / "model.safetensors")
+    assert at["whole"].keys() == plain.keys()  # the names of weights stay
+    for key, tensor in at["whole"].items():
+        assert torch.equal(tensor, at["parts"][key])
+        torch.testing.assert_close(tensor, plain[key], atol=2e-4, rtol=1e-3)
+    assert any(not torch.equal(tensor, plain[key]) for key, tensor in at["whole"].items())  # they were compiled
+
+
+def test_without_a_compiler_nothing_is_compiled(finished, tmp_path, monkeypatch):
+    root, _ = finished
+    shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
+    shutil.rmtree(tmp_path / "emu-nano" / "language")
+    monkeypatch.setattr(loop, "cpp_compiler", lambda: None)
+    for stage in STAGES[STAGES.index("language") :]:
+        shutil.rmtree(tmp_path / "emu-nano" / stage, ignore_errors=True)
+    with pytest.raises(MinemuError, match=r"^--compile needs a C\+\+ compiler \(install g\+\+.*; or leave it out$"):
+        train_stage("emu-nano", "language", tmp_path, SHORT, compiled=True)
 
 
 def test_another_decoder_needs_no_new_encoder(finished, tmp_path):

@@ -42,6 +42,10 @@ ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {  # what it is, and
         partial(train_step, "packed"),
     ),
     "train-step-bf16": ("the packed step in bfloat16 autocast against float32", partial(train_step, "bf16")),
+    "train-step-compiled": (
+        "the packed step in bfloat16 with the LLM's layers compiled against that without",
+        partial(train_step, "compiled"),
+    ),
     "matmul-share-tiny": (
         "operations a second of the packed step of emu-tiny's LLM against those of a large matrix product, float32",
         partial(matmul_share, "tiny"),

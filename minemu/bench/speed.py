@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from minemu.costs import measure
 from minemu.errors import MinemuError
 from minemu.loading import cast_weights
 from minemu.model import Emu
+from minemu.training.loop import compile_layers
 from minemu.visual_decoder import VisualDecoder
 
 RUNS = 3
@@ -132,19 +134,27 @@ def step(model: Emu, batch: dict[str, Tensor], low: bool = False) -> Tensor:
     return loss.detach()
 
 
-def train_step(way: Literal["packed", "bf16"], documents: int = 64) -> dict[str, Any]:
-    """A step of emu-tiny's LLM, "packed" or in "bf16", against the plainer way."""
+def train_step(way: Literal["packed", "bf16", "compiled"], documents: int = 64) -> dict[str, Any]:
+    """A step of emu-tiny's LLM, "packed", in "bf16" or with its layers "compiled" too, against the same without that."""
     torch.manual_seed(0)
     model = Emu(EmuConfig.preset("emu-tiny"))
     packed, padded = documents_of(model, documents)
-    slow, low = (padded, False) if way == "packed" else (packed, True)
+    quick = model
+    if way == "compiled":
+        quick = copy.deepcopy(model)
+        compile_layers(quick.llm.model.layers, quick.device)
+    plain: Callable[[], Tensor]
+    against, plain = {
+        "packed": ("each document in a padded row of its own", lambda: step(model, padded)),
+        "bf16": ("the same step in float32", lambda: step(model, packed)),
+        "compiled": ("the same step in bfloat16 as it is", lambda: step(model, packed, low=True)),
+    }[way]
     slow_seconds, quick_seconds = [], []
-    step(model, slow), step(model, packed, low)  # warm up
+    plain(), step(quick, packed, way != "packed")  # warm up
     for _ in range(RUNS):
-        expected = _timed(slow_seconds, lambda: step(model, slow))
-        found = _timed(quick_seconds, lambda: step(model, packed, low))
+        expected = _timed(slow_seconds, plain)
+        found = _timed(quick_seconds, lambda: step(quick, packed, way != "packed"))
     error = (found - expected).abs().item()
-    against = "each document in a padded row of its own" if way == "packed" else "the same step in float32"
     return ratios(slow_seconds, quick_seconds, against, f"losses differ by {error:.1e}", error=error)
 
 

@@ -27,6 +27,9 @@ Device = Annotated[
 Workers = Annotated[
     int, typer.Option(min=0, help="Processes that make batches, if one thread does not keep a GPU busy.")
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the layers of the LLM: faster; sums differ in their last bits.")
+]
 Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
 Set = Annotated[
     list[str] | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minemu.cli.app import Base, Device, Json, LogTo, RunDir, Set, Workers, app, overrides, write
+from minemu.cli.app import Base, Compile, Device, Json, LogTo, RunDir, Set, Workers, app, overrides, write
 
 
 @app.command()
@@ -22,13 +22,22 @@ def train(
     base: Base = None,
     device: Device = None,
     workers: Workers = 0,
+    compiled: Compile = False,
     json: Json = None,
 ) -> None:
     """Train one stage of a preset, or go on where it stopped."""
     from minemu.training.recipe import train_stage
 
     complete = train_stage(
-        preset, stage, run_dir, overrides(settings), log_to, base=base, device=device, workers=workers
+        preset,
+        stage,
+        run_dir,
+        overrides(settings),
+        log_to,
+        base=base,
+        device=device,
+        workers=workers,
+        compiled=compiled,
     )
     folder = run_dir / preset / stage
     typer.echo(f"stage {stage} of {preset} is {'complete' if complete else 'not complete yet'}: {folder}")
@@ -47,12 +56,13 @@ def recipe(
     base: Base = None,
     device: Device = None,
     workers: Workers = 0,
+    compiled: Compile = False,
     json: Json = None,
 ) -> None:
     """Train all stages of a preset in order; what is complete is kept."""
     from minemu.training.recipe import run_recipe
 
-    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base, device, workers)
+    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base, device, workers, compiled)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
     if instruct:
         typer.echo(

@@ -4,7 +4,7 @@ pretraining on pictures and text."""
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,9 @@ class LanguageStage(Stage):
         self.module = build_llama(config.llm, TokenIds.of(config.llm))
         if ready_made:
             load_strict(self.module, read_llama(ready_made, config.llm, processor), f"train.llm={ready_made}")
+
+    def layers(self) -> Iterable[nn.Module]:
+        return self.module.model.layers
 
     def batch(self, index: int) -> dict[str, Tensor]:
         size, ids = self.train.batch_size, self.processor.ids
@@ -236,6 +239,9 @@ class EmuStage(Stage):
         if not any(lrs.values()):
             raise MinemuError(f"only={config.only} leaves nothing that learns; name a module, such as only=llm.lm_head")
         return lrs
+
+    def layers(self) -> Iterable[nn.Module]:
+        return self.module.llm.model.layers
 
     def documents(self, index: int) -> list[Document]:
         """The documents of micro batch `index`."""

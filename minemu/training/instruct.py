@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,9 @@ class InstructStage(Stage):
         self.module = nn.ModuleList(
             part for name, part in self.emu.named_modules() if name.endswith(("lora_A", "lora_B", "lora_dropout"))
         )
+
+    def layers(self) -> Iterable[nn.Module]:
+        return self.emu.llm.model.layers
 
     def batch(self, index: int) -> dict[str, Tensor]:
         """Conversations of like length: those of ALIKE batches are sorted and dealt out, so that little is padded.

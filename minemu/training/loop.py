@@ -8,10 +8,13 @@ a GPU have no fixed order).
 from __future__ import annotations
 
 import math
+import os
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -114,6 +117,10 @@ class Stage:
         """Peak learning rate of each parameter; 0 freezes it."""
         return dict.fromkeys(self.module.parameters(), config.lr)
 
+    def layers(self) -> Iterable[nn.Module]:
+        """What `--compile` compiles: the layers of an LLM. Of a tower, a sketch or a U-Net it made nothing faster."""
+        return ()
+
     def batch(self, index: int) -> Any:
         """Micro batch `index`: a pure function of the seed and the index."""
         raise NotImplementedError
@@ -187,11 +194,17 @@ def block_matrices(module: nn.Module) -> set[nn.Parameter]:
 
 
 def train(
-    stage: Stage, config: TrainConfig, folder: Path, log: RunLog, stop_after: int | None = None, workers: int = 0
+    stage: Stage,
+    config: TrainConfig,
+    folder: Path,
+    log: RunLog,
+    stop_after: int | None = None,
+    workers: int = 0,
+    compiled: bool = False,
 ) -> bool:
     """Train `stage` in `folder` up to `config.steps` (or `stop_after`), resuming from its newest checkpoint. True when complete.
 
-    A thread makes the next batch during a step; with `workers` so many processes make the next ones.
+    A thread makes the next batch during a step; with `workers` so many processes make the next ones. `compiled`: see `compile_layers`.
     """
     if config.steps == 0:  # nothing to train, such as a linear codec
         stage.finish(folder)
@@ -212,6 +225,8 @@ def train(
     log.rewind(step)
     end = config.steps if stop_after is None else min(config.steps, stop_after)
     stage.module.train()
+    if compiled:
+        compile_layers(stage.layers(), stage.device)
     bar = tqdm(total=config.steps, initial=step, desc=stage.name, unit="step", dynamic_ncols=True, mininterval=1.0)
     ahead = read_ahead(stage, step * config.accumulate, end * config.accumulate, workers)
     with closing(ahead), bar, _attention_of(stage):
@@ -264,6 +279,24 @@ def train(
     with _averaged(stage, average):
         stage.finish(folder)
     return True
+
+
+def compile_layers(layers: Iterable[nn.Module], device: torch.device) -> None:
+    """Fuse what lies between a layer's matrix products: casts, norms, rotations, activations. The sums come out the same but for
+    their last bits, so a run that is resumed must be compiled again to end with its bits.
+    """
+    on_gpu = device.type == "cuda"
+    if not (find_spec("triton") if on_gpu else cpp_compiler()):
+        needed = "Triton (pip install triton)" if on_gpu else "a C++ compiler (install g++, or name one in CXX)"
+        raise MinemuError(f"--compile needs {needed}; or leave it out")
+    for layer in layers:
+        layer.compile(dynamic=True)
+
+
+def cpp_compiler() -> str | None:
+    """As torch.compile looks for one."""
+    names = (os.environ.get("CXX"), "g++", "clang++", "cl")
+    return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
 def _precision(stage: Stage, config: TrainConfig) -> AbstractContextManager:

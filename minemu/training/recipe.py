@@ -50,6 +50,7 @@ def train_stage(
     world: ToyWorld | None = None,
     device: str | torch.device | None = None,
     workers: int = 0,
+    compiled: bool = False,
 ) -> bool:
     """Train one stage of a preset, or go on where it stopped. True when it is complete. Its folder: run_dir/preset/stage.
 
@@ -58,6 +59,7 @@ def train_stage(
     world   another world than the recipe's, such as one with fewer things in it
     device  where to compute; a GPU where there is one unless given. A GPU draws other random numbers: another model, as good
     workers processes that make the batches, where one thread does not keep up with the device; the batches are the same
+    compiled the layers of an LLM: faster, with sums that differ in their last bits (see `loop.compile_layers`)
     """
     if stage not in TRAINABLE:
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
@@ -105,7 +107,7 @@ def train_stage(
         try:
             (folder / "done.json").unlink(missing_ok=True)  # it stood for a shorter run
             describe(folder, **facts, device=at.type, **({"listed": listed} if listed else {}))
-            complete = train(built, settings, folder, log, stop_after, workers)
+            complete = train(built, settings, folder, log, stop_after, workers, compiled)
         finally:
             log.close()
     if complete:
@@ -122,13 +124,14 @@ def run_recipe(
     base: str | Path | None = None,
     device: str | torch.device | None = None,
     workers: int = 0,
+    compiled: bool = False,
 ) -> Path:
     """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint.
 
     With `base`, a finished checkpoint, only what comes after its stage `emu`; its sketch goes on where its schedule begins anew.
 
     With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
-    `device`, `workers`: see `train_stage`.
+    `device`, `workers`, `compiled`: see `train_stage`.
     """
     from minemu.training.export import export, export_adapter, is_exported
 
@@ -139,7 +142,8 @@ def run_recipe(
     for stage in TRAINABLE if instruct else STAGES:
         if exists(stage, config, recipe):
             begun = base if stage == "sketch" else None
-            train_stage(preset, stage, run_dir, overrides, log_to, base=begun, device=device, workers=workers)
+            machine = {"device": device, "workers": workers, "compiled": compiled}
+            train_stage(preset, stage, run_dir, overrides, log_to, base=begun, **machine)
     if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
         export_adapter(root)
     return root / "checkpoint" if is_exported(root, STAGES, root / "checkpoint") else export(root)
