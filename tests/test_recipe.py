@@ -560,6 +560,12 @@ def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
     assert train_stage(
         "emu-nano", "decoder", tmp_path, {**SHORT, "decoder.inference_steps": 9}
     )  # drawing is not training
+    sketched = {**SHORT, "decoder.sketch_width": 128, "decoder.imagined": 3}
+    assert train_stage("emu-nano", "codec", tmp_path, sketched)
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.sketch_width'"):
+        train_stage("emu-nano", "sketch", tmp_path, sketched)
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.patch'"):
+        train_stage("emu-nano", "codec", tmp_path, {**SHORT, "decoder.patch": 8})
 
 
 def test_a_recipe_may_learn_all_things(tmp_path):

@@ -215,12 +215,17 @@ SECTIONS = {  # parts of the configuration that a stage depends on; it may go on
 }
 
 
+# Of the decoder's settings those that the codec is made by.
+OF_CODEC = ("image_size", "codec", "patch", "latent_channels", "vae_width", "layers_per_block", "norm_groups")
+
+
 def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
     """What of the model a stage depends on. How pictures are drawn may change after training; the U-Net comes last."""
-    unread = {"codec": ("unet_", "refine_"), "sketch": ("unet_",)}.get(stage, ())
-    later = ("sampler", "guidance_scale", "inference_steps", *unread)
+    later = ("sampler", "guidance_scale", "inference_steps", *(("unet_",) if stage == "sketch" else ()))
     settings = {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]}
-    if "decoder" in settings:
+    if stage == "codec":
+        settings["decoder"] = {key: settings["decoder"][key] for key in OF_CODEC}
+    elif "decoder" in settings:
         settings["decoder"] = {key: value for key, value in settings["decoder"].items() if not key.startswith(later)}
     return settings
 
