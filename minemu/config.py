@@ -263,10 +263,11 @@ _PUBLISHED_DECODER = {
     "condition_noise": 0.0, "inference_steps": 50,
 }  # fmt: skip
 
+_TINY_LLM = {"layers": 6}
 _TINY_DECODER = {
     "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
-    "cached": 65_536, "laps": 8, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
-    "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
+    "cached": 65_536, "laps": 10, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
+    "unet_channels": (32, 64), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
     "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
 }  # fmt: skip
 # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
@@ -303,13 +304,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "emu-tiny": {
         "vision": {"stem": "conv"},
         "bridge": {"source_positions": True, "width": 256},  # 192 cannot hold what four patches say
-        # The embeddings have a variance of 0.55, so 2 gives a picture about the weight that it has at a variance of 1.
-        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 2.0},
+        "llm": _TINY_LLM,
+        # The embeddings have a variance of 0.55; and whatever weighs less is drowned by the words, which are learnt soon.
+        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 5.0},
         "decoder": _TINY_DECODER,
     },
     "emu2-tiny": {
         "vision": {"stem": "conv", "post_norm": True},
         "bridge": {"kind": "pool", "n_frame": 4},
+        "llm": _TINY_LLM,
         "objective": {**_TOY_OBJECTIVE, **_POOLED},
         "decoder": {**_TINY_DECODER, "condition_width": 192},
     },
@@ -317,7 +320,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision": {**_SMALL_VISION, "stem": "conv"},
         "bridge": {"source_positions": True, "width": 512, "layers": 4, "heads": 8, "ff_width": 2048},
         "llm": _SMALL_LLM,
-        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 2.0},
+        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 5.0},
         "decoder": {**_SMALL_DECODER, "condition_width": 576},
     },
     "emu2-small": {

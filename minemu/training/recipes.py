@@ -99,11 +99,21 @@ RECIPES: dict[str, Recipe] = {
             precision="bfloat16",
             checkpoint_every=200,
         ),
-        imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
-        emu=TrainConfig(
-            steps=6500,
-            batch_size=110,  # 64 of all the others, and 46 drawings, which are short
+        imagine=TrainConfig(
+            steps=4000,
+            batch_size=128,
             lr=3e-3,
+            lr_vision=0.0,
+            lr_bridge=0.0,
+            warmup=100,
+            optimizer="muon",
+            precision="bfloat16",
+            checkpoint_every=200,
+        ),
+        emu=TrainConfig(
+            steps=4000,
+            batch_size=110,  # 64 of all the others, and 46 drawings, which are short
+            lr=2e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
             warmup=100,
@@ -113,8 +123,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=21000,
-            restarts=(8000, 15000),
+            steps=9500,
             batch_size=128,
             lr=5e-3,
             warmup=100,
@@ -164,9 +173,9 @@ RECIPES["emu-small"] = replace(
     encoder=replace(_TINY.encoder, steps=15_000, batch_size=256, lr=1e-3),
     bridge=replace(_TINY.bridge, steps=15_000, batch_size=256, lr=1e-3),
     language=TrainConfig(steps=0),
-    imagine=replace(_TINY.emu, steps=20_000, batch_size=256, lr=3e-4, warmup=1000),
+    imagine=replace(_TINY.imagine, steps=20_000, batch_size=256, lr=3e-4, warmup=1000),
     emu=replace(_TINY.emu, steps=30_000, batch_size=440, lr=3e-4, warmup=1000),
-    sketch=replace(_TINY.sketch, steps=50_000, restarts=(), batch_size=256, lr=2e-3),
+    sketch=replace(_TINY.sketch, steps=50_000, batch_size=256, lr=2e-3),
     decoder=replace(_TINY.decoder, steps=20_000, batch_size=256, lr=3e-4, ema_decay=0.9995),
     instruct=replace(_TINY.instruct, steps=5_000, batch_size=64, lr=5e-4),
 )
