@@ -543,9 +543,9 @@ show_targets(runs_by_name, apart, window=10)
 #
 # ## The whole recipe
 #
-# Before pretraining came the stages that it builds on, and after it come the two that learn to draw from its embeddings: the *sketch*, a first picture that is regressed from them, and the decoder, which corrects it (notebook 08). Where a recipe has restarts, the loss rises for a while after each. What each of them cost, from its own log:
+# Before pretraining came the stages that it builds on, and after it come the two that learn to draw from its embeddings: the *sketch*, a first picture that is regressed from them, and the decoder, which corrects it (notebook 08). One of them, `imagine`, is pretraining itself, on full captions and their pictures alone. The paper has nothing like it. In the mixture the gradients of the words outweigh those of the pictures, and drawing from words is learnt too slowly; what was learnt before the mixture is kept in the main. What each stage cost, from its own log:
 
-# %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu, sketch and decoder, with steps, time and peak memory."
+# %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, imagine, emu, sketch and decoder, with steps, time and peak memory."
 from minemu.figures.training import show_stages
 from minemu.training.recipes import STAGES
 

@@ -336,23 +336,20 @@ def rate_of(name, result):
     return Rate(name, marks(result.score, result.n), result.chance, marks(result.blind, result.n))
 
 
-# %% alt="Shares of right answers about pictures and about clips with eight frames and with one, each with its interval, chance and the blind share."
+# %% alt="Shares of right answers about pictures, about clips with eight frames, with one of them eight times and with that one alone, each with its interval, chance and the blind share."
 from minemu.figures.abilities import Rate, show_rates
 
 vqa, video = counted["vqa"], counted["video-qa"]
 rates = [
     rate_of("question about a picture (Emu-I)", vqa),
     rate_of("about a clip, eight frames (Emu-I)", video),
-    Rate(
-        "about a clip, one frame (Emu-I)",
-        marks(video.details["single_frame"], video.n),
-        video.chance,
-    ),
 ]
+for name, detail in {"one frame eight times": "single_frame", "it alone": "ranked_frame"}.items():
+    rates += [Rate(f"{name} (Emu-I)", marks(video.details[detail], video.n), video.chance)]
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model may take it for a question about a picture and answer so, and its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong; naming the other one would be right, so for this sort one frame could even be enough.
+# Read it so: a dot whose interval covers the blind share has not been shown to see. There are two controls, as neither is fair alone. The middle frame eight times is a clip in which nothing happens; a model that says so of it may do worse than a guess. The frame alone the tuned model may take for a question about a picture, and answer in the form of such; so there it does not speak: of the answers that a question has, the likeliest counts. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong; naming the other one would be right, so for this sort one frame could even be enough.
 #
 # With 48 questions the intervals are still wide; notebook 11 says how many it takes.
 #

@@ -751,7 +751,7 @@ check("11.rices", choose)
 # %% [markdown]
 # ## All scores of the shipped checkpoint
 #
-# `minemu evaluate CHECKPOINT --all --json results.json` runs every task that the checkpoint was trained for; the file is part of the checkpoint. Drawn pictures are scored as a share of what the judge says of real ones. So the upper bound beside them is already divided out: 100 % would be as good as real pictures. Their intervals take that bound for exact, though it comes from as many pictures.
+# `minemu evaluate CHECKPOINT --all --json results.json` runs every task that the checkpoint was trained for; the file is part of the checkpoint. Drawn pictures are scored as a share of what the judge says of real ones. So the upper bound beside them is already divided out: 100 % would be as good as real pictures. Their intervals are wider for it, a little: that bound is a measured rate too, of as many pictures (`metrics.ratio_interval`).
 
 # %% alt="A bar for each task of the shipped checkpoint with its 95 % interval, and beside it chance, the blind baseline and the upper bound."
 from minemu.data.samples import data_dir
