@@ -102,9 +102,7 @@ class LLMConfig:
     width: int = 256
     layers: int = 4
     heads: int = 4
-    kv_heads: int | None = (
-        None  # grouped queries (arXiv 2305.13245): heads that keys and values have; as many unless given
-    )
+    kv_heads: int | None = None  # of keys and values, for grouped queries (arXiv 2305.13245); as many unless given
     ff_width: int = 704
     context: int = 512
     rope_theta: float = 10000.0

@@ -104,11 +104,8 @@ class EmuProcessor(ChatTemplates):
             tokenizer.bos_token_id, tokenizer.eos_token_id, *structure, frame=known.get(sequence.FRAME)
         )
         self.special = {str(token): number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-        ends = {
-            self.ids.bos: ("<s>", tokenizer.bos_token),
-            self.ids.eos: ("</s>", tokenizer.eos_token),
-        }  # LLaMA's names do always
-        self.special |= {name: number for number, names in ends.items() for name in names}
+        self.special |= {tokenizer.bos_token: self.ids.bos, tokenizer.eos_token: self.ids.eos}
+        self.special |= {"<s>": self.ids.bos, "</s>": self.ids.eos}  # LLaMA's names of them hold for any tokenizer
 
     def pixels(self, picture: Image.Image | str | os.PathLike) -> Tensor:
         """One picture at the model's size: uint8 (S, S, 3)."""

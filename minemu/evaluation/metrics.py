@@ -25,7 +25,7 @@ def wilson(right: list[bool], z: float = 1.96) -> tuple[float, float]:
 
 
 def ratio_interval(right: list[bool], real: list[bool]) -> tuple[float, float]:
-    """Interval of rate(right) / rate(real), cut at 1, from the Wilson intervals of both (arXiv 0805.3253 has the method, MOVER-R).
+    """Interval of rate(right) / rate(real), cut at 1, from the Wilson intervals of both (MOVER-R, Donner and Zou 2012).
 
     It takes the two for independent. The same scenes are judged twice, which makes the true interval narrower, if anything.
     """

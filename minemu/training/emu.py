@@ -288,7 +288,8 @@ class ImagineStage(EmuStage):
     """Pictures for full captions, by the same objective: what things look like, before there is anything else to learn.
 
     In the mixture words outweigh pictures: 64 thousand drawings alone teach about as much as 300 thousand in it. One document in
-    ten wants something of two pictures, and one is a text, so that no word is unlearnt. What is written is hidden as a whole, so
+    ten wants something of two pictures, and one is a text, so that no word is pushed out of the vocabulary; what other sources say of
+    pictures is unlearnt all the same (ROADMAP.md). What is written is hidden as a whole, so
     that it follows from what is read alone.
     """
 
