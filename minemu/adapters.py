@@ -18,21 +18,16 @@ from torch import Tensor, nn
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.files import read_json, write_json
-from minemu.model import Emu, add_lora, lora_config
+from minemu.model import LORA_LAYERS, Emu, add_lora, lora_config
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import ASSISTANT, USER
 from minemu.weights import load_tensors, save_tensors
 
 RANK = 16  # of Emu-I; alpha 16 and dropout 0.05 are the configuration's own
 CONFIG, WEIGHTS, BASE = "adapter_config.json", "adapter_model.safetensors", "base.json"
-OTHER_LORA = (
-    "use_rslora",
-    "use_dora",
-    "alpha_pattern",
-    "rank_pattern",
-    "modules_to_save",
-    "lora_bias",
-)  # settings of peft
+OTHER_LORA = (  # settings of peft
+    "use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "modules_to_save", "lora_bias", "layers_to_transform",
+)  # fmt: skip
 _PEFT = "base_model.model."  # before the names of a model that peft wraps
 _SAMPLED = 16  # embeddings of the base by which an adapter knows it again
 
@@ -116,7 +111,7 @@ def base_folder(folder: Path) -> Path:
             return base
     raise MinemuError(
         f"{folder} is an adapter alone, and its base is not beside it ({whole.parent / name}); "
-        f"name both: EmuPipeline.from_pretrained(BASE, adapter='{folder}')"
+        f"copy it there, or name both: EmuPipeline.from_pretrained(BASE, adapter='{folder}')"
     )
 
 
@@ -125,7 +120,14 @@ def read_settings(folder: Path, base: EmuConfig) -> EmuConfig:
     settings = read_json(folder / CONFIG)
     if settings.get("peft_type") != "LORA" or not {"r", "lora_alpha"} <= settings.keys():
         raise MinemuError(f"{folder / CONFIG} is of no LoRA; give the folder that minemu train instruct wrote")
-    if others := [name for name in OTHER_LORA if settings.get(name)]:
+    others = [name for name in OTHER_LORA if settings.get(name)]
+    if settings.get("bias", "none") != "none":
+        others.append(f"bias={settings['bias']}")
+    if set(settings.get("target_modules") or LORA_LAYERS) != set(LORA_LAYERS):
+        raise MinemuError(
+            f"{folder / CONFIG} adapts {settings['target_modules']}, and here it is {', '.join(LORA_LAYERS)}; train the adapter on these"
+        )
+    if others:
         raise MinemuError(f"{folder / CONFIG} has {others[0]}, which is not read here; train the adapter without it")
     return instruct_config(base, settings["r"], settings["lora_alpha"], settings.get("lora_dropout", 0.0))
 
@@ -134,16 +136,25 @@ def load_adapter(model: Emu, processor: EmuProcessor, folder: Path, config: EmuC
     """Put the adapters of a folder on their base, in place; `config` is of `read_settings`. Refused on another base."""
     _refuse_placed(model)
     _check_base(model, folder)
-    prepare(model, processor, config)
-    tensors, wanted = load_tensors(folder / WEIGHTS), factors(model)
-    fitting = tensors.keys() == wanted.keys() and all(tensors[name].shape == t.shape for name, t in wanted.items())
-    if not fitting:
+    tensors = load_tensors(folder / WEIGHTS)
+    if {name: tensor.shape for name, tensor in tensors.items()} != _shapes(model, config.llm.lora_rank):
         raise MinemuError(
             f"the adapter in {folder} is of another base: its tensors do not fit {model.config.name}'s layers"
         )
+    prepare(model, processor, config)
     with torch.no_grad():
-        for name, tensor in wanted.items():
+        for name, tensor in factors(model).items():
             tensor.copy_(tensors[name])
+
+
+def _shapes(model: Emu, rank: int) -> dict[str, torch.Size]:
+    """What `factors` will have once the model has adapters of this rank."""
+    shapes = {}
+    for name, layer in model.llm.named_modules():
+        if name.rpartition(".")[2] in LORA_LAYERS:
+            shapes[f"{_PEFT}{name}.lora_A.weight"] = torch.Size((rank, layer.in_features))
+            shapes[f"{_PEFT}{name}.lora_B.weight"] = torch.Size((layer.out_features, rank))
+    return shapes
 
 
 def _check_base(model: Emu, folder: Path) -> None:

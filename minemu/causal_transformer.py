@@ -102,12 +102,12 @@ class CausalTransformer(nn.Module):
         self.reset_parameters(config, source_width)
 
     def reset_parameters(self, config: BridgeConfig, source_width: int) -> None:
-        """T5's initialisation: q carries the missing 1/sqrt(K), and the learned queries start as its words do, at a deviation of 1.
+        """T5's initialisation: q carries the missing 1/sqrt(K).
 
-        Emu starts them at 0.02. In the residual stream that drowns in what cross-attention adds to all of them alike, and at toy
-        size the N embeddings of a picture stayed nearly one and the same vector.
+        The queries start at a deviation of 1, as T5's words do, unless `query_std` says otherwise. Emu's 0.02 drowns in what
+        cross-attention adds to all of them alike: at toy size the N embeddings of a picture stayed nearly one and the same vector.
         """
-        nn.init.normal_(self.queries)
+        nn.init.normal_(self.queries, std=config.query_std)
         if config.source_positions:
             nn.init.normal_(self.source_positions, std=0.5)
         nn.init.normal_(self.position_bias.bias.weight, std=config.width**-0.5)

@@ -151,12 +151,14 @@ class ChatTemplates:
 
 def user_message(sample: Sequence) -> dict:
     """Words, pictures and videos as one message of the user."""
+    from minemu.processor import is_picture_path  # it is made of this module
+
     parts: list[dict] = []
     for item in sample:
         if isinstance(item, Video):
             parts.append({"type": "video", "video": item.frames})
         else:
-            kind = "text" if isinstance(item, str) else "image"
+            kind = "text" if isinstance(item, str) and not is_picture_path(item) else "image"
             parts.append({"type": kind, kind: item})
     return {"role": "user", "content": parts}
 

@@ -61,7 +61,9 @@ class BridgeConfig:
 
     kind: Literal["causal", "pool"] = "causal"
     n_image: int = 16  # N, visual embeddings a picture; a square number for "pool"
-    n_frame: int = 16  # the same for a video frame ("pool" only; the Causal Transformer always gives n_image)
+    n_frame: int = (
+        16  # the same for a video frame, where the LLM has slots for such (llm.frame_slot); n_image elsewhere
+    )
     width: int = 192
     layers: int = 3
     heads: int = 4
@@ -72,8 +74,9 @@ class BridgeConfig:
     position_buckets: int = 32  # T5 relative position bias
     position_distance: int = 128
     source_positions: bool = (
-        False  # learned positions for the encoder's tokens, where they hardly say where they are themselves
+        False  # learned positions for the encoder's tokens, which at toy size hardly say where they are
     )
+    query_std: float = 1.0  # deviation of the learned queries at the start; Emu: 0.02
 
     @property
     def key_width(self) -> int:
@@ -81,6 +84,7 @@ class BridgeConfig:
 
     def __post_init__(self) -> None:
         _at_least_one("bridge", self, "n_image", "n_frame", "width", "layers", "heads", "ff_width")
+        _share("bridge", self, "dropout")
         if self.kind == "pool" and any(round(n**0.5) ** 2 != n for n in (self.n_image, self.n_frame)):
             raise MinemuError(
                 f"bridge.n_image={self.n_image} and bridge.n_frame={self.n_frame} must be square numbers for pooling"
@@ -124,6 +128,18 @@ class LLMConfig:
     def __post_init__(self) -> None:
         _at_least_one("llm", self, "words", "width", "layers", "heads", "ff_width", "context")
         _divides("llm.width", self.width, "llm.heads", self.heads)
+        if self.width // self.heads % 2:
+            raise MinemuError(
+                f"llm.width={self.width} with llm.heads={self.heads} makes heads {self.width // self.heads} wide, and rotary positions "
+                "turn pairs; change one of them"
+            )
+        _share("llm", self, "lora_dropout")
+        if self.lora_rank < 0:
+            raise MinemuError(f"llm.lora_rank={self.lora_rank} is negative; give 0 for no LoRA")
+        if self.special_tokens < 4:
+            raise MinemuError(
+                f"llm.special_tokens={self.special_tokens} leaves no ids for [PAD], [IMG], [/IMG] and <image>; give 4 or more"
+            )
         _divides("llm.heads", self.heads, "llm.kv_heads", self.key_heads)
         if self.frame_slot and self.special_tokens < 5:
             raise MinemuError(
@@ -143,6 +159,10 @@ class ObjectiveConfig:
     end_of_image_pair: bool = True  # released code: the last of the N + 1 targets is the word embedding of [/IMG]
     say_image: bool = False  # released code never classifies [IMG]: the user appends it
     hide_written: float = 0.0  # share of pictures whose embeddings are hidden while they are being written
+
+    def __post_init__(self) -> None:
+        _share("objective", self, "hide_written")
+        _not_negative("objective", self, "image_loss_weight")
 
 
 @dataclass(frozen=True)
@@ -185,9 +205,26 @@ class DecoderConfig:
     laps: int = 0  # times that they are learnt from before as many others take their place; 0: always these
     condition_dropout: float = 0.1
     condition_noise: float = 0.1
+    noise_offset: float = 0.0  # deviation of a further noise, one number a channel; Emu2: 0.1
     sampler: Literal["ddim", "pndm", "euler"] = "ddim"  # Emu draws with PNDM, Emu2 with Euler
     guidance_scale: float = 2.0
     inference_steps: int = 20
+
+    def __post_init__(self) -> None:
+        _at_least_one(
+            "decoder", self, "image_size", "patch", "latent_channels", "layers_per_block", "norm_groups", "cached"
+        )
+        _share("decoder", self, "captioned", "in_context", "condition_dropout")
+        _not_negative(
+            "decoder",
+            self,
+            "condition_noise",
+            "noise_offset",
+            "laps",
+            "condition_grid",
+            "sketch_layers",
+            "refine_layers",
+        )
 
 
 @dataclass(frozen=True)
@@ -217,6 +254,11 @@ class EmuConfig:
                 side = round(getattr(self.bridge, name) ** 0.5)
                 _divides(
                     "vision.image_size / vision.patch_size", self.vision.grid, f"the square root of bridge.{name}", side
+                )
+            if not self.llm.frame_slot and self.bridge.n_frame != self.bridge.n_image:
+                raise MinemuError(
+                    f"bridge.n_frame={self.bridge.n_frame} and bridge.n_image={self.bridge.n_image} differ, but without "
+                    "llm.frame_slot a frame is read as a picture; set both alike"
                 )
             if self.objective.end_of_image_pair:
                 raise MinemuError(
@@ -265,7 +307,7 @@ _TINY_DECODER = {
     "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
     "cached": 65_536, "laps": 8, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
     "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
-    "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (ROADMAP.md)
+    "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (docs/lab-notes.md)
 }  # fmt: skip
 # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
 _TOY_OBJECTIVE = {"hide_written": 0.5, "say_image": True}
@@ -293,7 +335,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "emu2-nano": {
         "vision": {**_NANO_VISION, "post_norm": True},
-        "bridge": {"kind": "pool", "n_image": 4, "n_frame": 1},
+        "bridge": {"kind": "pool", "n_image": 4, "n_frame": 4},
         "llm": _NANO_LLM,
         "objective": _POOLED,
         "decoder": {**_NANO_DECODER, "condition_width": 32},
@@ -307,7 +349,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "emu2-tiny": {
         "vision": {"stem": "conv", "post_norm": True},
-        "bridge": {"kind": "pool", "n_frame": 4},
+        "bridge": {"kind": "pool"},
         "objective": {**_TOY_OBJECTIVE, **_POOLED},
         "decoder": {**_TINY_DECODER, "condition_width": 192},
     },
@@ -320,14 +362,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "emu2-small": {
         "vision": {**_SMALL_VISION, "stem": "conv", "post_norm": True},
-        "bridge": {"kind": "pool", "n_frame": 4},
+        "bridge": {"kind": "pool"},
         "llm": _SMALL_LLM,
         "objective": {**_TOY_OBJECTIVE, **_POOLED},
         "decoder": {**_SMALL_DECODER, "condition_width": 384},
     },
     "emu-14b": {
         "vision": {"image_size": 224, "patch_size": 14, "width": 1408, "layers": 40, "head_width": 88, "mlp_width": 6144},
-        "bridge": {"n_image": 32, "n_frame": 32, "width": 768, "layers": 12, "heads": 12, "ff_width": 3072, "dropout": 0.1},
+        "bridge": {
+            "n_image": 32, "n_frame": 32, "width": 768, "layers": 12, "heads": 12, "ff_width": 3072, "dropout": 0.1, "query_std": 0.02,
+        },
         "llm": {"words": 32000, "width": 5120, "layers": 40, "heads": 40, "ff_width": 13824, "context": 2048},
         "decoder": {  # Stable Diffusion v1.5
             **_PUBLISHED_DECODER, "image_size": 512, "condition_width": 5120, "conditions": "generated",
@@ -348,7 +392,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "decoder": {  # SDXL
             **_PUBLISHED_DECODER, "image_size": 1024, "condition_width": 1792, "conditions": "encoder",
             "unet_channels": (320, 640, 1280), "unet_attention": (False, True, True), "unet_heads": (5, 10, 20),
-            "unet_depths": (1, 2, 10), "linear_projection": True, "size_condition": True,
+            "unet_depths": (1, 2, 10), "linear_projection": True, "size_condition": True, "noise_offset": 0.1,
             "sampler": "euler", "guidance_scale": 3.0,
         },
     },
@@ -360,8 +404,8 @@ def from_dict(cls: type, values: dict[str, Any], where: str = "") -> Any:
     return _merge(cls(), values, where)
 
 
-def override(config: Any, changes: dict[str, Any]) -> Any:
-    """`from_dict` for a few dotted keys of an existing config (any frozen dataclass of this package)."""
+def override(config: Any, changes: dict[str, Any], where: str = "") -> Any:
+    """`from_dict` for a few dotted keys of an existing config (any frozen dataclass of this package), called `where` in messages."""
     values: dict[str, Any] = {}
     for path, value in changes.items():
         node = values
@@ -369,7 +413,7 @@ def override(config: Any, changes: dict[str, Any]) -> Any:
         for section in sections:
             node = node.setdefault(section, {})
         node[key] = value
-    return _merge(config, values, "")
+    return _merge(config, values, where)
 
 
 def _merge(config: Any, values: dict[str, Any], where: str) -> Any:
@@ -400,7 +444,7 @@ def _typed(path: str, value: Any, kind: Any) -> Any:
             return None
         return _typed(path, value, next(a for a in arguments if a is not type(None)))
     if origin is tuple:
-        items = value.strip("()[] ").split(",") if isinstance(value, str) else value
+        items = [item.strip() for item in value.strip("()[] ").split(",")] if isinstance(value, str) else value
         if not isinstance(items, (list, tuple)):
             raise MinemuError(f"{path}={value!r} should be a list, such as {path}=96,192")
         return tuple(_typed(path, item, arguments[0]) for item in items if item != "")
@@ -422,6 +466,18 @@ def _at_least_one(section: str, values: Any, *names: str) -> None:
     for name in names:
         if getattr(values, name) < 1:
             raise MinemuError(f"{section}.{name}={getattr(values, name)} is too small: give 1 or more")
+
+
+def _share(section: str, values: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(values, name) <= 1:
+            raise MinemuError(f"{section}.{name}={getattr(values, name):g} is no share: give 0 to 1")
+
+
+def _not_negative(section: str, values: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(values, name) < float("inf"):  # NaN is neither
+            raise MinemuError(f"{section}.{name}={getattr(values, name):g} should be 0 or more")
 
 
 def _divides(name: str, value: int, divisor_name: str, divisor: int) -> None:

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from minemu.causal_transformer import pool_features
 from minemu.config import EmuConfig
 from minemu.model import Emu
-from minemu.visual_decoder import VisualDecoder
+from minemu.visual_decoder import VisualDecoder, build_sampler
 
 COMPUTE = torch.bfloat16
 
@@ -93,14 +93,18 @@ def _pooled(model: Emu, features: Tensor) -> Tensor:
 
 
 def decoder_flops(config: EmuConfig) -> int:
-    """Operations of drawing one picture: its denoising steps, each twice where guidance is on."""
+    """Operations of drawing one picture: the passes of its sampler, each twice where guidance is on, and the codec's."""
     decoder, mode = fake(lambda: VisualDecoder(config.decoder))
     side = config.decoder.image_size // config.decoder.patch
-    with mode, torch.no_grad():
+    with mode:
         noisy = torch.empty(1, config.decoder.latent_channels, side, side, dtype=COMPUTE)
         conditions = torch.empty(1, config.bridge.n_image, config.decoder.condition_width, dtype=COMPUTE)
         step = measure(lambda: decoder.predict(noisy, torch.tensor(0), conditions), decoder).flops
-    return step * config.decoder.inference_steps * (2 if config.decoder.guidance_scale != 1 else 1)
+        pixels = measure(lambda: decoder.codec.decode(noisy), decoder).flops
+    sampler = build_sampler(config.decoder)
+    sampler.set_timesteps(config.decoder.inference_steps)
+    passes = len(sampler.timesteps) * (2 if config.decoder.guidance_scale != 1 else 1)  # PNDM: one more than its steps
+    return step * passes + pixels
 
 
 def count_parameters(config: EmuConfig) -> dict[str, int]:

@@ -13,5 +13,5 @@ class MinemuError(ValueError):
 def suggest(word: str, known: Iterable[str]) -> str:
     """`"did you mean 'emu-tiny'?"` for a near miss, else the list of what is known."""
     known = list(known)
-    close = get_close_matches(str(word), known, n=1, cutoff=0.5)
+    close = get_close_matches(str(word), known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

@@ -39,6 +39,9 @@ def _atomic(path: str | os.PathLike, is_dir: bool) -> Iterator[Path]:
         else:
             os.replace(temporary, path)
     except OSError as error:
+        places = (Path(error.filename), *Path(error.filename).parents) if error.filename else (path,)
+        if not {temporary, path, path.parent} & set(places):
+            raise  # of a file that the block reads
         raise MinemuError(
             f"could not write {path}: {error.strerror or error}; what was there before is untouched. "
             "Free disk space or choose another folder"
@@ -46,8 +49,8 @@ def _atomic(path: str | os.PathLike, is_dir: bool) -> Iterator[Path]:
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        elif temporary.exists():
+            temporary.unlink()
 
 
 def atomic_write(path: str | os.PathLike):
@@ -91,8 +94,8 @@ def read_json(path: str | os.PathLike) -> Any:
     """Read JSON; a missing or half-written file is one clear line."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MinemuError(f"{path} is missing: the folder is no minemu checkpoint, or was only half copied") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise MinemuError(f"{path} is missing: check the path; a checkpoint may have been only half copied") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MinemuError(f"{path} is not valid JSON ({error}): the file is damaged, fetch or write it again") from None
 

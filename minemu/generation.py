@@ -6,6 +6,7 @@ The released Emu code runs the whole prefix anew for each of the N embeddings; w
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from minemu import sequence
 from minemu.errors import MinemuError
 
 SCORED = 256  # texts whose likelihood is found at once
+NEW_TOKENS = 32  # unless said otherwise
 
 
 class RoomyLayer(DynamicLayer):
@@ -81,14 +83,12 @@ class EmuGeneration:
     ) -> Tensor:
         """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new).
 
-        At most what the context has left. A model that says [IMG] itself (`objective.say_image`) ends there, as words have no more to say.
+        At most what the context has left: positions beyond it were never trained. A model that says [IMG] itself
+        (`objective.say_image`) ends there, as words have no more to say.
         """
         _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come=1)
-        if not {"max_length", "generation_config"} & kwargs.keys():
-            limit, room = kwargs.get("max_new_tokens", 32), self.config.llm.context - inputs.shape[1]
-            if limit < 1:
-                raise MinemuError(f"max_new_tokens={limit} asks for nothing; give 1 or more")
-            kwargs["max_new_tokens"] = min(limit, room)  # positions beyond the context were never trained
+        length, context = inputs.shape[1], self.config.llm.context
+        kwargs["max_new_tokens"] = min(_new_tokens(kwargs, length), context - length)
         if self.config.objective.say_image:
             kwargs.setdefault("eos_token_id", [self.ids.eos, self.ids.image_start])
         return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **kwargs)
@@ -155,6 +155,8 @@ class EmuGeneration:
         """
         if len(input_ids) != 1 or (attention_mask is not None and not attention_mask.all()):
             raise MinemuError(f"texts are scored after one prompt without padding, not {len(input_ids)} rows; call once for each")
+        if not texts or not all(texts):
+            raise MinemuError("there is no text to score, or an empty one; give at least one, each of a word or more")
         to_come = max(map(len, texts))
         _, _, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come)
         scores = []
@@ -172,3 +174,16 @@ class EmuGeneration:
             total = (of_tokens * mask).sum(1)
             scores.append(total / mask.sum(1) if mean else total)
         return torch.cat(scores)
+
+
+def _new_tokens(kwargs: dict[str, Any], length: int) -> int:
+    """How many tokens transformers' keywords ask for after `length` of a prompt; a max_length is taken out of them."""
+    given = kwargs.get("generation_config")
+    limit, longest = kwargs.pop("max_new_tokens", None), kwargs.pop("max_length", None)
+    if limit is None and longest is None and given is not None:
+        limit, longest = given.max_new_tokens, given.max_length
+    if limit is None:
+        limit = NEW_TOKENS if longest is None else longest - length
+    if limit < 1:
+        raise MinemuError(f"max_new_tokens={limit} asks for nothing; give 1 or more, or a max_length beyond the prompt's {length}")
+    return limit

@@ -37,6 +37,7 @@ from minemu.visual_encoder import EVAVisionTransformer
 from minemu.weights import load_folder, save_tensors
 
 LOGS = "training"  # folder beside the weights of a checkpoint: each stage's settings and log
+LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")  # what Emu-I adapts, in every layer of the LLM
 
 
 @dataclass
@@ -86,8 +87,9 @@ def lora_config(config: LLMConfig):
         from peft import LoraConfig
     except ImportError:
         raise MinemuError("llm.lora_rank needs peft: pip install 'minemu[finetune]', or merge the adapters (lora_rank=0)") from None
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
-    return LoraConfig(r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=targets)
+    return LoraConfig(
+        r=config.lora_rank, lora_alpha=config.lora_alpha, lora_dropout=config.lora_dropout, target_modules=list(LORA_LAYERS)
+    )
 
 
 class Emu(nn.Module, EmuGeneration):
@@ -263,6 +265,8 @@ def local_folder(
 def read_config(folder: Path) -> EmuConfig:
     if (folder / RECORD).exists() and not (folder / "config.json").exists():
         raise MinemuError(f"{folder} is a conversion that was stopped; run the same minemu official command again to finish it")
+    if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
+        raise MinemuError(f"{folder} is an adapter: EmuPipeline.from_pretrained loads it on its base")
     values = read_json(folder / "config.json")
     if values.pop("model_type", None) != "emu":
         raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu'); convert one with minemu official")

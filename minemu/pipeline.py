@@ -22,7 +22,7 @@ from minemu.model import LOGS, Emu, local_folder, push
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
 from minemu.prompts import DESCRIBE
 from minemu.retrieval import rices
-from minemu.sequence import Video
+from minemu.sequence import Video, picture_ids
 from minemu.visual_decoder import Generators, VisualDecoder
 
 Sample = Sequence[str | PictureLike | Video]
@@ -52,16 +52,18 @@ class EmuPipeline:
     pipe.continue_document([words and pictures])   go on with both, as they come
     """
 
-    def __init__(self, model: Emu, processor: EmuProcessor, decoder: VisualDecoder):
+    def __init__(self, model: Emu, processor: EmuProcessor, decoder: VisualDecoder | None):
         if processor.ids != model.ids:
             raise MinemuError(
                 f"the tokenizer's special tokens {processor.ids} are not where the model expects them, {model.ids}; "
                 "use the tokenizer of this checkpoint"
             )
-        self.model, self.processor, self.decoder = model.eval(), processor, decoder.eval()
+        self.model, self.processor = model.eval(), processor
+        self.decoder = None if decoder is None else decoder.eval()  # without one it reads and speaks, and does not draw
         self.logs: list[Path] = []  # where the records of its training lie, which go with it when it is saved
         # What stands in the model's own may be of another decoder: stage `emu` does not depend on it.
-        model.config = replace(model.config, decoder=decoder.config)
+        if decoder is not None:
+            model.config = replace(model.config, decoder=decoder.config)
 
     @classmethod
     def from_pretrained(
@@ -76,20 +78,26 @@ class EmuPipeline:
     ) -> EmuPipeline:
         """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
 
+        Without a folder visual_decoder, as of Emu2-Chat, it reads and speaks, and cannot draw.
+
         adapter   folder or repository of what `minemu train instruct` wrote on this base; as `source` it is loaded on
                   the base that lies beside it
         merge     add the adapter to the weights: the same answers, faster, and no need of peft afterwards
         """
+        if "torch_dtype" in placing:
+            raise MinemuError("the precision is called dtype here: dtype='bfloat16'")
         folder = local_folder(source, revision, token)
         if adapter is None and adapters.is_adapter(folder):
             folder, adapter = adapters.base_folder(folder), folder
         if merge and adapter is None:
             raise MinemuError("merge=True needs an adapter to merge: adapter='folder'")
-        decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER, dtype)
+        draws = (folder / DECODER_FOLDER).exists()
+        decoder = VisualDecoder.from_pretrained(folder / DECODER_FOLDER, dtype) if draws else None
         device_map = placing.get("device_map")
         if device_map is None and placing.get("quantization_config") is not None:
             device_map = "auto"
-        decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left
+        if decoder is not None:
+            decoder.to(main_device(device_map))  # before the model, so that "auto" knows what is left
         model = Emu.from_pretrained(folder, dtype, **placing)
         if adapter is None:
             pipe = cls(model, EmuProcessor.from_pretrained(folder), decoder)
@@ -106,7 +114,8 @@ class EmuPipeline:
     def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
         self.model.save_pretrained(folder, dtype)
         self.processor.save_pretrained(folder)
-        self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
+        if self.decoder is not None:
+            self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
         own = Path(folder) / LOGS
         for logs in self.logs:
             if logs.is_dir() and logs.resolve() != own.resolve():
@@ -127,8 +136,14 @@ class EmuPipeline:
             raise MinemuError(
                 f"load the pipeline in that precision: EmuPipeline.from_pretrained(folder, dtype='{str(device).split('.')[1]}')"
             )
-        self.model.to(device)
-        self.decoder.to(device)
+        try:
+            self.model.to(device)
+            if self.decoder is not None:
+                self.decoder.to(device)
+        except (AssertionError, RuntimeError) as error:  # what torch raises for a device that is not there
+            raise MinemuError(
+                f"could not move to {device} ({str(error).splitlines()[0]}); give cpu, or a GPU that is here"
+            ) from None
         return self
 
     # ---- pictures ------------------------------------------------------------------------------------------------------
@@ -151,6 +166,7 @@ class EmuPipeline:
         """
         if output_type not in ("pil", "pt"):
             raise MinemuError(f"output_type={output_type!r} is not one of pil, pt")
+        self.check_draws()
         samples = _as_batch(prompt)
         alone = [_is_one_picture(sample) for sample in samples]
         if any(alone) and not all(alone):
@@ -160,6 +176,14 @@ class EmuPipeline:
         embeds = self.encode([sample[0] for sample in samples]) if all(alone) else self.imagine(samples)
         pixels = self._draw(embeds, all(alone), num_inference_steps, guidance_scale, generator, progress)
         return EmuPipelineOutput(pixels if output_type == "pt" else to_pil(pixels), embeds)
+
+    def check_draws(self) -> None:
+        """Refuse what needs the visual decoder where there is none."""
+        if self.decoder is None:
+            raise MinemuError(
+                "this checkpoint has no visual decoder, so it cannot draw; convert one into its folder: "
+                f"minemu official DIFFUSERS_FOLDER --preset {self.model.config.name} --out FOLDER/{DECODER_FOLDER}"
+            )
 
     def _draw(
         self, embeds: Tensor, autoencode: bool, steps: int | None, scale: float | None, generator, progress=False
@@ -235,14 +259,14 @@ class EmuPipeline:
     def log_likelihoods(self, sample: Sample | Sequence[dict], texts: Sequence[str], mean: bool = False) -> Tensor:
         """log P(text | sample) of each text as what comes next: (R,). With `mean` per token, so that long texts do not lose."""
         rows = [self.processor.encode(text) for text in texts]
-        if not all(rows) or not rows:
-            raise MinemuError("there is no text to score, or an empty one; give at least one, each of a word or more")
         return self.model.log_likelihoods(
             rows, **self.processor([self._as_asked(sample)]).to(self.model.device), mean=mean
         )
 
     def rank(self, sample: Sample | Sequence[dict], answers: Sequence[str]) -> list[tuple[str, float]]:
         """Answers with their mean log-likelihood per token, the likeliest first, as the paper ranks those of VisDial."""
+        if isinstance(answers, str):
+            raise MinemuError(f"rank chooses among answers: give a list of them, such as [{answers!r}, ...]")
         scores = self.log_likelihoods(sample, answers, mean=True).tolist()
         return sorted(zip(answers, scores, strict=True), key=lambda pair: -pair[1])
 
@@ -280,7 +304,7 @@ class EmuPipeline:
             embeds = model.generate_image_embeds(**batch)
             pieces += to_pil(self._draw(embeds, False, num_inference_steps, guidance_scale, generator))
             max_pictures -= 1
-            slots = said.new_tensor([[*[ids.image] * self.processor.n_image, ids.image_end]])
+            slots = said.new_tensor([picture_ids(ids, self.processor.n_image)[1:]])
             batch["input_ids"] = torch.cat([batch["input_ids"], slots], 1)
             shown = batch["image_embeds"]
             batch["image_embeds"] = embeds if shown is None else torch.cat([shown, embeds])
@@ -296,6 +320,10 @@ class EmuPipeline:
             )
         if max_new_tokens < 1:
             raise MinemuError(f"max_new_tokens={max_new_tokens} asks for nothing; give 1 or more")
+        if max_pictures < 0:
+            raise MinemuError(f"max_pictures={max_pictures} is negative; give 0 for words alone")
+        if max_pictures:
+            self.check_draws()
         batch = self.processor([list(sample)]).to(self.model.device)
         images = batch.get("images")
         room = self.model.config.llm.context - batch["input_ids"].shape[1]
@@ -332,8 +360,8 @@ def _as_batch(prompt: Sample | Sequence[Sample]) -> list[list]:
 
 
 def _refuse_bare(prompt: Sample | Sequence[Sample]) -> None:
-    if isinstance(prompt, (str, dict, Image.Image, os.PathLike, Video)) or not len(prompt):
-        raise MinemuError('give a list of text and pictures: pipe(["a llama, Twemoji style"])')
+    if not isinstance(prompt, (list, tuple)) or not prompt:
+        raise MinemuError('give a list of text and pictures: pipe(["a rocket on a purple background, Fluent style"])')
 
 
 def _is_one_picture(sample: Sequence) -> bool:

@@ -23,6 +23,7 @@ from minemu.errors import MinemuError
 DECIMAL = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS = {**DECIMAL, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MOST_DEVICES = 1024
+MOST = 10_000_000  # of anything that is asked about: beyond it numbers overflow
 VISUAL = ("visual_encoder", "ln_visual", "causal_transformer", "project_up")
 TRAINING_PARTS = ("weights", "gradients", "moments", "gathered", "activations", "logits")
 INFERENCE_PARTS = ("weights", "cache", "decoder")
@@ -170,6 +171,8 @@ def _check(config: EmuConfig, devices: int, load: Load) -> None:
     for name, value in (("devices", devices), ("batch", load.batch), ("length", load.length)):
         if value < 1:
             raise MinemuError(f"--{name} {value} is too few; give 1 or more")
+        if value > MOST:
+            raise MinemuError(f"--{name} {value} is more than {MOST:,}; give fewer")
     if load.length > (context := config.llm.context):
         raise MinemuError(
             f"--length {load.length} is more than the context of {context}; shorten it or --set llm.context"

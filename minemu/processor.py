@@ -8,6 +8,7 @@ import struct
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
         picture = ImageOps.exif_transpose(picture)
         if picture.mode.startswith(("I", "F")):  # 16 or 32 bit grey
             grey = np.asarray(picture, dtype=np.float32).clip(min=0)
-            white = 65535.0 if picture.mode.startswith("I;16") else max(grey.max(), 1.0)
+            white = _white(picture.mode, grey.max())
             picture = Image.fromarray((grey / white * 255).round().astype(np.uint8))
         if picture.has_transparency_data:
             picture = picture.convert("RGBA")
@@ -74,8 +75,17 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
         raise MinemuError(f"{name} does not exist; check the path") from None
     except Image.DecompressionBombError:
         raise MinemuError(f"{name} is larger than {MAX_PIXELS:,} pixels; make it smaller first") from None
-    except (*BROKEN_PICTURE, UnidentifiedImageError) as error:
+    except UnidentifiedImageError:
+        raise MinemuError(f"{name} is no picture; give one of {', '.join(PICTURE_SUFFIXES)}") from None
+    except BROKEN_PICTURE as error:
         raise MinemuError(f"{name} cannot be read as a picture ({error}); it may be truncated, save it again") from None
+
+
+def _white(mode: str, largest: float) -> float:
+    """What white is in grey of more than 8 bits; of floats, which have no such, the largest."""
+    if mode == "F":
+        return max(largest, 1.0)
+    return 255.0 if mode == "I" and largest <= 255 else 65535.0
 
 
 def _open(data: bytes) -> Image.Image:
@@ -154,7 +164,7 @@ class EmuProcessor(ChatTemplates):
             elif isinstance(item, sequence.Video):
                 pictures += [self.preprocess(frame) for frame in item.frames]
                 pieces += [sequence.PICTURE] * len(item.frames)
-            elif isinstance(item, (Image.Image, os.PathLike)) or (isinstance(item, str) and is_picture_path(item)):
+            elif isinstance(item, (Image.Image, os.PathLike)) or is_picture_path(item):
                 pictures.append(self.preprocess(item))
                 pieces.append(sequence.PICTURE)
             elif isinstance(item, str):
@@ -187,11 +197,16 @@ class EmuProcessor(ChatTemplates):
             raise MinemuError(f"return_tensors={return_tensors!r} is not supported; use 'pt'")
         if padding_side not in ("left", "right"):
             raise MinemuError(f"padding_side={padding_side!r} is not one of left, right")
+        if max_length is not None and max_length < 1:
+            raise MinemuError(
+                f"max_length={max_length} leaves nothing of a sample; give 1 or more, or None for no limit"
+            )
         if isinstance(samples, (str, Image.Image, os.PathLike)) or not samples:
             raise MinemuError(
                 'give a list of samples, each a list of text and pictures: processor([["two dogs.", img]])'
             )
-        if any(isinstance(sample, (Image.Image, os.PathLike, sequence.Video)) for sample in samples):
+        items = (Image.Image, os.PathLike, sequence.Video, sequence.Special)
+        if any(isinstance(sample, items) or is_picture_path(sample) for sample in samples):
             raise MinemuError(
                 'each sample is a list of its own: processor([["two dogs.", img]]), in two pairs of brackets'
             )
@@ -199,7 +214,7 @@ class EmuProcessor(ChatTemplates):
         seen: dict[str, list[Tensor]] = {"images": [], "frames": []}
         for sample in samples:
             row, pictures, frames = self.tokens(sample, eos)
-            rows.append(sequence.truncate(row, self.ids, max_length) if max_length else row)
+            rows.append(row if max_length is None else sequence.truncate(row, self.ids, max_length))
             seen["images"] += pictures[: rows[-1].count(self.ids.image) // self.n_image]  # what a cut has left
             seen["frames"] += frames[: rows[-1].count(self.ids.frame) // self.n_frame]
         batch: dict[str, Tensor] = sequence.pad_rows(rows, self.ids, padding_side)
@@ -254,7 +269,9 @@ def normalise(pixels: Tensor) -> Tensor:
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
-def is_picture_path(text: str) -> bool:
-    """Is this text of a sample the name of a picture or film? One with spaces in it only if there is such a file: it may be a sentence."""
+def is_picture_path(text: Any) -> bool:
+    """Is this item of a sample a text that names a picture or film? One with spaces only if there is such a file: it may be a sentence."""
+    if not isinstance(text, str):
+        return False
     named = text.lower().endswith(PICTURE_SUFFIXES + VIDEO_SUFFIXES) and "\n" not in text and len(text) < 1024
     return named and (" " not in text or os.path.isfile(text))

@@ -1,7 +1,7 @@
 """The multimodal sequence: text and pictures, in any order, as one row of token ids; and every mask that follows from it.
 
 A picture is written `[IMG] <image> x N [/IMG]`. The N `<image>` slots hold no word: the model overwrites their embeddings with
-the picture's N visual embeddings. A whole sample is `<s> ... </s>`. All masks of the LLM's positions are made here.
+the picture's N visual embeddings. A whole sample is `<s> ... </s>`. Which position reads, says or regresses what is decided here.
 
 Axes   B rows   L positions
 """
@@ -74,6 +74,8 @@ class Video:
     @classmethod
     def sampled(cls, frames: Sequence, count: int) -> Video:
         """At most `count` frames, the middle ones of as many equal parts."""
+        if count < 1:
+            raise MinemuError(f"{count} frames of a video are wanted; take 1 or more")
         step = max(len(frames) / count, 1.0)
         return cls([frames[int((part + 0.5) * step)] for part in range(min(count, len(frames)))])
 

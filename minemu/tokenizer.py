@@ -56,7 +56,7 @@ def load_tokenizer(folder: str | os.PathLike, special: Sequence[str] | None = No
         core = read_sentencepiece(pieces)
     else:
         raise MinemuError(
-            f"{folder} has neither tokenizer.json nor tokenizer.model; copy LLaMA's tokenizer.model there"
+            f"{folder} has neither tokenizer.json nor tokenizer.model; copy that of the checkpoint there, of a published one LLaMA's"
         )
     tokenizer = _llama_like(core)
     tokenizer.add_special_tokens({"additional_special_tokens": list((special or SPECIAL_TOKENS)[1:])})

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from minemu import sequence
 from minemu.errors import MinemuError
+from minemu.model import EmuOutput
 from minemu.pipeline import EmuPipeline, to_pil
 from minemu.processor import CLIP_MEAN, CLIP_STD
 
@@ -39,7 +40,7 @@ class Trace:
     hidden: np.ndarray  # (L, D), what the LLM makes of the sequence
     said: list[int]  # the LM head's likeliest token wherever a word has to be said
     predicted: np.ndarray  # (N, E), the regression head's embeddings of the picture, each from the true ones before it
-    latents: np.ndarray  # (h, w, 3) uint8, the U-Net's last output, painted as `features` are
+    latents: np.ndarray  # (s, s, 3) uint8, what the decoder makes of `predicted`, painted as `features` are
     drawn: np.ndarray  # (S, S, 3) uint8, the picture decoded from `predicted`
 
     @property
@@ -50,6 +51,7 @@ class Trace:
 @torch.no_grad()
 def trace(pipe: EmuPipeline, batch: dict[str, Tensor], generator: torch.Generator | None = None) -> Trace:
     """Send the first sample of `batch` through the model and decode the picture that the regression head predicts."""
+    pipe.check_draws()
     model, ids = pipe.model, pipe.processor.ids
     row = batch["input_ids"][:1][:, batch["attention_mask"][0].bool()]  # (1, L)
     count = sequence.count_pictures(row, ids)
@@ -58,7 +60,7 @@ def trace(pipe: EmuPipeline, batch: dict[str, Tensor], generator: torch.Generato
     images = batch["images"][:count]
 
     passed: dict[str, Tensor] = {}
-    modules = {"encoder": model.visual_encoder, "llm": model.llm.model, "unet": pipe.decoder.unet}
+    modules = {"encoder": model.visual_encoder, "llm": model.llm.model}
     hooks = [
         module.register_forward_hook(_recorder(passed, name), with_kwargs=True) for name, module in modules.items()
     ]
@@ -67,21 +69,23 @@ def trace(pipe: EmuPipeline, batch: dict[str, Tensor], generator: torch.Generato
         out = model(row, image_embeds=embeds)
         goals = sequence.targets(row, ids, model.config.objective)
         predicted = out.predictions[0, :-1][row[0, 1:] == ids.image][-embeds.shape[1] :]  # (N, E)
-        null = pipe.null_embeds(autoencode=False)  # the LLM passes by again: keep what `out` saw
-        pixels = pipe.decoder.decode(predicted[None], null, generator=generator)  # (1, 3, S, S)
     finally:
         for hook in hooks:
             hook.remove()
+    latents = pipe.decoder.denoise(
+        predicted[None], pipe.null_embeds(autoencode=False), generator=generator
+    )  # (1, K, s, s)
+    pixels = pipe.decoder.to_pixels(latents)  # (1, 3, S, S)
     return Trace(
         preset=model.config.name,
-        stages=_stages(pipe, images[-1:], passed, embeds[-1:], out, predicted, pixels),
+        stages=_stages(pipe, images[-1:], passed, embeds[-1:], out, predicted, latents, pixels),
         picture=unnormalise(images[-1:])[0],
         features=_main_directions(passed["encoder"][-1, 1:]),
         embeds=embeds[-1].float().cpu().numpy(),
         hidden=out.hidden[0].float().cpu().numpy(),
         said=out.logits[0, :-1].argmax(-1)[goals.text[0] != sequence.IGNORE].tolist(),
         predicted=predicted.float().cpu().numpy(),
-        latents=_main_directions(passed["unet"][-1].flatten(1).T),
+        latents=_main_directions(latents[0].flatten(1).T),
         drawn=np.asarray(to_pil(pixels)[0]),
     )
 
@@ -96,7 +100,14 @@ def _recorder(passed: dict[str, Tensor], name: str):
 
 
 def _stages(
-    pipe: EmuPipeline, image: Tensor, passed: dict[str, Tensor], embeds: Tensor, out, predicted: Tensor, pixels: Tensor
+    pipe: EmuPipeline,
+    image: Tensor,
+    passed: dict[str, Tensor],
+    embeds: Tensor,
+    out: EmuOutput,
+    predicted: Tensor,
+    latents: Tensor,
+    pixels: Tensor,
 ) -> dict[str, Stage]:
     """Every parameter of the pipeline is counted in exactly one stage."""
     model, config = pipe.model, pipe.model.config
@@ -134,7 +145,10 @@ def _stages(
             "regression head", "the next embedding", tuple(predicted[None].shape), _count(model.regression_head)
         ),
         "decoder": Stage(
-            "4  Visual Decoder", "latent diffusion U-Net", tuple(passed["unet"][:1].shape), _count(pipe.decoder)
+            "4  Visual Decoder",
+            "a sketch, which a U-Net corrects" if config.decoder.condition_grid else "latent diffusion U-Net",
+            tuple(latents.shape),
+            _count(pipe.decoder),
         ),
         "drawn": Stage("picture", "decoded", tuple(pixels.shape)),
     }

@@ -99,6 +99,8 @@ class VisualDecoder(nn.Module):
 
         latents = self.encode(images)                                                           # (B, K, s, s)
         noise = torch.randn(latents.shape, generator=generator, device=device)
+        if config.noise_offset:                                                                 # Emu2: the mean is noisy too
+            noise += config.noise_offset * torch.randn(*noise.shape[:2], 1, 1, generator=generator, device=device)
         t = torch.randint(TRAIN_STEPS, (rows,), generator=generator, device=device)             # (B,)
         noisy = self.scheduler.add_noise(latents, noise, t)
         target = {"sample": latents, "epsilon": noise, "v": self.scheduler.get_velocity(latents, noise, t)}[config.prediction]
@@ -152,16 +154,17 @@ class VisualDecoder(nn.Module):
         if self.config.position_channels:
             noisy = torch.cat([noisy, self.positions.expand(len(noisy), -1, -1, -1)], 1)        # + 12 channels
         pooled = conditions.mean(1) if self.config.pooled_condition else None                   # (B, D)
-        if not self.config.size_condition:
-            predicted = self.unet(noisy, t, encoder_hidden_states=conditions, class_labels=pooled).sample
-            if not (self.config.condition_grid and self.config.prediction == "sample"):
-                return predicted
-            signal = self.signal[t].view(-1, 1, 1, 1).to(noisy)                                 # 0 where all is noise
-            return sketch + signal * predicted                                                  # corrected, not drawn anew
-        side = self.config.image_size                                                           # original size, crop, target size
-        sizes = conditions.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), -1)    # (B, 6)
-        added = {"text_embeds": pooled, "time_ids": sizes}
-        return self.unet(noisy, t, encoder_hidden_states=conditions, added_cond_kwargs=added).sample
+        told: dict = {"class_labels": pooled}
+        if self.config.size_condition:
+            side = self.config.image_size                                                       # original size, crop, target size
+            sizes = conditions.new_tensor([side, side, 0, 0, side, side]).expand(len(noisy), -1)    # (B, 6)
+            told = {"added_cond_kwargs": {"text_embeds": pooled, "time_ids": sizes}}
+        if not (self.config.condition_grid and self.config.prediction == "sample"):
+            return self.unet(noisy, t, encoder_hidden_states=conditions, **told).sample
+        signal = self.signal[t].view(-1, 1, 1, 1).to(noisy)                                     # 0 where all is noise
+        if not torch.is_grad_enabled() and not signal.any():
+            return sketch                                                                       # the U-Net has nothing to say
+        return sketch + signal * self.unet(noisy, t, encoder_hidden_states=conditions, **told).sample  # corrected, not drawn anew
 
     # ---- drawing -------------------------------------------------------------------------------------------------------
 
@@ -175,16 +178,37 @@ class VisualDecoder(nn.Module):
         generator: Generators = None,
         progress: bool = False,
     ) -> Tensor:
-        """Draw the pictures of visual embeddings: (B, N, D) -> (B, 3, S, S) in [-1, 1].
+        """Draw the pictures of visual embeddings: (B, N, D) -> (B, 3, S, S) in [-1, 1]; see `denoise`."""
+        latents = self.denoise(conditions, null, num_inference_steps, guidance_scale, generator, progress)
+        return self.to_pixels(latents)
 
-        Guidance moves away from `null` (1 or B, N, D; default: the mean condition); a scale of 1 leaves it out. Published
-        nulls: the embeddings of an all-zero picture to rebuild, those imagined from "" to draw from a prompt.
+    def to_pixels(self, latents: Tensor) -> Tensor:
+        """(B, K, s, s) -> (B, 3, S, S) in [-1, 1]."""
+        return self.codec.decode(latents.to(self.codec.scale)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def denoise(
+        self,
+        conditions: Tensor,
+        null: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """The latents of the pictures of visual embeddings: (B, N, D) -> (B, K, s, s).
+
+        In one step, with a sketch and zero terminal SNR, they are the sketch: no seed changes it. Guidance moves away from `null`
+        (1 or B, N, D; default: the mean condition); a scale of 1 leaves it out. Published nulls: the embeddings of an all-zero
+        picture to rebuild, those imagined from "" to draw from a prompt.
         """
         config = self.config
         steps = config.inference_steps if num_inference_steps is None else num_inference_steps
         scale = config.guidance_scale if guidance_scale is None else guidance_scale
-        if not 1 <= steps <= TRAIN_STEPS:
-            raise MinemuError(f"num_inference_steps={steps} is not between 1 and {TRAIN_STEPS}")
+        if not (isinstance(steps, int) and 1 <= steps <= TRAIN_STEPS):
+            raise MinemuError(f"num_inference_steps={steps!r} is no whole number between 1 and {TRAIN_STEPS}")
+        if not (isinstance(scale, (int, float)) and 0 <= scale < math.inf):
+            raise MinemuError(f"guidance_scale={scale!r} should be a number, 0 or more; 1 is no guidance")
         conditions = self.normalise(conditions)                                                 # (B, N, D)
         rows, guided = len(conditions), scale != 1
         if guided:
@@ -206,7 +230,7 @@ class VisualDecoder(nn.Module):
                 without, with_condition = predicted.chunk(2)
                 predicted = without + scale * (with_condition - without)
             latents = sampler.step(predicted, t, latents).prev_sample
-        return self.codec.decode(latents.to(self.codec.scale)).clamp(-1, 1)                     # (B, 3, S, S)
+        return latents
 
     def initial_noise(self, rows: int, generator: Generators) -> Tensor:
         """(B, K, s, s), drawn in float32 where the generator lives, so that a seed gives the same picture in any precision.
@@ -217,6 +241,8 @@ class VisualDecoder(nn.Module):
             if len(generator) != rows:
                 raise MinemuError(f"{len(generator)} generators were given for {rows} pictures; give one for each, or one for all")
             return torch.cat([self.initial_noise(1, one) for one in generator])
+        if not isinstance(generator, torch.Generator | None):
+            raise MinemuError(f"generator={generator!r} is none; give torch.Generator().manual_seed(0)")
         side = self.config.image_size // self.config.patch
         home = generator.device if generator is not None else self.condition_mean.device
         noise = torch.randn(rows, self.config.latent_channels, side, side, generator=generator, device=home)

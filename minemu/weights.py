@@ -40,9 +40,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (FileNotFoundError, SafetensorError, OSError) as error:
         reason = "missing" if not Path(path).exists() else f"damaged ({error})"
-        raise MinemuError(
-            f"{path} is {reason}: delete its folder to start from the checkpoint before it, or fetch it again"
-        ) from None
+        raise MinemuError(f"{path} is {reason}: fetch or copy it again") from None
 
 
 def load_folder(folder: Path) -> dict[str, Tensor]:

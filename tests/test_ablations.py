@@ -127,6 +127,10 @@ def test_other_settings_are_refused(ran, capsys):
         ("ablate los", "no question 'los' among the ablations: did you mean 'loss'?"),
         ("ablate loss --seeds 0", "--seeds 0 is too few; give 1 or more"),
         ("ablate loss --set llm.layer=2", "unknown configuration key 'llm.layer'"),
+        (
+            "ablate loss --set train.world_seed=7",
+            "train.world_seed is set anew for each training: leave it out, and give --seeds",
+        ),
     ],
 )
 def test_bad_input_is_one_line(line, message, capsys, tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def test_the_peak_of_training_is_that_of_the_largest_stage(tmp_path):
     row = records.train_peak(tmp_path)
     assert row["ratio"] == 1.5 and row["gb"] == {"emu": 3.0, "sketch": 6.0} and "stage sketch" in row["said"]
     text = report.bench_table({"rows": {"train-peak": row}, "command": "minemu bench", "commit": "abc"})
-    assert "| `train-peak` | 4 GB | ≤ 1 × | **1.5 ×** |" in text
+    assert "| `train-peak` | 4 GB | ≤ 1 × ✗ | **1.5 ×** | 6.00 GB, stage sketch |" in text
     with pytest.raises(MinemuError, match="has no training logs; run it where data_samples is"):
         records.train_peak(tmp_path / "training")
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import minemu
 from minemu import cli
 from minemu.errors import MinemuError
 from minemu.evaluation import report, tasks
@@ -55,7 +56,7 @@ def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, tmp_path):
         ("train encoder --preset emu-14b", "preset 'emu-14b' has no recipe"),
         ("train encoder --preset emu-nano --set llm.layer=2", "unknown configuration key 'llm.layer': did you mean 'layers'?"),
         ("train encoder --preset emu-nano --set llm.layers", "--set llm.layers has no value; write it as KEY=VALUE"),
-        ("recipe emu-nano --set train.emu.step=3", "unknown configuration key 'emu.step': did you mean 'steps'?"),
+        ("recipe emu-nano --set train.emu.step=3", "unknown configuration key 'train.emu.step': did you mean 'steps'?"),
         ("evaluate nowhere --task captoin", "unknown task 'captoin': did you mean 'caption'?"),
         ("evaluate nowhere --task edit", "task 'edit' is not trained yet"),
         ("evaluate nowhere --task caption --shots 4", "task 'caption' takes no --shots; leave it out, or take one of few-"),
@@ -65,7 +66,16 @@ def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, tmp_path):
         ("evaluate nowhere --task caption --limit 0", "--limit 0 is too few"),
         ("evaluate nowhere --task caption --limit many", "Invalid value for '--limit'"),
         ("evaluate nowhere", "say what to measure: minemu evaluate nowhere --task caption"),
-        ("evaluate nowhere --all --task caption", "say what to measure"),
+        ("evaluate nowhere --all --task caption", "--all is every task: leave it out, or --task"),
+        ("recipe emu", "unknown preset 'emu': known: emu-nano, emu-tiny, emu-small, emu2-nano, emu2-tiny, emu2-small"),
+        ("recipe emu-tiny --set foo=3", "unknown configuration key 'foo': known: name, vision, bridge, llm, objective, decoder, train"),
+        ("generate c T notafolder/", "there is no folder notafolder/; check the path"),
+        ("generate c T --seed -1", "Invalid value for '--seed'"),
+        ("generate c T --seed 99999999999999999999999", "Invalid value for '--seed'"),
+        ("generate c T --shots 2", "--shots is for --examples FOLDER: add it, or leave --shots out"),
+        ("generate c T --out a.png --max-new-tokens 3", "--max-new-tokens is for words, and --out draws"),
+        ("plan emu-14b --batch 99999999999999", "--batch 99999999999999 is more than 10,000,000; give fewer"),
+        ("plan emu-14b --set llm.context=999999999999999", "--length 999999999999999 is more than 10,000,000; give fewer"),
         ("report nothing.json README.md", "there is no results file nothing.json; write one with: minemu evaluate"),
     ],
 )  # fmt: skip
@@ -96,8 +106,11 @@ def test_a_stopped_command_says_how_to_go_on(monkeypatch, capsys):
         raise KeyboardInterrupt
 
     module(monkeypatch, "minemu.demo", run_demo=stopped)
+    module(monkeypatch, "minemu.training.recipe", run_recipe=stopped)
+    assert cli.run(["recipe", "emu-nano"]) == cli.INTERRUPTED
+    assert "stopped; run the same command again to go on" in capsys.readouterr().err
     assert cli.run(["demo"]) == cli.INTERRUPTED
-    assert "run the same command again" in capsys.readouterr().err
+    assert capsys.readouterr().err == "error: stopped\n"  # it begins anew
 
 
 def test_demo_passes_its_arguments_on_and_writes_json(monkeypatch, tmp_path):
@@ -476,3 +489,30 @@ def test_bench_runs_the_rows_that_were_asked_for(monkeypatch, tmp_path, capsys):
     assert cli.run(["bench", "--list", "--json", str(out)]) == 0 and "one pass" in capsys.readouterr().out
     assert json.loads(out.read_text())["data-wait"] == "logs"
     assert "unknown bench row 'guidence': did you mean" in refused(capsys, "bench", "packing", "guidence")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("evaluate c --all --split seen", "--split seen is of one task, and --all measures each on each of its splits; leave one out"),
+        ("bench --full-scale guidance", "--full-scale has no rows: it runs emu-14b as a whole; leave the others out"),
+        ("bench --full-scale --list", "--full-scale has no rows: it runs emu-14b as a whole; leave the others out"),
+    ],
+)  # fmt: skip
+def test_options_that_would_be_ignored_are_refused(line, message, capsys):
+    assert refused(capsys, *line.split(" ")) == message
+
+
+def test_results_name_the_code_that_began_to_measure(measured, tmp_path, monkeypatch):
+    """It may be changed on disk in the minutes that measuring takes."""
+    commits = iter(["began", "later", "later still"])
+    monkeypatch.setattr(report, "commit", lambda: next(commits))
+    out = tmp_path / "results.json"
+    assert cli.run(["evaluate", "c", "--all", "--limit", "5", "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["commit"] == "began"
+    assert json.loads(out.read_text())["command"] == f"minemu evaluate c --all --limit 5 --json {out}"
+
+
+def test_version(capsys):
+    assert cli.run(["--version"]) == 0
+    assert capsys.readouterr().out == f"minemu {minemu.__version__}\n"

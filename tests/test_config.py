@@ -80,3 +80,34 @@ def test_a_wrong_key_or_value_is_one_clear_line(changes, message):
 def test_unknown_preset_is_suggested():
     with pytest.raises(MinemuError, match="unknown preset 'emu-tini': did you mean 'emu-tiny'"):
         EmuConfig.preset("emu-tini")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"llm.special_tokens": 3}, "llm.special_tokens=3 leaves no ids for [PAD], [IMG], [/IMG] and <image>"),
+        ({"llm.lora_rank": -1}, "llm.lora_rank=-1 is negative; give 0 for no LoRA"),
+        ({"llm.width": 51, "llm.heads": 3, "decoder.condition_width": 51}, "makes heads 17 wide, and rotary positions turn pairs"),
+        ({"objective.hide_written": 3.0}, "objective.hide_written=3 is no share: give 0 to 1"),
+        ({"objective.image_loss_weight": float("nan")}, "objective.image_loss_weight=nan should be 0 or more"),
+        ({"decoder.condition_dropout": 7}, "decoder.condition_dropout=7 is no share: give 0 to 1"),
+        ({"decoder.captioned": -3}, "decoder.captioned=-3 is no share: give 0 to 1"),
+        ({"decoder.laps": -1}, "decoder.laps=-1 should be 0 or more"),
+        ({"decoder.cached": 0}, "decoder.cached=0 is too small: give 1 or more"),
+        ({"decoder.norm_groups": 0}, "decoder.norm_groups=0 is too small: give 1 or more"),
+        ({"bridge.dropout": 2.0}, "bridge.dropout=2 is no share: give 0 to 1"),
+        (
+            {"bridge.kind": "pool", "bridge.n_frame": 1, "decoder.condition_width": 32},
+            "bridge.n_frame=1 and bridge.n_image=4 differ, but without llm.frame_slot a frame is read as a picture",
+        ),
+    ],
+)  # fmt: skip
+def test_a_value_out_of_range_is_one_clear_line(changes, message):
+    test_a_wrong_key_or_value_is_one_clear_line(changes, message)
+
+
+def test_a_list_may_have_spaces():
+    config = EmuConfig.preset("emu-nano").override(
+        {"decoder.unet_attention": "False, True", "decoder.unet_heads": "(1, 2)"}
+    )
+    assert config.decoder.unet_attention == (False, True) and config.decoder.unet_heads == (1, 2)

@@ -364,8 +364,8 @@ def test_table_shows_every_result_beside_its_baselines():
     text = report.table(report.collect(some_results(), "emu-tiny"))
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
     assert {len(row) for row in rows} == {9}
-    assert rows[2][1:] == ["seen", "400", "≥ 95%", "**95.5%**", "93.0% – 97.0%", "< 0.1%", "0.0%", "100.0%"]
-    assert rows[4][3:5] == ["≥ 45%", "**50.0%**"]
+    assert rows[2][1:] == ["seen", "400", "≥ 95% ✓", "**95.5%**", "93.0% – 97.0%", "< 0.1%", "0.0%", "100.0%"]
+    assert rows[4][3:5] == ["≥ 45% ✓", "**50.0%**"]
     assert "seed 3" in text and "commit `" in text
 
 
@@ -384,7 +384,7 @@ def test_details_stand_beside_the_score():
     details = {"interval": [0.8, 0.9], "single_frame": 0.3, "single_frame_interval": [0.2, 0.4]}
     result = tasks.Result("video-qa", "seen", 240, 3, 0.87, 1 / 3, 0.25, 1.0, details)
     rows = [line for line in report.table(report.collect([result], "emu-tiny")).splitlines() if line.startswith("| ")]
-    assert "| ≥ 85% | **87.0%** | 80.0% – 90.0% | 33.3% | 25.0% | 100.0% |" in rows[1]
+    assert "| ≥ 85% ✓ | **87.0%** | 80.0% – 90.0% | 33.3% | 25.0% | 100.0% |" in rows[1]
     assert (
         "the middle frame eight times" in rows[2]
         and "|  | **30.0%** | 20.0% – 40.0% | 33.3% |  | 100.0% |" in rows[2]  # blind was not measured for it
@@ -406,7 +406,7 @@ def test_a_detail_with_baselines_of_its_own():
         rows = [one for one in report.table(report.collect([result], "emu-tiny")).splitlines() if one.startswith("| ")]
         assert "a still, the middle frame eight times | seen | 80 |  | **30.0%** | 20.0% – 40.0% | 25.0% |" in rows[3]
         assert len(rows) == 4 and rows[2].startswith(
-            "| questions about 8 frames: which way a thing moves | seen | 80 | ≥ 85% |"
+            "| questions about 8 frames: which way a thing moves | seen | 80 | ≥ 85% ✓ |"
         )
         assert rows[2].endswith(f"**90.0%** | 80.0% – 95.0% | {baselines}")
     for also, n in (({}, 200), ({"nearer_than_chance_n": 199}, 199)):
@@ -419,12 +419,12 @@ def test_a_detail_with_baselines_of_its_own():
 def test_bench_table_shows_ratio_and_aim():
     row = {"ratio": 5.26, "min": 5.0, "max": 5.5, "runs": 3, "against": "recomputing", "error": 2e-6}
     text = report.bench_table({"rows": {"image-embeds-n32": row}, "command": "minemu bench", "commit": "abc"})
-    assert "| `image-embeds-n32` | recomputing | ≥ 5 × | **5.3 ×** | 5.0 – 5.5 × | 3 | 2e-06 |" in text
+    assert "| `image-embeds-n32` | recomputing | ≥ 5 × ✓ | **5.3 ×** | 5.0 – 5.5 × | 3 | 2e-06 |" in text
 
 
 def test_collected_results_say_where_they_come_from():
     collected = report.collect(some_results(), "emu-tiny")
-    assert collected["preset"] == "emu-tiny" and collected["command"].startswith("minemu")
+    assert collected["preset"] == "emu-tiny" and collected["command"]
     assert {"command", "commit", "versions", "preset", "results"} <= set(collected)
     assert {"task", "split", "n", "seed", "score", "chance", "blind", "upper_bound", "details"} <= set(
         collected["results"][0]

@@ -631,7 +631,7 @@ def test_storyboards(storyboards):
         ("subtitle/abc.json", "{", "is not valid JSON"),
         ("label/abc.json", '{"duration": "long"}', "its subtitle or its label is not as it should be"),
         ("storyboard/00007.json", '{"url": "watch?v=abc", "yt_meta_dict": {"sb": {}}}', "has no frames"),
-        ("storyboard/00007_0.webp", "", "00007_0.webp cannot be read as a picture"),
+        ("storyboard/00007_0.webp", "", "00007_0.webp is no picture; give one of"),
     ],
 )
 def test_bad_storyboards(storyboards, file, content, text):
@@ -872,3 +872,22 @@ def test_bad_configuration(tmp_path):
         open_source(DataConfig("webdatset", "x"), words, 4)
     with pytest.raises(MinemuError, match=r"no file matches .*\*.tar; check the path"):
         open_source(DataConfig("webdataset", str(tmp_path / "*.tar")), words, 4)
+
+
+def test_special_tokens_that_only_the_tokenizer_knows_make_a_bad_sample(shards):
+    """Else the batch that has it would stop the run, and every run that goes on with it."""
+
+    def length(text):
+        if "7" in text.split():
+            raise MinemuError("the text contains the special token '7'")
+        return len(text.split())
+
+    told = []
+    plain = open_source(DataConfig("webdataset", shards, max_bad=1.0), words, 4)
+    source = open_source(
+        DataConfig("webdataset", shards, max_bad=1.0), length, 4, on_skip=lambda k, why: told.append(why)
+    )
+    texts = [piece for n in range(len(plain)) for piece in plain.document(n) if isinstance(piece, str)]
+    kept = [piece for n in range(len(plain)) for piece in source.document(n) if isinstance(piece, str)]
+    assert any("7" in text.split() for text in texts) and not any("7" in text.split() for text in kept)
+    assert set(told) == {"the text contains the special token '7'"}

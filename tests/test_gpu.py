@@ -26,9 +26,10 @@ from minemu.weights import load_tensors
 SHORT = {
     f"train.{stage}.{key}": value
     for stage in TRAINABLE
-    for key, value in {"steps": 4, "checkpoint_every": 2, "log_every": 1, "preview_every": 4}.items()
+    for key, value in {"steps": 4, "checkpoint_every": 2, "log_every": 1}.items()
     if stage != "codec"
 }
+SHORT |= {"train.sketch.preview_every": 4, "train.decoder.preview_every": 4}
 SETTINGS = {**SHORT, "train.source": "mixture", "objective.say_image": True, "train.instruct.batch_size": 2}
 SETTINGS["train.imagine.lr"] = 1e-4  # the first steps double last digits, and the stages after it should begin alike
 STOPS = ("emu", "sketch", "decoder")  # AdamW, Muon, a moving average

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from minemu import adapters, cli
 from minemu.chat import user_message
@@ -333,3 +333,39 @@ def test_without_rehearsal_there_are_conversations_alone(root, stage):
     assert all(torch.equal(plain.batch(i)["input_ids"], stage.batch(i)["input_ids"]) for i in range(4))
     with pytest.raises(MinemuError, match="train.rehearse=1 leaves no conversations: give 2 or more, or 0"):
         resolve("emu-nano", {"train.rehearse": 1})
+
+
+def test_a_refused_adapter_leaves_its_base_as_it_was(root, tmp_path):
+    """What does not fit is seen before anything is changed, so that the right one still loads."""
+    folder = root / "instruct" / "adapter"
+    pipe = EmuPipeline.from_pretrained(root / "checkpoint")
+    model, before = pipe.model, {name: t.clone() for name, t in pipe.model.state_dict().items()}
+    config = adapters.read_settings(folder, model.config)
+    shutil.copytree(folder, tmp_path / "bare")
+    tensors = load_file(folder / "adapter_model.safetensors")
+    tensors.popitem()
+    save_file(tensors, tmp_path / "bare" / "adapter_model.safetensors")
+    processor = EmuProcessor.of(config, root)
+    with pytest.raises(MinemuError, match="its tensors do not fit emu-nano's layers"):
+        adapters.load_adapter(model, processor, tmp_path / "bare", config)
+    after = model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], t) for name, t in before.items())
+    assert model.config.llm.lora_rank == 0 and all(p.requires_grad for p in model.parameters())
+    adapters.load_adapter(model, processor, folder, config)
+    assert model.config.llm.lora_rank == adapters.RANK
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        (
+            {"target_modules": ["q_proj", "v_proj"]},
+            r"adapts .*q_proj.*, and here it is q_proj, k_proj, v_proj, o_proj; train",
+        ),
+        ({"bias": "all"}, "has bias=all, which is not read here"),
+    ],
+)
+def test_adapters_of_other_layers_are_refused_by_name(root, tmp_path, setting, message):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 4, **setting}))
+    with pytest.raises(MinemuError, match=message):
+        adapters.read_settings(tmp_path, resolve("emu-nano", SETTINGS)[0])

@@ -240,6 +240,9 @@ def test_inputs_that_would_go_wrong_silently(batch):
         model(batch["input_ids"], images=batch["images"], segment_ids=torch.zeros_like(batch["input_ids"]))
     with pytest.raises(MinemuError, match="scored after one prompt without padding, not 2 rows"):
         model.log_likelihoods([[5]], **batch)
+    for texts in ([], [[5], []]):
+        with pytest.raises(MinemuError, match="there is no text to score, or an empty one"):
+            model.log_likelihoods(texts, torch.full((1, 3), 9))
 
 
 def test_the_length_of_an_answer_may_be_said_in_any_of_transformers_ways(processor):
@@ -247,6 +250,11 @@ def test_the_length_of_an_answer_may_be_said_in_any_of_transformers_ways(process
     length = batch["input_ids"].shape[1] + 3
     for asked in ({"max_length": length}, {"generation_config": GenerationConfig(max_new_tokens=3, eos_token_id=-1)}):
         assert model.generate(**batch, **asked).shape[1] <= 3
+    assert model.generate(**batch, max_new_tokens=None).shape[1] <= 32
+    with pytest.raises(MinemuError, match="asks for nothing; give 1 or more, or a max_length beyond the prompt's 3"):
+        model.generate(torch.full((1, 3), 9), max_length=3)
+    forever = {"max_length": 300, "eos_token_id": -1}  # a context of 256
+    assert model.generate(torch.full((1, 3), 9), **forever).shape == (1, 253)
 
 
 def test_more_or_fewer_pictures_than_slots(batch):
@@ -306,7 +314,7 @@ def test_the_published_sizes():
 
 
 def test_frames_fill_slots_of_their_own(batch):
-    emu2 = make("emu2-nano", **{"llm.special_tokens": 5, "llm.frame_slot": True})
+    emu2 = make("emu2-nano", **{"llm.special_tokens": 5, "llm.frame_slot": True, "bridge.n_frame": 1})
     ids = emu2.ids
     row = torch.tensor([[1, 9, *[ids.image_start, ids.frame, ids.image_end] * 2, *sequence.picture_ids(ids, 4), 7]])
     frames, images = batch["images"][:2], batch["images"][2:]

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from minemu import cli
 from minemu.config import EmuConfig
-from minemu.costs import Cost, count_parameters, fake, forward_costs, measure
+from minemu.costs import Cost, count_parameters, decoder_flops, fake, forward_costs, measure
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.plan import Load, inference_memory, lines, plan, read_size, training_memory
@@ -226,3 +226,24 @@ def test_sizes_are_read():
     assert read_size("80GiB") == 80 * GIB and read_size(" 1.5 GB ") == 1_500_000_000
     with pytest.raises(MinemuError, match="is no size of memory"):
         read_size("GiB")
+
+
+def test_a_picture_takes_the_passes_of_its_sampler():
+    """PNDM makes one more than its steps; guidance doubles them; the codec comes once."""
+    nano = EmuConfig.preset("emu-nano").override(
+        {"decoder.condition_grid": 0, "decoder.sketch_layers": 0, "decoder.refine_layers": 0}
+    )
+    plain = {"decoder.guidance_scale": 1.0, "decoder.inference_steps": 10}
+    ddim, pndm = (
+        plain,
+        {**plain, "decoder.sampler": "pndm", "decoder.prediction": "v", "decoder.zero_terminal_snr": False},
+    )
+
+    def flops(changes):
+        return decoder_flops(nano.override(changes))
+
+    step = flops({**ddim, "decoder.inference_steps": 11}) - flops(ddim)
+    codec = flops(ddim) - 10 * step
+    assert step > 0 and codec > 0
+    assert flops(pndm) == 11 * step + codec
+    assert flops({**ddim, "decoder.guidance_scale": 2.0}) == 20 * step + codec

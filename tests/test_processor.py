@@ -1,6 +1,7 @@
 """Text and pictures of every kind -> tensors; and one clear line for those that cannot be."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from minemu.errors import MinemuError
 from minemu.pipeline import EmuPipeline
 from minemu.processor import CLIP_MEAN, CLIP_STD, EmuProcessor, is_picture_path, read_picture
 from minemu.prompts import DESCRIBE
-from minemu.sequence import Video
+from minemu.sequence import Special, Video
 from minemu.tokenizer import train_tokenizer
 
 CORPUS = ["a big llama on a green background, Twemoji style", "two llamas above a kick scooter", "three pandas."]
@@ -104,7 +105,7 @@ def test_bad_pictures_are_named(tmp_path, monkeypatch):
     red((1, 1)).save(tmp_path / "dot.png")
     cases = {
         "cut.png": "cannot be read as a picture",
-        "text.png": "cannot be read as a picture",
+        "text.png": "is no picture; give one of .png, .jpg",
         "dot.png": "is only 1 x 1 pixels",
         "none.png": "does not exist",
     }
@@ -220,7 +221,7 @@ class Teller(EmuPipeline):
     """A pipeline that notes what it is asked for."""
 
     def __init__(self, processor):
-        self.processor = processor
+        self.processor, self.decoder = processor, object()
 
     def chat_batch(self, samples, **settings):
         self.seen, self.settings = self.processor(samples)["images"].shape[0], settings
@@ -256,3 +257,20 @@ def test_a_sentence_that_ends_like_a_file_is_a_sentence(tmp_path):
     assert is_picture_path("cat.png") and not is_picture_path(": open cat.png") and not is_picture_path("cat")
     (tmp_path / "my cat.png").write_bytes(b"")
     assert is_picture_path(str(tmp_path / "my cat.png")) and is_picture_path("cat.mp4")
+
+
+def test_a_forgotten_bracket_is_told_of_whatever_the_picture_is(processor):
+    for item in ("dog.png", Path("dog.png"), Special("[IMG]"), red()):
+        with pytest.raises(MinemuError, match="each sample is a list of its own"):
+            processor(["what is this?", item])
+    for length in (0, -1):
+        with pytest.raises(MinemuError, match=f"max_length={length} leaves nothing of a sample"):
+            processor([["two dogs."]], max_length=length)
+
+
+def test_the_same_grey_of_32_bits_is_the_same_whatever_is_beside_it():
+    """White is 65535 where anything is lighter than 255: not what happens to be the lightest of a picture."""
+    for value, others, seen in ((10, 10, 10), (10, 255, 10), (600, 600, 2), (600, 65535, 2)):
+        grey = np.full((16, 16), others, dtype=np.int32)
+        grey[0, 0] = value
+        assert read_picture(Image.fromarray(grey, mode="I")).getpixel((0, 0)) == (seen,) * 3

@@ -127,7 +127,9 @@ def anchors(path):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", ["README.md", "ROADMAP.md", "notebooks/README.md", "data_samples/README.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "ROADMAP.md", "docs/lab-notes.md", "notebooks/README.md", "data_samples/README.md"]
+)
 def test_links_of_pages_lead_somewhere(name):
     page = ROOT / name
     for target in re.findall(r"(?:\]\(|(?:src|href)=\")(?!https?://)([^)\s\"]+)", page.read_text(encoding="utf-8")):
@@ -151,6 +153,7 @@ def test_the_shipped_configuration_is_that_of_the_decoder_beside_it():
     ("name", "path", "table"),
     [
         ("results", CHECKPOINT / "results.json", lambda path: report.table(report.read_results(path))),
+        ("aims", CHECKPOINT / "results.json", lambda path: report.table(report.read_results(path), aims_alone=True)),
         ("instruct", ADAPTER / "results.json", lambda path: report.table(report.read_results(path))),
         ("bench", CHECKPOINT / "bench.json", lambda path: report.bench_table(report.read_bench(path))),
         ("parity", ROOT / "data_samples/published", lambda path: report.parity_table(report.read_parity(path))),

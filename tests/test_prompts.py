@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from minemu import prompts
-from minemu.chat import CHAT_TEMPLATES
+from minemu.chat import CHAT_TEMPLATES, user_message
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.model import Emu
@@ -325,3 +325,11 @@ def test_a_conversation_about_a_video_and_a_picture_is_answered():
     assert batch["frames"].shape == (4, 3, 32, 32) and batch["images"].shape == (2, 3, 32, 32)
     answers = model.generate(**batch, **{**CHAT_TEMPLATES["emu2-chat"].decoding, "max_new_tokens": 4})
     assert len(processor.batch_decode(answers)) == 2
+
+
+def test_a_path_among_the_words_is_a_picture_as_everywhere_else():
+    kinds = [
+        part["type"]
+        for part in user_message(["dog.png", Path("dog.png"), "what is this?", "what a picture.png shows"])["content"]
+    ]
+    assert kinds == ["image", "image", "text", "text"]

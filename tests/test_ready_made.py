@@ -144,7 +144,7 @@ def test_damaged_weights_are_one_clear_line(smollm, tmp_path):
     other.mkdir()
     for path in smollm.iterdir():
         (other / path.name).write_bytes(path.read_bytes()[: 500 if path.suffix == ".safetensors" else None])
-    with pytest.raises(MinemuError, match="model.safetensors is damaged .* fetch it again"):
+    with pytest.raises(MinemuError, match="model.safetensors is damaged .* fetch or copy it again"):
         train_stage("emu-nano", "language", tmp_path / "runs", settings(other))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import time
 from collections import Counter
@@ -9,18 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from minemu import cli
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.model import Emu, read_config
-from minemu.pipeline import EmuPipeline
+from minemu.pipeline import EmuPipeline, to_pil
 from minemu.processor import normalise
 from minemu.sequence import Video
+from minemu.trace import trace
 from minemu.training import checkpoint, loop
-from minemu.training.continuing import is_lengthened, lengthen
+from minemu.training.continuing import begin_from, is_lengthened, lengthen
 from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import EncoderStage, augment
@@ -38,6 +42,7 @@ SHORT = {
 }
 
 
+NO_SKETCH = {"decoder.condition_grid": 0, "decoder.sketch_layers": 0, "decoder.refine_layers": 0}
 AS_TINY = {  # what only the larger recipe has
     **{f"train.{stage}.precision": "bfloat16" for stage in TRAINABLE if stage != "codec"},
     **{f"train.{stage}.optimizer": "muon" for stage in ("encoder", "bridge", "language", "imagine", "emu", "sketch")},
@@ -153,10 +158,90 @@ def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_pat
     assert (made / "training" / "emu.jsonl").read_text() == (folder / "training" / "emu.jsonl").read_text()
     assert EmuPipeline.from_pretrained(made).decoder.config.sketch_layers == 0
     assert run_recipe("emu-nano", tmp_path, only_decoder, base=folder) == made  # twice is once
-    with pytest.raises(MinemuError, match="has a stage emu of its own already: leave out --base"):
+    with pytest.raises(MinemuError, match="has a stage encoder of its own already: leave out --base"):
         train_stage("emu-nano", "decoder", root, SHORT, base=folder)
     with pytest.raises(MinemuError, match="differs from preset emu-nano in 'llm'"):
         train_stage("emu-nano", "decoder", tmp_path / "other", {"llm.layers": "3"}, base=folder)
+
+
+def test_what_was_trained_here_is_not_replaced_by_a_base(finished, tmp_path):
+    root, folder = finished
+    shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
+    (tmp_path / "emu-nano" / "emu" / "done.json").unlink()  # half trained
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
+    with pytest.raises(MinemuError, match="has a stage encoder of its own already"):
+        run_recipe("emu-nano", tmp_path, SHORT, base=folder)
+    shutil.rmtree(tmp_path / "emu-nano" / "encoder")
+    with pytest.raises(MinemuError, match="has a stage bridge of its own already"):
+        run_recipe("emu-nano", tmp_path, SHORT, base=folder)
+    assert all(path.read_bytes() == data for path, data in before.items() if "encoder" not in path.parts)
+
+
+def test_a_base_that_was_being_brought_is_brought_again(finished, tmp_path):
+    _, folder = finished
+    begin_from(folder, tmp_path / "emu-nano", *resolve("emu-nano", SHORT))
+    brought = sorted((tmp_path / "emu-nano").glob("*/done.json"))
+    for done in brought[1:]:
+        done.unlink()  # it is written last
+    begin_from(folder, tmp_path / "emu-nano", *resolve("emu-nano", SHORT))
+    assert sorted((tmp_path / "emu-nano").glob("*/done.json")) == brought
+
+
+def test_a_base_may_lack_a_stage_that_its_preset_has_now(finished, tmp_path):
+    older = tmp_path / "older"
+    shutil.copytree(finished[1], older)
+    for record in older.glob("training/imagine.*"):
+        record.unlink()
+    made = run_recipe("emu-nano", tmp_path, SHORT, base=older)
+    assert {path.stem for path in (made / "training").glob("*.json")} == {*STAGES} - {"imagine"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.data.labels.format": "webdatset", "train.data.labels.path": "x"}, "no data format 'webdatset': did you mean 'webdataset'"),
+        ({"train.data.labels.path": "nope/*.tar"}, "train.data.labels.path is set without a format"),
+        ({"train.data.labels.path": "nope/*.tar", "train.data.labels.format": "webdataset"}, "no file matches nope/"),
+        ({"train.data.conversations.path": "nope.json", "train.data.conversations.format": "chats"}, "no file matches nope.json"),
+        ({"train.mixture.scenes": -1}, "train.mixture.scenes=-1 is negative: give a whole number, 0 or more"),
+        ({"train.emu.only": "llm.typo"}, "train.emu.only=llm.typo is no module of Emu: "),
+        ({"train.emu.seed": -1}, "the training setting seed=-1 is too small: give 0 or more"),
+        ({"decoder.image_size": 64}, "decoder.image_size=64 and vision.image_size=32 differ"),
+        ({"decoder.condition_grid": 3, "bridge.n_image": 9}, "decoder.condition_grid=3 does not divide the 8 latent positions of a side"),
+        ({"train.codec.steps": 5}, "train.codec.steps: the linear codec is fitted, not trained"),
+        ({"decoder.codec": "vae"}, "decoder.codec=vae has to be trained: add --set train.codec.steps=750"),
+        ({**NO_SKETCH, "bridge.n_image": 9}, "bridge.n_image=9 embeddings do not tile a picture of 32"),
+        ({"train.encoder.lr_vision": 0.0}, "train.encoder.lr_vision has no effect: only imagine and emu read lr_vision"),
+        ({"train.language.preview_every": 5}, "train.language.preview_every has no effect: only sketch and decoder read preview_every"),
+        ({"train.source": "captions", "train.rehearse": 3}, "train.rehearse rehearses the mixture: add --set train.source=mixture"),
+        ({"llm.special_tokens": 6}, "llm.special_tokens=6: a tokenizer that is trained here has 4"),
+    ],
+)  # fmt: skip
+def test_what_a_late_stage_would_refuse_is_refused_at_once(changes, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("minemu.training.recipe.train", lambda *_: pytest.fail("a stage was trained"))
+    with pytest.raises(MinemuError) as error:
+        run_recipe("emu-nano", tmp_path, {"train.source": "mixture", **changes}, instruct=True)
+    assert message in str(error.value) and "\n" not in str(error.value)
+    assert not (tmp_path / "emu-nano" / "processor.json").exists()  # nothing that the right command would trip over
+
+
+def test_adapters_may_be_of_any_rank_and_no_other_stage_knows(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    other = {**SHORT, "train.instruct.steps": 2, "llm.lora_rank": 3, "llm.lora_alpha": 6.0}
+    run_recipe("emu-nano", tmp_path, other, instruct=True)
+    assert json.loads((tmp_path / "emu-nano" / "checkpoint-instruct" / "adapter_config.json").read_text())["r"] == 3
+    assert read_config(tmp_path / "emu-nano" / "emu").llm.lora_rank == 0
+    folder = tmp_path / "fresh"
+    assert train_stage("emu-nano", "language", folder, {**SHORT, "llm.lora_rank": 3})
+    assert not any("lora" in name for name in load_file(folder / "emu-nano" / "language" / "llm.safetensors"))
+    with pytest.raises(MinemuError, match="was begun with another model setting of 'llm.lora_rank'"):
+        train_stage("emu-nano", "instruct", tmp_path, {**other, "llm.lora_rank": 4})
+
+
+def test_whether_emu_began_with_what_was_imagined_is_remembered(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    with pytest.raises(MinemuError, match="was begun with another begins setting of 'imagined'"):
+        train_stage("emu-nano", "emu", tmp_path, {**SHORT, "train.imagine.steps": 0})
 
 
 def test_a_finished_stage_is_lengthened_only_where_its_schedule_begins_anew(finished, tmp_path):
@@ -709,3 +794,77 @@ def test_every_second_picture_is_changed_whatever_their_number():
     changed = augment(pictures)
     assert changed.shape == pictures.shape and torch.equal(changed[1::2], pictures[1::2])
     assert all(not torch.equal(*pair) for pair in zip(changed[::2], pictures[::2], strict=True))
+
+
+def test_a_checkpoint_without_a_decoder_reads_and_speaks(finished, tmp_path):
+    """As Emu2-Chat is, and a conversion of Emu before its diffusion folder is converted beside it."""
+    shutil.copytree(finished[1], tmp_path / "emu")
+    shutil.rmtree(tmp_path / "emu" / "visual_decoder")
+    pipe = EmuPipeline.from_pretrained(tmp_path / "emu")
+    picture = ToyWorld(image_size=32).picture(0)
+    assert isinstance(pipe.caption(picture, max_new_tokens=3), str)
+    assert len(pipe.rank([picture, "what is this?"], ["a cat", "a dog"])) == 2
+    for draw in (lambda: pipe(["a llama"]), lambda: trace(pipe, pipe.processor([["a llama", picture]]))):
+        with pytest.raises(
+            MinemuError, match="has no visual decoder, so it cannot draw; convert one into its folder: minemu official"
+        ):
+            draw()
+    pipe.to("cpu").save_pretrained(tmp_path / "again")
+    assert not (tmp_path / "again" / "visual_decoder").exists()
+    assert EmuPipeline.from_pretrained(tmp_path / "again").decoder is None
+
+
+def test_what_a_trace_paints_is_what_is_drawn(finished):
+    pipe = EmuPipeline.from_pretrained(finished[1])
+    batch = pipe.processor([["a llama", ToyWorld(image_size=32).picture(0)]])
+    seen = trace(pipe, batch, torch.Generator().manual_seed(0))
+    drawn = pipe.decoder.decode(
+        torch.from_numpy(seen.predicted)[None],
+        pipe.null_embeds(autoencode=False),
+        generator=torch.Generator().manual_seed(0),
+    )
+    assert (seen.drawn == np.asarray(to_pil(drawn)[0])).all()
+    assert seen.stages["decoder"].shape == (1, 20, 8, 8) and seen.latents.shape == (8, 8, 3)
+
+
+def test_commands_are_recorded_as_they_were_given(tmp_path, monkeypatch):
+    short = {"train.language.steps": 4, "train.language.checkpoint_every": 2}
+    record = tmp_path / "emu-nano" / "language" / "run.json"
+    monkeypatch.setattr("minemu.training.run.given", None)
+    assert not train_stage("emu-nano", "language", tmp_path, short, stop_after=2)
+    assert json.loads(record.read_text())["command"] == "from Python"
+    line = ["train", "language", "--preset", "emu-nano", "--run-dir", str(tmp_path)]
+    line += [word for key, value in short.items() for word in ("--set", f"{key}={value}")]
+    assert cli.run(line) == 0
+    resumed = json.loads(record.read_text())
+    assert resumed["command"] == shlex.join(["minemu", *line]) and resumed["earlier_commands"] == ["from Python"]
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda pipe: pipe(None), "give a list of text and pictures"),
+        (lambda pipe: pipe(3), "give a list of text and pictures"),
+        (lambda pipe: pipe.to("gpu"), "could not move to gpu .*; give cpu, or a GPU that is here"),
+        (lambda pipe: pipe.to("cuda:77"), "could not move to cuda:77 .*; give cpu, or a GPU that is here"),
+        (lambda pipe: pipe.rank(["a cat"], "rocket."), r"give a list of them, such as \['rocket.', ...\]"),
+        (lambda pipe: pipe.continue_document(["a cat"], max_pictures=-1), "max_pictures=-1 is negative; give 0 for words alone"),
+    ],
+)  # fmt: skip
+def test_calls_of_the_pipeline_that_make_no_sense(finished, call, message):
+    pipe = EmuPipeline.from_pretrained(finished[1])
+    pipe.model.config = pipe.model.config.override({"objective.say_image": True})
+    with pytest.raises(MinemuError, match=message):
+        call(pipe)
+
+
+def test_loading_and_saving_where_it_cannot_be(finished, tmp_path):
+    with pytest.raises(MinemuError, match="the precision is called dtype here: dtype='bfloat16'"):
+        EmuPipeline.from_pretrained(finished[1], torch_dtype=torch.bfloat16)
+    (tmp_path / "file.png").write_text("there already")
+    with pytest.raises(MinemuError, match="could not write .*file.png.*; what was there before is untouched"):
+        EmuPipeline.from_pretrained(finished[1]).save_pretrained(tmp_path / "file.png")
+    assert (tmp_path / "file.png").read_text() == "there already"
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(MinemuError, match="is an adapter: EmuPipeline.from_pretrained loads it on its base"):
+        Emu.from_pretrained(tmp_path)

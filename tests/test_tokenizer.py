@@ -169,7 +169,7 @@ def test_a_model_folder_with_a_tokenizer_makes_a_processor(folder):
 
 
 def test_files_that_are_no_tokenizer(tmp_path, monkeypatch):
-    with pytest.raises(MinemuError, match="has neither tokenizer.json nor tokenizer.model; copy LLaMA's"):
+    with pytest.raises(MinemuError, match="has neither tokenizer.json nor tokenizer.model; copy that of the"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"no model at all")
     with pytest.raises(MinemuError, match="tokenizer.model is no sentencepiece model, or is damaged; fetch it again"):

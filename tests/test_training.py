@@ -442,7 +442,7 @@ def test_what_cannot_be_trained_is_said(tmp_path):
         MinemuError, match="stage emu needs stage encoder first: minemu train encoder --preset emu-nano"
     ):
         train_stage("emu-nano", "emu", tmp_path)
-    with pytest.raises(MinemuError, match="unknown configuration key 'emu.step': did you mean 'steps'"):
+    with pytest.raises(MinemuError, match="unknown configuration key 'train.emu.step': did you mean 'steps'"):
         train_stage("emu-nano", "encoder", tmp_path, {"train.emu.step": 3})
     with pytest.raises(MinemuError, match="unknown logger 'wandbb': did you mean 'wandb'"):
         RunLog(tmp_path / "log.jsonl", "wandbb")

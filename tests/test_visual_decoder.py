@@ -451,7 +451,14 @@ def test_impossible_configurations_are_refused(changes, message):
         (lambda d: d.decode(torch.zeros(2, N, D + 1)), rf"shape \(B, N, {D}\), not \(2, {N}, {D + 1}\)"),
         (lambda d: d.decode(torch.zeros(N, D)), r"not \(3, 24\)"),
         (lambda d: d.decode(embeds(3), embeds(2)), r"null embeddings of shape \(2, 3, 24\) do not fit"),
-        (lambda d: d.decode(embeds(), num_inference_steps=0), "num_inference_steps=0 is not between 1 and 1000"),
+        (
+            lambda d: d.decode(embeds(), num_inference_steps=0),
+            "num_inference_steps=0 is no whole number between 1 and 1000",
+        ),
+        (lambda d: d.decode(embeds(), num_inference_steps="4"), "num_inference_steps='4' is no whole number"),
+        (lambda d: d.decode(embeds(), guidance_scale=float("nan")), "guidance_scale=nan should be a number, 0 or more"),
+        (lambda d: d.decode(embeds(), guidance_scale=-4), "guidance_scale=-4 should be a number, 0 or more"),
+        (lambda d: d.decode(embeds(), generator=3), "generator=3 is none; give torch.Generator"),
         (lambda d: d.loss(pictures(side=32), embeds()), r"shape \(B, 3, 16, 16\), not \(2, 3, 32, 32\)"),
         (lambda d: d.loss(pictures(3), embeds(2)), "3 pictures but 2 conditions"),
     ],
@@ -459,3 +466,46 @@ def test_impossible_configurations_are_refused(changes, message):
 def test_input_that_does_not_fit_is_refused(decoder, call, message):
     with pytest.raises(MinemuError, match=message):
         call(decoder)
+
+
+def test_in_one_step_the_picture_is_the_sketch_and_the_unet_is_not_asked():
+    config = replace(CONFIG, condition_grid=2, inference_steps=1, guidance_scale=1.0)
+    decoder, conditions = make(config), torch.randn(2, 4, D, generator=seeded())
+    torch.nn.init.normal_(decoder.unet.conv_out.weight, generator=seeded())
+    sketch = decoder.to_pixels(decoder.sketch(decoder.normalise(conditions)))
+    asked = []
+    decoder.unet.register_forward_hook(lambda *_: asked.append(1))
+    for seed in (0, 1):
+        assert torch.equal(decoder.decode(conditions, generator=seeded(seed)), sketch)
+    assert not asked
+    two = [decoder.decode(conditions, num_inference_steps=2, generator=seeded(seed)) for seed in (0, 1)]
+    assert len(asked) == 2 and not torch.equal(*two)  # at the second of two levels there is something to see
+    latents = decoder.denoise(conditions, num_inference_steps=2, generator=seeded(1))
+    assert latents.shape == (2, 12, 4, 4) and torch.equal(decoder.to_pixels(latents), two[1])
+    decoder.loss(
+        pictures(), conditions, generator=seeded()
+    ).backward()  # whatever levels are drawn, there is a gradient
+
+
+def test_a_sketch_is_corrected_where_sizes_are_told_too():
+    config = replace(CONFIG, condition_grid=2, size_condition=True)
+    decoder, conditions = make(config), torch.randn(2, 4, D, generator=seeded())
+    with torch.no_grad():
+        drawn = decoder.predict(torch.randn(2, 12, 4, 4, generator=seeded(1)), torch.tensor(500), conditions)
+    torch.testing.assert_close(drawn, decoder.sketch(conditions))  # its last layer starts at zero
+
+
+def test_an_offset_is_noise_that_all_positions_of_a_channel_share(monkeypatch):
+    decoder, seen = make(replace(CONFIG, noise_offset=2.0)), []
+    add_noise = decoder.scheduler.add_noise
+    monkeypatch.setattr(
+        decoder.scheduler, "add_noise", lambda z0, noise, t: seen.append(noise) or add_noise(z0, noise, t)
+    )
+    decoder.loss(pictures(64), embeds(64), generator=seeded())
+    means = seen[0].mean((2, 3))
+    assert means.std() == pytest.approx((2**2 + 1 / 16) ** 0.5, rel=0.1)
+    assert (seen[0] - means[:, :, None, None]).std() == pytest.approx((15 / 16) ** 0.5, rel=0.05)
+    assert (
+        EmuConfig.preset("emu2-37b").decoder.noise_offset == 0.1
+        and EmuConfig.preset("emu-14b").decoder.noise_offset == 0
+    )

@@ -23,7 +23,7 @@ from minemu.training.recipes import SECTIONS, Recipe, needs, resolve
 
 Found = dict[str, dict[str, dict[str, Any]]]  # variant -> seed -> numbers
 
-BEFORE = ("encoder", "language", "bridge")  # the stages that variants may share
+BEFORE = ("encoder", "language", "bridge", "imagine")  # the stages that variants may share
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -43,6 +43,8 @@ def ablate(
     """
     if seeds < 1:
         raise MinemuError(f"--seeds {seeds} is too few; give 1 or more, 3 to see a spread")
+    if own := [key for key in changes or () if key in _seeded(0)]:
+        raise MinemuError(f"{own[0]} is set anew for each training: leave it out, and give --seeds")
     wanted = {variant.name: variant for name in names for variant in variants_of(name)}
     found: Found = {name: {} for name in wanted}
     for seed in range(seeds):
@@ -73,14 +75,15 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
             if not (root / stage).exists():
                 (root / stage).symlink_to(os.path.relpath(start / PRESET / stage, root), target_is_directory=True)
     train_stage(PRESET, "emu", folder, settings, world=world, device="cpu")
-    if not (root / "measured.json").exists():
+    measured, trained = root / "measured.json", root / "emu" / "done.json"
+    if not measured.exists() or measured.stat().st_mtime < trained.stat().st_mtime:  # it may have been lengthened since
         model, processor = Emu.from_pretrained(root / "emu").eval(), EmuProcessor.from_pretrained(root)
         numbers = {
             **measure(model, processor, seed, variant.question == "video"),
-            "seconds": read_json(root / "emu" / "done.json")["seconds_of_last_run"],
+            "seconds": read_json(trained)["seconds_of_last_run"],
         }
-        write_json(root / "measured.json", {name: rounded(value) for name, value in numbers.items()})
-    return read_json(root / "measured.json")
+        write_json(measured, {name: rounded(value) for name, value in numbers.items()})
+    return read_json(measured)
 
 
 def own_stages(variant: Variant) -> set[str]:
@@ -115,11 +118,16 @@ def rounded(value: Any) -> Any:
 # ---- results ---------------------------------------------------------------------------------------------------------
 
 
-def collect(found: Found, names: Sequence[str], changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """All numbers as one JSON object, with what a reader needs to get them again."""
+def collect(
+    found: Found,
+    names: Sequence[str],
+    changes: dict[str, Any] | None = None,
+    made_by: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """All numbers as one JSON object, with what a reader needs to get them again (`made_by`: a `provenance` taken before)."""
     variants = {variant.name: variant for variant in VARIANTS}
     return {
-        **provenance(),
+        **(made_by or provenance()),
         "seeds": sorted({int(seed) for runs in found.values() for seed in runs}),
         "things": len(THINGS),
         "settings": {**SETTINGS, **(changes or {})},

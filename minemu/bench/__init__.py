@@ -79,7 +79,7 @@ ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {  # what it is, and
 def run_bench(rows: list[str], keep: Callable[[dict[str, Any]], None] = lambda found: None) -> dict[str, Any]:
     """`{"machine", "rows": {NAME: {"ratio", "min", "max", "runs", "against", ...}}}`; prints each row as it is known.
 
-    `keep` gets what is known after each row: one that fails does not take the others with it.
+    `keep` gets what is known after each row: one that fails does not take those before with it.
     """
     machine = {
         "processor": platform.processor() or platform.machine(),

@@ -17,13 +17,15 @@ from minemu.cli import use, training, measure, published  # noqa: F401 (each add
 # isort: on
 from minemu.cli.app import app
 from minemu.errors import MinemuError, suggest
+from minemu.training import run as training_run
 
 BAD_INPUT, INTERRUPTED = 2, 130
+GO_ON = ("train", "recipe", "ablate", "official")  # commands that go on where they were stopped
 
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
-    command = typer.main.get_command(app)
+    command, training_run.given = typer.main.get_command(app), arguments
     try:
         status = int(command.main(arguments or ["--help"], prog_name="minemu", standalone_mode=False) or 0)
     except MinemuError as error:
@@ -37,7 +39,10 @@ def run(arguments: list[str]) -> int:
         if not hasattr(error, "format_message"):  # the command line parser's own errors have it, bugs do not
             raise
         return _fail(_usage(error, command))
-    return _fail("stopped; run the same command again to go on", status) if status == INTERRUPTED else status
+    if status == INTERRUPTED:
+        goes_on = arguments and arguments[0] in GO_ON
+        return _fail("stopped; run the same command again to go on" if goes_on else "stopped", status)
+    return status
 
 
 def _usage(error: Any, command: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from minemu import __version__
 from minemu.errors import MinemuError
 
 if TYPE_CHECKING:
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write one JSON object for programs.")]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the result as JSON to FILE.")]
 Base = Annotated[
     str | None,
     typer.Option(
-        help="A finished checkpoint in the place of the stages up to emu; for language and emu, of encoder and bridge."
+        help="Begin with this checkpoint in place of the stages before: all up to emu; for language, imagine and emu, encoder and bridge."
     ),
 ]
 Device = Annotated[
@@ -30,17 +31,31 @@ Workers = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the layers of the LLM: faster; sums differ in their last bits.")
 ]
-Seed = Annotated[int, typer.Option(help="Another seed, other samples and noise.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="Of samples and noise; pictures that are drawn in one step have none.")
+]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting: llm.layers=6, train.emu.steps=100."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, as often as you like: llm.layers=6, train.emu.steps=100."
+    ),
 ]
 RunDir = Annotated[Path, typer.Option(help="Folder of the runs; a stopped one goes on from its last checkpoint.")]
 LogTo = Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"minemu {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def minemu() -> None:
+def minemu(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version.")
+    ] = False,
+) -> None:
     """Emu (arXiv 2307.05222) in small: reads pictures, draws pictures, and shows every step of how."""
 
 

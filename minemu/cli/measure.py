@@ -13,7 +13,7 @@ from minemu.errors import MinemuError, suggest
 CHECKPOINT, ADAPTER = Path("data_samples/emu-tiny"), Path("data_samples/emu-tiny-instruct")
 
 
-@app.command()
+@app.command(short_help="Measure a checkpoint on held-out samples.")
 def evaluate(
     checkpoint: Annotated[str | None, typer.Argument(help="Checkpoint folder or hub repository.")] = None,
     task: Annotated[str | None, typer.Option(help="Which task; see --list.")] = None,
@@ -39,9 +39,15 @@ def evaluate(
 
     if show:
         return _list_tasks(checkpoint, json)
-    if checkpoint is None or (task is None) == (not all_tasks):
+    if task is not None and all_tasks:
+        raise MinemuError("--all is every task: leave it out, or --task")
+    if checkpoint is None or (task is None and not all_tasks):
         raise MinemuError(
             f"say what to measure: minemu evaluate {checkpoint or CHECKPOINT} --task caption (or --all; --list names the tasks)"
+        )
+    if all_tasks and split is not None:
+        raise MinemuError(
+            f"--split {split} is of one task, and --all measures each on each of its splits; leave one out"
         )
     if all_tasks:
         known = tasks.trained(tasks.trained_on(checkpoint))
@@ -57,8 +63,8 @@ def evaluate(
         tasks.check(name, on, n, examples)  # before minutes are spent
     if task is not None:
         tasks.check_trained(task, checkpoint)
-    pipe = load(checkpoint, device)
-    measured = {**report.weights_of(checkpoint), "device": pipe.model.device.type}
+    made_by, pipe = report.provenance(), load(checkpoint, device)
+    measured = {**made_by, **report.weights_of(checkpoint), "device": pipe.model.device.type}
     results = []
     for name, on, examples, n in wanted:
         results.append(tasks.evaluate(pipe, name, on, n, seed, shots=examples))
@@ -68,7 +74,7 @@ def evaluate(
                 json, report.collect(results, pipe.model.config.name, measured)
             )  # also what is known so far survives a stop
     if not all_tasks:
-        write(json, {**results[0].to_dict(), **report.provenance(), **measured, "preset": pipe.model.config.name})
+        write(json, {**results[0].to_dict(), **measured, "preset": pipe.model.config.name})
 
 
 def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
@@ -87,7 +93,7 @@ def _list_tasks(checkpoint: str | None, json: Path | None) -> None:
     write(json, listed)
 
 
-@app.command()
+@app.command(short_help="Write tables of results into a README.")
 def report(
     results: Annotated[Path, typer.Argument(help="What `minemu evaluate --all --json` wrote.")],
     page: Annotated[Path, typer.Argument(help="Markdown file with <!-- results:begin --> and <!-- results:end -->.")],
@@ -114,6 +120,8 @@ def report(
     from minemu.model import LOGS
 
     reporting.fill(page, "results", reporting.table(reporting.read_results(results)))
+    if reporting.has_place(page, "aims"):
+        reporting.fill(page, "aims", reporting.table(reporting.read_results(results), aims_alone=True))
     if instruct is not None:
         reporting.fill(page, "instruct", reporting.table(reporting.read_results(instruct)))
     if times is not None:
@@ -133,21 +141,22 @@ def report(
     write(json, {"written": [str(path) for path in written]})
 
 
-@app.command()
+@app.command(short_help="Change one idea at a time, from several seeds.")
 def ablate(
     questions: Annotated[
-        list[str] | None, typer.Argument(help="Which questions; all without it. --list names them.")
+        list[str] | None, typer.Argument(help="Which questions (default: all); --list names them.")
     ] = None,
     run_dir: RunDir = Path("runs/ablations"),
     seeds: Annotated[int, typer.Option(help="Trainings of each variant, from seed 0 on.")] = 3,
     settings: Set = None,
     show: Annotated[bool, typer.Option("--list", help="Name the questions and their variants.")] = False,
     json: Annotated[
-        Path | None, typer.Option("--json", "--out", metavar="FILE", help="Write all numbers as one JSON object.")
+        Path | None, typer.Option("--json", "--out", metavar="FILE", help="Also write all numbers as JSON to FILE.")
     ] = None,
 ) -> None:
     """Change one idea at a time, train each variant from several seeds, and measure; what is finished is not run again."""
     from minemu import ablations
+    from minemu.evaluation.report import provenance
 
     names = questions or list(ablations.QUESTIONS)
     variants = {
@@ -157,19 +166,19 @@ def ablate(
         for name in names:
             typer.echo(f"{name:10} {ablations.QUESTIONS[name].asks}  [{', '.join(v.name for v in variants[name])}]")
         return
-    changes = overrides(settings)
+    changes, made_by = overrides(settings), provenance()
     found = ablations.ablate(
-        names, run_dir, seeds, changes, lambda known: write(json, ablations.collect(known, names, changes))
+        names, run_dir, seeds, changes, lambda known: write(json, ablations.collect(known, names, changes, made_by))
     )
-    results = ablations.collect(found, names, changes)
+    results = ablations.collect(found, names, changes, made_by)
     for name in names:
         typer.echo("\n".join(ablations.lines(results, name)))
     typer.echo("*  further from the baseline than three times the larger standard deviation of seeds")
 
 
-@app.command()
+@app.command(short_help="Time minemu's parts against the plain way.")
 def bench(
-    rows: Annotated[list[str] | None, typer.Argument(help="Which rows; all without it. --list names them.")] = None,
+    rows: Annotated[list[str] | None, typer.Argument(help="Which rows (default: all); --list names them.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Name the rows.")] = False,
     full_scale: Annotated[
         bool, typer.Option("--full-scale", help="Instead: emu-14b itself, with random weights, on a GPU of 80 GB.")
@@ -180,6 +189,8 @@ def bench(
     from minemu import bench as benchmarks
     from minemu.evaluation.report import provenance
 
+    if full_scale and (rows or show):
+        raise MinemuError("--full-scale has no rows: it runs emu-14b as a whole; leave the others out")
     if full_scale:
         import torch
 

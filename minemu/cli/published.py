@@ -11,9 +11,9 @@ from minemu.cli.app import Json, Set, app, overrides, write
 from minemu.errors import MinemuError
 
 
-@app.command()
+@app.command(short_help="Say what a preset costs, and what fits.")
 def plan(
-    preset: Annotated[str, typer.Argument(help="Which preset, such as emu-14b.")],
+    preset: Annotated[str, typer.Argument(help="Which preset: emu-14b, emu2-37b, or one that has a recipe.")],
     devices: Annotated[int, typer.Option(help="Number of devices (GPUs).")] = 1,
     memory: Annotated[str, typer.Option(help="Memory of each: 80GiB, 24GB.")] = "80GiB",
     batch: Annotated[int, typer.Option(help="Sequences on each device.")] = 1,
@@ -34,7 +34,7 @@ def plan(
     write(json, found)
 
 
-@app.command()
+@app.command(short_help="Compare with a recording of the published code.")
 def parity(
     recording: Annotated[Path, typer.Argument(help="Folder with config.json, weights, outputs and a tokenizer.")],
     json: Json = None,
@@ -63,7 +63,7 @@ def parity(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Map or convert a published checkpoint.")
 def official(
     source: Annotated[
         Path,

@@ -10,7 +10,7 @@ import typer
 from minemu.cli.app import Base, Compile, Device, Json, LogTo, RunDir, Set, Workers, app, overrides, write
 
 
-@app.command()
+@app.command(short_help="Train one stage, or go on with it.")
 def train(
     stage: Annotated[
         str, typer.Argument(help="encoder, bridge, language, imagine, emu, codec, sketch, decoder or instruct.")
@@ -44,9 +44,9 @@ def train(
     write(json, {"preset": preset, "stage": stage, "complete": complete, "folder": str(folder)})
 
 
-@app.command()
+@app.command(short_help="Train all stages in order.")
 def recipe(
-    preset: Annotated[str, typer.Argument(help="emu-nano, emu-tiny, emu-small, or one of emu2.")],
+    preset: Annotated[str, typer.Argument(help="emu-nano, emu-tiny, emu-small, emu2-nano, emu2-tiny or emu2-small.")],
     run_dir: RunDir = Path("runs"),
     settings: Set = None,
     log_to: LogTo = None,

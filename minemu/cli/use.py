@@ -14,7 +14,7 @@ from minemu.errors import MinemuError
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 
 
-@app.command()
+@app.command(short_help="Show what a checkpoint can do; leaves a gallery.")
 def demo(
     checkpoint: Annotated[
         str | None, typer.Argument(help="Folder or hub repository (default: the shipped one).")
@@ -31,7 +31,7 @@ def demo(
     write(json, run_demo(checkpoint, out, seed, show, device))
 
 
-@app.command()
+@app.command(short_help="Caption, answer, draw, continue or rank.")
 def generate(
     checkpoint: Annotated[str, typer.Argument(help="Checkpoint folder or hub repository.")],
     prompt: Annotated[
@@ -50,9 +50,7 @@ def generate(
     ] = None,
     rank: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="ANSWER", help="Rank answers in place of saying one, the likeliest first; give it for each."
-        ),
+        typer.Option(metavar="ANSWER", help="An answer to score, once for each: they are listed, the likeliest first."),
     ] = None,
     examples: Annotated[
         Path | None,
@@ -61,11 +59,12 @@ def generate(
         ),
     ] = None,
     shots: Annotated[
-        int, typer.Option(help="How many --examples: those most like the prompt's last picture, by RICES.")
-    ] = 4,
+        int | None,
+        typer.Option(help="How many --examples (default: 4): those most like the prompt's last picture, by RICES."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps (default: the checkpoint's).")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Length limit of words.")] = 64,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of text to say (default: 64).")] = None,
     seed: Seed = 0,
     device: Device = None,
     json: Json = None,
@@ -84,17 +83,22 @@ def generate(
         )
     if out is None and (steps, guidance) != (None, None):
         raise MinemuError("--steps and --guidance are for drawing one picture: add --out FILE, or leave them out")
+    if out is not None and max_new_tokens is not None:
+        raise MinemuError("--max-new-tokens is for words, and --out draws: leave one of them out")
+    if examples is None and shots is not None:
+        raise MinemuError("--shots is for --examples FOLDER: add it, or leave --shots out")
+    most = 64 if max_new_tokens is None else max_new_tokens
     if document is not None and document.exists() and not (document.is_dir() and not any(document.iterdir())):
         raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
     if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
         raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
-    pipe = load(checkpoint, device)
     sample = [_piece(piece) for piece in prompt]
+    pipe = load(checkpoint, device)
     if examples is not None:
         sample = [*_nearest_examples(pipe, sample, examples, shots), *sample]
     generator = torch.Generator().manual_seed(seed)
     if document is not None:
-        pieces = pipe.continue_document(sample, max_new_tokens=max_new_tokens, generator=generator)
+        pieces = pipe.continue_document(sample, max_new_tokens=most, generator=generator)
         shown = _show_document(pieces, document)
         return write(json, {"prompt": prompt, "document": shown, "seed": seed})
     if rank:
@@ -102,8 +106,8 @@ def generate(
         typer.echo("\n".join(f"{score:7.2f}  {answer}" for answer, score in ranked))
         return write(json, {"prompt": prompt, "ranked": [list(pair) for pair in ranked]})
     if out is None:
-        text = _answer(pipe, sample, max_new_tokens)
-        typer.echo(text)
+        text = _answer(pipe, sample, most)
+        typer.echo(text or "(it says nothing)", err=not text)
         return write(json, {"prompt": prompt, "text": text})
     picture = pipe(sample, num_inference_steps=steps, guidance_scale=guidance, generator=generator).images[0]
     _save_picture(picture, out)
@@ -118,6 +122,8 @@ def _piece(piece: str) -> Any:
 
     if os.path.isdir(piece) and piece.endswith(("/", os.sep)):  # a folder of frames; without the slash it may be a word
         return as_item(Path(piece))
+    if piece.endswith("/") and " " not in piece and not os.path.exists(piece):
+        raise MinemuError(f"there is no folder {piece}; check the path")
     named = Path(piece).suffix.lower() in (*PICTURE_SUFFIXES, *VIDEO_SUFFIXES) and " " not in piece
     if not (Path(piece).suffix and os.path.isfile(piece)):
         if named:
@@ -126,7 +132,7 @@ def _piece(piece: str) -> Any:
     return as_item(Path(piece))
 
 
-def _nearest_examples(pipe: Any, sample: list[Any], folder: Path, shots: int) -> list[Any]:
+def _nearest_examples(pipe: Any, sample: list[Any], folder: Path, shots: int | None) -> list[Any]:
     """Pictures and texts of a folder, those most like the sample's last picture, the most similar last."""
     from minemu.processor import PICTURE_SUFFIXES
     from minemu.sequence import Video
@@ -142,13 +148,19 @@ def _nearest_examples(pipe: Any, sample: list[Any], folder: Path, shots: int) ->
         raise MinemuError(f"{lacking[0]} has no text; write it into {lacking[0].with_suffix('.txt')}")
     if isinstance(asked[-1], os.PathLike):  # its own text would be the answer
         pool = [path for path in pool if not path.samefile(asked[-1])]
-    chosen = [pool[k] for k in pipe.nearest(asked[-1], pool, shots)]
+    if shots is not None and not 0 <= shots <= len(pool):
+        raise MinemuError(
+            f"--shots {shots}: {folder} has {len(pool)} pictures beside the prompt's own; give 0 to {len(pool)}"
+        )
+    chosen = [pool[k] for k in pipe.nearest(asked[-1], pool, min(4, len(pool)) if shots is None else shots)]
     return [piece for path in chosen for piece in (path, _text_of(path.with_suffix(".txt")))]
 
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8").strip()
+        if text := path.read_text(encoding="utf-8").strip():
+            return text
+        raise MinemuError(f"{path} is empty; write the text of its picture into it")
     except UnicodeDecodeError as error:
         raise MinemuError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
 

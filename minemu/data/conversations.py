@@ -21,8 +21,6 @@ from minemu.errors import MinemuError, suggest
 from minemu.prompts import EMU_I_IMAGE as SYSTEM_IMAGE
 from minemu.prompts import EMU_I_VIDEO as SYSTEM_VIDEO
 
-ROLES = ("[USER]:", "[ASSISTANT]:")
-
 
 @dataclass(frozen=True)
 class Turn:
@@ -39,16 +37,10 @@ class Conversation:
     system: str
     turns: tuple[Turn, ...]
 
-    def segments(self) -> list[tuple[str | Picture, bool]]:
-        """The pieces of the template in order, and for each whether the loss acts on it: on answers only.
-
-        After each answer comes </s>, which is part of it.
-        """
-        pieces: list[tuple[str | Picture, bool]] = [(self.system, False)] if self.system else []
-        for turn in self.turns:
-            pieces += [(ROLES[0], False), *((piece, False) for piece in turn.user), (ROLES[1], False)]
-            pieces.append((turn.answer, True))
-        return pieces
+    def texts(self) -> list[str]:
+        """What is said, without the system message."""
+        said = [(*turn.user, turn.answer) for turn in self.turns]
+        return [piece for pieces in said for piece in pieces if isinstance(piece, str)]
 
     def messages(self) -> list[dict[str, Any]]:
         """The same as `EmuProcessor.apply_chat_template` takes it; the frames of a clip are one video."""

@@ -29,10 +29,7 @@ def _texts(world: ToyWorld, i: int) -> Iterator[str]:
         yield from (question.text, question.answer, question.sentence)
     for message in (conversations.SYSTEM_IMAGE, conversations.SYSTEM_VIDEO):
         yield from (piece for piece in prompts.fill(message) if isinstance(piece, str))
-    talk = conversations.conversation(world, i)
-    yield from (
-        piece for piece, _ in talk.segments()[1:] if isinstance(piece, str) and piece not in conversations.ROLES
-    )
+    yield from conversations.conversation(world, i).texts()
     yield from (turn.answer for turn in dialogues.dialogue(world, i).history)
     yield from (lessons.QUESTIONS, episodes.NEW_NAMES)
     yield from ("this is the first image:", "this is the second image:", *episodes.WISHES.values())

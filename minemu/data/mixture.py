@@ -46,6 +46,11 @@ class MixtureConfig:
     drawings: int = 0
     texts: int = 0
 
+    def __post_init__(self) -> None:
+        for name, weight in asdict(self).items():
+            if weight < 0:
+                raise MinemuError(f"train.mixture.{name}={weight} is negative: give a whole number, 0 or more")
+
 
 class Source(Protocol):
     """Endless documents by number: the same number, the same document."""

@@ -15,7 +15,7 @@ from minemu.data.lessons import LESSONS
 from minemu.data.mixture import SOURCES, Mixture, MixtureConfig, Source, ToySource
 from minemu.data.video import FRAMES
 from minemu.data.world import ToyWorld
-from minemu.errors import MinemuError
+from minemu.errors import MinemuError, suggest
 
 TOY = "toy"
 OnSkip = Callable[[str, int, str], None]  # is told of each bad sample: its source, its number, and why
@@ -63,10 +63,10 @@ def open_mixture(
     on_skip: OnSkip = ignore,
 ) -> Mixture:
     """The sources in the proportion of their weights; see `formats.open_source` for `length` and `n_image`."""
+    check_files(files, weights)
     sources: dict[str, Source] = {name: ToySource(name, world) for name in LESSONS}
     for name in SOURCES:
         data: DataConfig = getattr(files, name)
-        _check(name, data, getattr(weights, name))
         if data.format == TOY:
             sources[name] = ToySource(name, world)
         elif getattr(weights, name):
@@ -83,7 +83,7 @@ def open_talks(
     on_skip: OnSkip = ignore,
 ) -> Talks:
     """Conversations to tune on; see `formats.open_source` for `length` and `n_image`."""
-    _check("conversations", data)
+    check_talks(DataFiles(conversations=data))
     if data.format == TOY:
         return ToyTalks(world)
     return open_source(data, length, n_image, seed, partial(on_skip, "conversations"))
@@ -102,6 +102,17 @@ def tell_of_cuts(files: DataFiles, context: int) -> None:
             )
 
 
+def check_files(files: DataFiles, weights: MixtureConfig) -> None:
+    """Refuse settings of the mixture's sources that would be ignored, or make no sense together."""
+    for name in SOURCES:
+        _check(name, getattr(files, name), getattr(weights, name))
+
+
+def check_talks(files: DataFiles) -> None:
+    """The same for conversations."""
+    _check("conversations", files.conversations)
+
+
 def listings(files: DataFiles, names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """Of those of the sources that are on disk, which files each is made of."""
     return {name: listing(data) for name in names if (data := getattr(files, name)).format in FORMATS}
@@ -118,8 +129,9 @@ def _check(name: str, data: DataConfig, weight: int = 1) -> None:
         raise MinemuError(f"{key} would not be read, as train.mixture.{name} is 0: give it a weight")
     if data.format in FORMATS and (data.format == "chats") != (name == "conversations"):
         raise MinemuError(f"{key}.format={data.format}: 'chats' is the format of conversations, and of nothing else")
-    if data.format in (TOY, *FORMATS):
-        _check_read(key, data)
+    if data.format not in (TOY, *FORMATS):
+        raise MinemuError(f"{key}.format: no data format '{data.format}': {suggest(data.format, FORMATS)}")
+    _check_read(key, data)
     if data.format == "chats" and data.frames > FRAMES:
         raise MinemuError(f"{key}.frames={data.frames}: in a conversation a clip has at most {FRAMES}; give fewer")
 

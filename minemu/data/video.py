@@ -63,7 +63,7 @@ def as_item(item: Item, count: int = FRAMES) -> Item:
 
 
 def as_video(shown: Video | Sequence | str | os.PathLike, count: int = FRAMES) -> Video:
-    """At most `count` frames of a clip: a `Video`, a list of pictures, or a path."""
+    """`count` frames of a clip at a path, some of a short one twice; of a `Video` or a list of pictures at most as many."""
     if isinstance(shown, (str, os.PathLike)):
         return Video(read_frames(shown, count))
     frames = shown.frames if isinstance(shown, Video) else shown

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from minemu.errors import MinemuError
 from minemu.evaluation.tasks import Result
 from minemu.files import atomic_write, digest, read_json
 from minemu.model import local_folder
-from minemu.training.run import commit, versions
+from minemu.training.run import command, commit, versions
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,12 @@ ROWS = (
         detail="nearer_than_chance",
         chance=0.5,
     ),
-    Row("document continued, as many pictures and texts, each at its place", "interleaved", "seen", 0.90),
+    Row(
+        "document continued: pictures and texts alternate as they should, whatever they show",
+        "interleaved",
+        "seen",
+        0.90,
+    ),
 )
 
 
@@ -110,6 +114,7 @@ BESIDE = {  # details that are said in one line with the score
 }
 
 
+MET, MISSED = "✓", "✗"
 BENCH_AIMS = {
     "image-embeds-n32": 5.0,
     "image-embeds-n64": 8.5,
@@ -139,7 +144,7 @@ PARITY_STAGES = {  # which recorded tensors show which stage
 def provenance() -> dict[str, Any]:
     """What a reader needs to get the same numbers again."""
     return {
-        "command": shlex.join(["minemu", *sys.argv[1:]]),
+        "command": command(),
         "commit": commit(),
         "versions": versions(),
     }
@@ -152,11 +157,12 @@ def weights_of(checkpoint: str | os.PathLike) -> dict[str, str]:
     return {**found, "base_weights": digest(adapters.base_folder(folder))} if adapters.is_adapter(folder) else found
 
 
-def collect(results: Sequence[Result], preset: str, measured: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """All results of one checkpoint as one JSON object; `measured` says what was measured, as `weights_of` does, and where."""
+def collect(results: Sequence[Result], preset: str, measured: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """All results of one checkpoint as one JSON object; `measured` says what was measured, as `weights_of` does, where and by what
+    (`provenance`, taken before: minutes later the code on disk may be another).
+    """
     return {
-        **provenance(),
-        **(measured or {}),
+        **(measured or provenance()),
         "preset": preset,
         "results": [result.to_dict() for result in results],
     }
@@ -174,18 +180,18 @@ def line(result: Result) -> str:
     return "; ".join([text, *beside])
 
 
-def table(collected: dict[str, Any]) -> str:
-    """The results that `collect` gave as a Markdown table, and below it the command, commit and seeds behind it."""
+def table(collected: dict[str, Any], aims_alone: bool = False) -> str:
+    """The results that `collect` gave as a Markdown table (of all, or of those with an aim), below it their command, commit and seeds."""
     found = {(one["task"], one["split"], one["details"].get("shots")): one for one in collected["results"]}
     lines = [
         "| on the core world | split | n | aim | measured | 95 % interval | chance | blind | upper bound |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in ROWS:
+    for row in (row for row in ROWS if row.aim or not aims_alone):
         result = found.get((row.task, row.split, row.shots))
         if numbers := result and _numbers(result, row):
-            n, *cells = numbers
-            aim = f"≥ {row.aim:.0%}" if row.aim else ""
+            rate, n, *cells = numbers
+            aim = f"≥ {row.aim:.0%} {MET if rate >= row.aim else MISSED}" if row.aim else ""
             lines.append(f"| {' | '.join([row.title, row.split, n, aim, *cells])} |")
     seeds = sorted({result["seed"] for result in collected["results"]})
     origin = f"`{collected['command']}` at commit `{collected['commit'][:12]}`, seed {', '.join(map(str, seeds))}."
@@ -198,8 +204,8 @@ def table(collected: dict[str, Any]) -> str:
     )
 
 
-def _numbers(result: dict[str, Any], row: Row) -> list[str]:
-    """The cells of a score, or of a detail: n, rate, interval and what stands beside it; [] of a detail that is not in the result.
+def _numbers(result: dict[str, Any], row: Row) -> list[Any]:
+    """Rate and cells of a score, or of a detail: n, rate, interval and what stands beside it; [] of a detail that is not in the result.
 
     A detail has the chance and the bound of the score unless it has its own; where the row says its chance, those of the score do
     not fit. A blind baseline is nobody's but whose it was measured for.
@@ -214,7 +220,13 @@ def _numbers(result: dict[str, Any], row: Row) -> list[str]:
         common = {name: value for name, value in common.items() if name != "blind"}
     beside = [{**common, **shown}.get(name) for name in ("chance", "blind", "upper_bound")]
     cells = ["" if value is None else percent(value) for value in beside]
-    return [str(shown.get("n", result["n"])), f"**{percent(shown['rate'])}**", f"{low:.1%} – {high:.1%}", *cells]
+    return [
+        shown["rate"],
+        str(shown.get("n", result["n"])),
+        f"**{percent(shown['rate'])}**",
+        f"{low:.1%} – {high:.1%}",
+        *cells,
+    ]
 
 
 def _detail(details: dict[str, Any], name: str) -> dict[str, Any]:
@@ -239,11 +251,13 @@ def bench_table(bench: dict[str, Any]) -> str:
     """What `minemu bench --json` wrote as a Markdown table."""
     lines = ["| time | against | aim | measured | range | runs | largest error |", "|---|---|---|---|---|---|---|"]
     for name, row in bench["rows"].items():
-        aim = f"≥ {BENCH_AIMS[name]:g} ×" if name in BENCH_AIMS else ""
-        aim = f"≤ {BENCH_LIMITS[name]:g} ×" if name in BENCH_LIMITS else aim
+        least, most = BENCH_AIMS.get(name, -math.inf), BENCH_LIMITS.get(name, math.inf)
+        aim = f"≥ {least:g} ×" if name in BENCH_AIMS else f"≤ {most:g} ×" if name in BENCH_LIMITS else ""
+        aim += f" {MET if least <= row['ratio'] <= most else MISSED}" if aim else ""
         error = f"{row['error']:.0e}" if "error" in row else ""
         ratio, low, high = (f"{row[key]:.{1 if row[key] >= 1 else 2}f}" for key in ("ratio", "min", "max"))
-        cells = [f"`{name}`", row["against"], aim, f"**{ratio} ×**", f"{low} – {high} ×", str(row["runs"]), error]
+        spread = f"{low} – {high} ×" if row["runs"] > 1 else row["said"]
+        cells = [f"`{name}`", row["against"], aim, f"**{ratio} ×**", spread, str(row["runs"]), error]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Measured by `{bench['command']}` at commit `{bench['commit'][:12]}`."])
 
@@ -271,6 +285,11 @@ def parity_table(found: dict[str, dict[str, Any]]) -> str:
     )
     commits = sorted({parity["commit"][:12] for parity in found.values()})
     return "\n".join([*lines, "", f"Measured by `minemu parity` at commit {', '.join(f'`{c}`' for c in commits)}."])
+
+
+def has_place(path: str | os.PathLike, name: str) -> bool:
+    """Whether a Markdown file has a place of this name for `fill`."""
+    return Path(path).is_file() and f"<!-- {name}:begin -->" in Path(path).read_text(encoding="utf-8")
 
 
 def fill(path: str | os.PathLike, name: str, text: str) -> None:

@@ -24,7 +24,7 @@ from minemu.evaluation.base import SHOWN, Question, Result, Task
 from minemu.evaluation.composing import draw
 from minemu.evaluation.judge import Judge, as_tensors, background_name
 from minemu.evaluation.likelihood import concept_scores
-from minemu.evaluation.metrics import frechet_distance, rate, wilson
+from minemu.evaluation.metrics import frechet_distance, rate, ratio_interval, wilson
 from minemu.files import read_json
 from minemu.model import LOGS, local_folder, read_config
 from minemu.prompts import DESCRIBE
@@ -165,8 +165,11 @@ def judged(question: Question, kind: str, prompt: Callable[[Sample], list[Any]])
         marks = {
             name: [s == scene.style for s, scene in zip(found, scenes, strict=True)] for name, found in styles.items()
         }
-        details |= {name: rate(found) for name, found in marks.items()}
-        details |= {"style_interval": list(wilson(marks["style"])), "style_upper_bound": rate(marks["real_style"])}
+        details |= {
+            "style": min(1.0, rate(marks["style"]) / rate(marks["real_style"])) if any(marks["real_style"]) else 0.0,
+            "style_interval": list(ratio_interval(marks["style"], marks["real_style"])),
+            "style_upper_bound": rate(marks["real_style"]),
+        }
     return question.result(right, (1 / len(judge.labels)) ** len(scenes[0].groups), blind, bound, **details)
 
 

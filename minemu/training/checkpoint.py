@@ -44,9 +44,9 @@ def save(
             save_tensors(average, temporary / "average.safetensors")
         write_json(temporary / "meta.json", {"step": step, **meta})
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
-        retired = folder / f".{old.name}"
-        shutil.rmtree(retired, ignore_errors=True)  # left by a kill
-        shutil.rmtree(old.rename(retired))  # first out of sight, so a kill in between leaves no half checkpoint
+        shutil.rmtree(
+            old.rename(folder / f".{old.name}.tmp")
+        )  # first out of sight: a kill leaves none that is half, and `sweep` takes it
     return path
 
 
@@ -55,8 +55,12 @@ def load(
 ) -> dict[str, Any]:
     """Restore everything that `save` wrote and return its meta data."""
     meta = read_json(path / "meta.json")
-    load_strict(module, load_tensors(path / "model.safetensors"), str(path))
-    _load_optimizers(optimizers, load_tensors(path / "optimizer.safetensors"), path)
+    try:
+        weights, moments = load_tensors(path / "model.safetensors"), load_tensors(path / "optimizer.safetensors")
+    except MinemuError as error:
+        raise MinemuError(f"{error}, or delete {path} to go on from the checkpoint before it") from None
+    load_strict(module, weights, str(path))
+    _load_optimizers(optimizers, moments, path)
     if average:
         for name, tensor in load_tensors(path / "average.safetensors").items():
             average[name].copy_(tensor)

@@ -21,7 +21,7 @@ from minemu.sketch import grown
 from minemu.training import checkpoint
 from minemu.training.emu import CONDITIONS
 from minemu.training.loop import TrainConfig
-from minemu.training.recipes import SECTIONS, STAGES, TRAINABLE, Recipe, exists, needs
+from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, needs, settings_of
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import save_tensors
 
@@ -56,21 +56,19 @@ def begin_from(
     base = os.path.normpath(base)
     in_part = stage in ("language", "imagine", "emu")
     trained_here = ("emu" if longer else "language") if in_part else "codec"
+    folder = local_folder(base)
     stands_for = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config, recipe)]
-    folder, done = local_folder(base), root / stands_for[-1] / "done.json"
-    if done.exists():
-        if read_json(done).get("base") == base:
-            return
-        raise MinemuError(
-            f"{root} has a stage {stands_for[-1]} of its own already: leave out --base, or use another --run-dir"
-        )
+    if own := [name for name in stands_for if is_own(root / name, folder, base)]:
+        raise MinemuError(f"{root} has a stage {own[0]} of its own already: leave out --base, or use another --run-dir")
+    if all((root / name / "done.json").exists() for name in stands_for):
+        return
     if not (folder / LOGS / "emu.json").exists():
         raise MinemuError(
-            f"{base} has no records of its training ({LOGS}/), which what is made of it tells on; bring them from where it was made"
+            f"{base} has no records of its training; copy its folder {LOGS}/ from where it was made: what is made of it names them"
         )
-    own, its = config.to_dict(), read_config(folder).to_dict()
-    sections = SECTIONS["bridge" if trained_here == "language" else "emu"]
-    differing = [section for section in sections if _flat(own[section]) != _flat(its[section])]
+    stage = "bridge" if trained_here == "language" else "emu"
+    own, its = settings_of(stage, config), settings_of(stage, read_config(folder))
+    differing = [section for section in own if _flat(own[section]) != _flat(its[section])]
     if differing:
         raise MinemuError(
             f"{base} differs from preset {root.name} in '{differing[0]}'; train with the preset that it was made by"
@@ -90,6 +88,16 @@ def begin_from(
         (root / "emu" / CONDITIONS).unlink(missing_ok=True)
     for name in stands_for:
         write_json(root / name / "done.json", {"base": base})
+
+
+def is_own(stage: Path, folder: Path, base: str) -> bool:
+    """Whether something was trained in a stage's folder, so that a finished checkpoint must not take its place."""
+    if (stage / "done.json").exists():
+        return read_json(stage / "done.json").get("base") != base
+    brought = folder / LOGS / f"{stage.name}.json"  # by a call that was stopped
+    return (stage / "run.json").exists() and not (
+        brought.exists() and read_json(stage / "run.json") == read_json(brought)
+    )
 
 
 def lengthens(base: str | Path, facts: dict[str, Any]) -> bool:
@@ -188,7 +196,7 @@ def refuse_stale_stages(stage: str, root: Path, config: EmuConfig, recipe: Recip
         raise MinemuError(f"{', '.join(found)} came of an earlier run of stage {stage}; delete that to train {stage}")
 
 
-PARTS = ("model", "train", "world", "data")
+PARTS = ("model", "train", "world", "data", "begins")
 
 
 def refuse_other_settings(folder: Path, facts: dict[str, Any], parts: tuple[str, ...] = PARTS) -> None:

@@ -289,7 +289,7 @@ class ImagineStage(EmuStage):
 
     In the mixture words outweigh pictures: 64 thousand drawings alone teach about as much as 300 thousand in it. One document in
     ten wants something of two pictures, and one is a text, so that no word is pushed out of the vocabulary; what other sources say of
-    pictures is unlearnt all the same (ROADMAP.md). What is written is hidden as a whole, so
+    pictures is unlearnt all the same (docs/lab-notes.md). What is written is hidden as a whole, so
     that it follows from what is read alone.
     """
 

@@ -12,17 +12,17 @@ from pathlib import Path
 import torch
 
 from minemu.adapters import BASE, CONFIG, WEIGHTS, is_adapter
-from minemu.config import EmuConfig
+from minemu.config import DecoderConfig, EmuConfig
 from minemu.data.sources import TOY
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.files import atomic_dir, atomic_write, read_json, write_json
+from minemu.files import atomic_dir, atomic_write, read_json, sweep, write_json
 from minemu.model import LOGS, Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.training.continuing import IMAGINED, changed_settings
 from minemu.training.instruct import ADAPTER_FOLDER
-from minemu.training.recipes import RECIPES, facts_of, resolve
+from minemu.training.recipes import RECIPES, TRAINABLE, facts_of, resolve
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import load_folder, load_tensors
 
@@ -30,6 +30,7 @@ from minemu.weights import load_folder, load_tensors
 def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float16) -> Path:
     """Write the checkpoint of the recipe run in `root` to `out` (default: root/checkpoint), weights in half precision."""
     out = Path(out or root / "checkpoint")
+    sweep(out.parent, out.name)
     for stage in ("emu", "decoder"):
         if not (root / stage / "done.json").exists():
             raise MinemuError(f"stage {stage} of {root} is not complete; run: minemu recipe {root.name}")
@@ -41,7 +42,8 @@ def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float
     with atomic_dir(out) as temporary:
         pipe.save_pretrained(temporary, dtype)
         for stage in sorted(path.parent for path in root.glob("*/done.json") if path.parent.name != "instruct"):
-            _copy_log(stage, temporary / LOGS)
+            if (stage / "run.json").exists():  # a base may have been made without it
+                _copy_log(stage, temporary / LOGS)
         (temporary / "README.md").write_text(model_card(temporary), encoding="utf-8")
     return out
 
@@ -126,13 +128,21 @@ def model_card(folder: Path) -> str:
         lines += [
             "## Limits", "",
             f"Knows {things} concepts, eight backgrounds, four drawing styles and one or two things at a time;",
-            "photographs, and questions in other words than training's, mean nothing to it.", "",
+            "photographs, and questions in other words than training's, mean nothing to it.",
+            *_of_one_step(decoder.config), "",
         ]  # fmt: skip
     lines += [
         "Data of the toy world: Noto (Apache-2.0), Twemoji (CC-BY-4.0), Fluent, also animated (MIT); labels from Unicode CLDR",
         "(Unicode-3.0), definitions from WordNet 3.0. Credits and licences: NOTICE of minemu.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _of_one_step(config: DecoderConfig) -> list[str]:
+    if config.inference_steps > 1 or not (config.condition_grid and config.zero_terminal_snr):
+        return []
+    return ["It draws in one step: the picture is the sketch, regressed from its embeddings, and no seed changes it.",
+            "The U-Net corrects the sketch where more steps are asked for."]  # fmt: skip
 
 
 def _things(folder: Path) -> int:
@@ -201,11 +211,11 @@ def _results(folder: Path) -> list[str]:
 
 
 def _training(folder: Path) -> list[str]:
+    records = sorted((folder / LOGS).glob("*.json"), key=lambda path: TRAINABLE.index(path.stem))
     return [
         "## Training", "",
         "| stage | steps | samples a step | hours of steps | peak memory | commit |", "|---|---|---|---|---|---|",
-        *(_training_row(path) for path in sorted((folder / LOGS).glob("*.json"))), "",
-        *(line for path in sorted((folder / LOGS).glob("*.json")) for line in _began_with(read_json(path))),
+        *map(_training_row, records), "", *(line for path in records for line in _began_with(read_json(path))),
     ]  # fmt: skip
 
 

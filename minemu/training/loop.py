@@ -66,6 +66,7 @@ class TrainConfig:
             "steps": 0,
             "warmup": 0,
             "preview_every": 0,
+            "seed": 0,
         }
         for name, bound in least.items():
             if getattr(self, name) < bound:

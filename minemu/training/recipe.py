@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 
 from minemu.config import EmuConfig
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
-from minemu.data.sources import listings, open_mixture, open_talks, tell_of_cuts
+from minemu.data.sources import check_files, check_talks, listings, open_mixture, open_talks, tell_of_cuts
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError, suggest
 from minemu.files import read_json, sweep, write_json
 from minemu.loading import device_of
+from minemu.model import Emu
 from minemu.processor import EmuProcessor
-from minemu.sequence import TokenIds
+from minemu.sequence import SPECIAL_TOKENS, TokenIds
 from minemu.tokenizer import train_tokenizer
 from minemu.training.continuing import (
     begin_from,
@@ -29,7 +32,7 @@ from minemu.training.continuing import (
 )
 from minemu.training.decoder import CodecStage, DecoderStage, SketchStage
 from minemu.training.emu import CONDITIONS, EmuStage, ImagineStage, LanguageStage
-from minemu.training.encoder import BridgeStage, EncoderStage
+from minemu.training.encoder import BridgeStage, EncoderStage, bridge_grid
 from minemu.training.instruct import InstructStage
 from minemu.training.loop import Stage, TrainConfig, train
 from minemu.training.machine import forget_peak_memory
@@ -64,6 +67,8 @@ def train_stage(
     if stage not in TRAINABLE:
         raise MinemuError(f"unknown stage '{stage}': {suggest(stage, TRAINABLE)}")
     config, recipe = resolve(preset, overrides or {})
+    if stage != "instruct":
+        config = config.override({"llm.lora_rank": 0})  # the adapters come last
     settings: TrainConfig = getattr(recipe, stage)
     if stage in ("codec", "sketch", "decoder"):
         check_drawing(config, recipe)
@@ -136,7 +141,7 @@ def run_recipe(
     from minemu.training.export import export, export_adapter, is_exported
 
     root, (config, recipe) = Path(run_dir) / preset, resolve(preset, overrides or {})
-    check_drawing(config, recipe)  # before hours are spent on the stages before
+    check_recipe(config, recipe, TRAINABLE if instruct else STAGES)  # before hours are spent
     if base is not None:
         begin_from(base, root, config, recipe)
     for stage in TRAINABLE if instruct else STAGES:
@@ -158,8 +163,41 @@ def check_drawing(config: EmuConfig, recipe: Recipe) -> None:
             f"decoder.condition_grid={grid} takes {grid**2} visual embeddings a picture, and bridge.n_image is {n}; "
             "change one of them, or leave the sketch out: decoder.condition_grid=0"
         )
-    if config.decoder.codec == "vae" and not recipe.codec.steps:
-        raise MinemuError("decoder.codec=vae has to be trained: add --set train.codec.steps=750, or more")
+    if config.decoder.image_size != config.vision.image_size:
+        raise MinemuError(
+            f"decoder.image_size={config.decoder.image_size} and vision.image_size={config.vision.image_size} differ, and both learn "
+            "from the same pictures; set both alike"
+        )
+    if grid and config.decoder.image_size // config.decoder.patch % grid:
+        raise MinemuError(
+            f"decoder.condition_grid={grid} does not divide the {config.decoder.image_size // config.decoder.patch} latent positions "
+            "of a side; change decoder.patch or decoder.image_size"
+        )
+    if (config.decoder.codec == "vae") != bool(recipe.codec.steps):
+        raise MinemuError(
+            "decoder.codec=vae has to be trained: add --set train.codec.steps=750, or more"
+            if config.decoder.codec == "vae"
+            else "train.codec.steps: the linear codec is fitted, not trained; set it to 0, or decoder.codec=vae"
+        )
+
+
+def check_recipe(config: EmuConfig, recipe: Recipe, stages: Iterable[str]) -> None:
+    """Refuse now what a stage that is hours away would refuse."""
+    check_drawing(config, recipe)
+    if exists("bridge", config, recipe):
+        bridge_grid(config)
+    if recipe.source == "mixture":
+        check_files(recipe.data, recipe.mixture)
+    check_talks(recipe.data)
+    for stage in stages:
+        listings(recipe.data, sources_of(stage, recipe))
+    if recipe.emu.only:
+        with init_empty_weights():
+            modules = dict(Emu(config).named_modules())
+        if recipe.emu.only not in modules:
+            raise MinemuError(
+                f"train.emu.only={recipe.emu.only} is no module of Emu: {suggest(recipe.emu.only, modules)}"
+            )
 
 
 def build_stage(
@@ -190,6 +228,10 @@ def build_stage(
         mixture = open_mixture(recipe.mixture, recipe.data, world, length, n_image, seed, skipped)
         tell_of_cuts(recipe.data, config.llm.context)
     if name == "imagine":
+        if not exists(name, config, recipe):
+            raise MinemuError(
+                "stage imagine has nothing to do: train.imagine.steps=0; go on with stage emu, or give it steps"
+            )
         return ImagineStage(config, settings, processor, world, root)
     if name == "emu":
         return EmuStage(config, settings, processor, world, root, mixture, exists("imagine", config, recipe))
@@ -222,6 +264,11 @@ def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorl
         texts = tokenizer_corpus(world.labels)
         if recipe.source == "mixture":
             texts += corpus(world)
+        if config.llm.special_tokens != len(SPECIAL_TOKENS):
+            raise MinemuError(
+                f"llm.special_tokens={config.llm.special_tokens}: a tokenizer that is trained here has {len(SPECIAL_TOKENS)}; "
+                "stage instruct adds those of conversations"
+            )
         tokenizer = train_tokenizer(texts, config.llm.vocab_size)
         EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
     processor = EmuProcessor.from_pretrained(root)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from minemu.config import EmuConfig, override
+from minemu.config import PRESETS, EmuConfig, override
 from minemu.data.mixture import SOURCES, MixtureConfig
 from minemu.data.sources import DataFiles
 from minemu.data.world import ToyWorld
-from minemu.errors import MinemuError
+from minemu.errors import MinemuError, suggest
 from minemu.training.loop import TrainConfig
 
 STAGES = ("encoder", "bridge", "language", "imagine", "emu", "codec", "sketch", "decoder")
@@ -223,6 +224,8 @@ def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
     """What of the model a stage depends on. How pictures are drawn may change after training; the U-Net comes last."""
     later = ("sampler", "guidance_scale", "inference_steps", *(("unet_",) if stage == "sketch" else ()))
     settings = {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]}
+    if "llm" in settings and stage != "instruct":
+        settings["llm"] = {key: value for key, value in settings["llm"].items() if not key.startswith("lora_")}
     if stage == "codec":
         settings["decoder"] = {key: settings["decoder"][key] for key in OF_CODEC}
     elif "decoder" in settings:
@@ -230,26 +233,50 @@ def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
     return settings
 
 
+READ_BY = {  # settings of training that not all stages have a use for
+    "only": ("imagine", "emu"),
+    "lr_vision": ("imagine", "emu"),
+    "lr_bridge": ("imagine", "emu"),
+    "preview_every": ("sketch", "decoder"),
+}
 OF_MIXTURE, OF_TALKS = ("mixture.", "data."), "data.conversations."  # settings of the recipe
 
 
 def recipe_of(preset: str) -> Recipe:
     if preset not in RECIPES:
-        EmuConfig.preset(preset)  # an unknown preset is told apart from one too large to train here
+        if preset not in PRESETS:  # told apart from one too large to train here
+            raise MinemuError(f"unknown preset '{preset}': {suggest(preset, RECIPES)}")
         raise MinemuError(f"preset '{preset}' has no recipe on the toy world; with one: {', '.join(RECIPES)}")
     return RECIPES[preset]
 
 
 def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
     """Model and recipe with `llm.layers=6` (model) and `train.emu.steps=100` (recipe) applied."""
-    config, recipe = EmuConfig.preset(preset), recipe_of(preset)
+    recipe, config = (
+        recipe_of(preset),
+        EmuConfig.preset(preset),
+    )  # in this order: a word is taken for a preset that can be trained
     of_recipe = {key.removeprefix("train."): value for key, value in overrides.items() if key.startswith("train.")}
     of_model = {key: value for key, value in overrides.items() if not key.startswith("train.")}
-    resolved = override(recipe, of_recipe)
-    unread = [key for key in of_recipe if key.startswith(OF_MIXTURE) and not key.startswith(OF_TALKS)]
-    if unread and resolved.source != "mixture":
-        raise MinemuError(f"train.{unread[0]} is read only with a mixture: add --set train.source=mixture")
+    for key in of_model:
+        sections = [*config.to_dict(), "train"]
+        if (section := key.partition(".")[0]) not in sections:
+            raise MinemuError(f"unknown configuration key '{section}': {suggest(section, sections)}")
+    resolved = override(recipe, of_recipe, "train.")
+    refuse_unread(of_recipe, resolved)
     return config.override(of_model), resolved
+
+
+def refuse_unread(given: Iterable[str], recipe: Recipe) -> None:
+    """A setting that nothing reads is a mistake."""
+    for key in given:
+        stage, _, setting = key.partition(".")
+        if key.startswith(OF_MIXTURE) and not key.startswith(OF_TALKS) and recipe.source != "mixture":
+            raise MinemuError(f"train.{key} is read only with a mixture: add --set train.source=mixture")
+        if key == "rehearse" and recipe.source != "mixture" and recipe.rehearse:
+            raise MinemuError("train.rehearse rehearses the mixture: add --set train.source=mixture")
+        if stage in TRAINABLE and stage not in READ_BY.get(setting, TRAINABLE):
+            raise MinemuError(f"train.{key} has no effect: only {' and '.join(READ_BY[setting])} read {setting}")
 
 
 def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: ToyWorld | None) -> dict[str, Any]:
@@ -266,6 +293,8 @@ def facts_of(preset: str, stage: str, config: EmuConfig, recipe: Recipe, world: 
     mixed = {"mixture": asdict(recipe.mixture), "files": asdict(recipe.data)} if recipe.source == "mixture" else {}
     if stage == "language":
         facts["data"] = {"llm": recipe.llm}
+    if stage == "emu":
+        facts["begins"] = {"imagined": exists("imagine", config, recipe)}
     if stage == "emu" and mixed:
         facts["data"] = mixed
     if stage == "instruct":  # conversations, and the mixture as rehearsal

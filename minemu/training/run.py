@@ -45,6 +45,14 @@ def commit() -> str:
         return "unknown"
 
 
+given: list[str] | None = None  # the arguments of `minemu`, where it runs
+
+
+def command() -> str:
+    """The command line that runs; from Python there is none."""
+    return "from Python" if given is None else shlex.join(["minemu", *given])
+
+
 def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
 
@@ -52,11 +60,11 @@ def versions() -> dict[str, str]:
 def describe(folder: Path, **facts: Any) -> None:
     """Write `run.json`: the resolved configuration and what a reader needs to run the same again.
 
-    Of a run that was resumed by other code or elsewhere, or lengthened, the commits and devices before are kept too, and whose weights
-    it began with.
+    Of a run that was resumed by other code, elsewhere or otherwise, the commits, devices and commands before are kept too, and of one
+    that was lengthened whose weights it began with.
     """
     before = read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    now = {"commit": commit(), "device": facts.pop("device", "cpu")}
+    now = {"command": command(), "commit": commit(), "device": facts.pop("device", "cpu")}
     earlier = {}
     for what, one in now.items():
         known = [*before.get(f"earlier_{what}s", []), before.get(what, one)]
@@ -65,7 +73,6 @@ def describe(folder: Path, **facts: Any) -> None:
     write_json(
         folder / "run.json",
         {
-            "command": shlex.join(["minemu", *sys.argv[1:]]),
             **now,
             **earlier,
             **({"weights_of": before["weights_of"]} if "weights_of" in before else {}),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from minemu.data.conversations import Conversation
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
@@ -60,7 +61,7 @@ def open_source(
 ) -> Shuffled:
     """A source for `Mixture`: `document(number)` gives a list of text and PIL pictures, "chats" gives a `Conversation`.
 
-    length    tokens of a text, such as `lambda text: len(processor.encode(text))`
+    length    tokens of a text, such as `lambda text: len(processor.encode(text))`; what it raises makes a sample a bad one
     n_image   embeddings of a picture
     on_skip   is told the number of each bad sample, and why
     """
@@ -82,7 +83,14 @@ def open_source(
             reader = Storyboards(Path(config.path), config.frames)
         case "chats":
             reader = Chats(files(config.path), folder, config.frames, config.random_frames)
-    return Shuffled(reader, seed, config.max_bad, on_skip)
+
+    def check(document: Any) -> None:
+        texts = document.texts() if isinstance(document, Conversation) else document
+        for text in texts:
+            if isinstance(text, str):
+                length(text)  # a tokenizer may have more special tokens than readers know, and refuses them
+
+    return Shuffled(reader, seed, config.max_bad, on_skip, check)
 
 
 def listing(config: DataConfig) -> dict[str, Any]:

@@ -47,15 +47,20 @@ class Shuffled:
 
     A bad sample is named in the log and counted, once each, in `bad`, and told to `on_skip` (its number, and why); the next
     good one of the epoch takes its place. More than `max_bad` of what was tried (of 100 samples at least) stops the run.
-    A filtered one is replaced too, but in silence, and counts neither as bad nor as tried.
+    A filtered one is replaced too, but in silence, and counts neither as bad nor as tried. `check` may refuse what was read.
     """
 
     def __init__(
-        self, reader: Reader, seed: int = 0, max_bad: float = 0.05, on_skip: Callable[[int, str], None] | None = None
+        self,
+        reader: Reader,
+        seed: int = 0,
+        max_bad: float = 0.05,
+        on_skip: Callable[[int, str], None] | None = None,
+        check: Callable[[Any], Any] = lambda document: None,
     ):
         if not 0 <= max_bad <= 1 or seed < 0:
             raise MinemuError(f"max_bad={max_bad:g}, seed={seed}: use a share from 0 to 1, and a seed of 0 or more")
-        self.reader, self.seed, self.max_bad, self.on_skip = reader, seed, max_bad, on_skip
+        self.reader, self.seed, self.max_bad, self.on_skip, self.check = reader, seed, max_bad, on_skip, check
         self.sizes = np.asarray(reader.blocks, dtype=np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.bad: dict[int, str] = {}
@@ -76,7 +81,9 @@ class Shuffled:
             k = self.sample(epoch, (place + step) % len(self))
             self.tried += 1
             try:
-                return self.reader.read(k, np.random.Generator(np.random.PCG64([self.seed, number])))
+                document = self.reader.read(k, np.random.Generator(np.random.PCG64([self.seed, number])))
+                self.check(document)
+                return document
             except Filtered as error:
                 self.tried -= 1
                 filtered = str(error)
