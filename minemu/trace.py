@@ -39,7 +39,7 @@ class Trace:
     hidden: np.ndarray  # (L, D), what the LLM makes of the sequence
     said: list[int]  # the LM head's likeliest token wherever a word has to be said
     predicted: np.ndarray  # (N, E), the regression head's embeddings of the picture, each from the true ones before it
-    latents: np.ndarray  # (h, w, 3) uint8, the U-Net's last output, painted as `features` are
+    latents: np.ndarray  # (h, w, 3) uint8, the latents of `drawn`, painted as `features` are
     drawn: np.ndarray  # (S, S, 3) uint8, the picture decoded from `predicted`
 
     @property
@@ -58,7 +58,7 @@ def trace(pipe: EmuPipeline, batch: dict[str, Tensor], generator: torch.Generato
     images = batch["images"][:count]
 
     passed: dict[str, Tensor] = {}
-    modules = {"encoder": model.visual_encoder, "llm": model.llm.model, "unet": pipe.decoder.unet}
+    modules = {"encoder": model.visual_encoder, "llm": model.llm.model}
     hooks = [
         module.register_forward_hook(_recorder(passed, name), with_kwargs=True) for name, module in modules.items()
     ]
@@ -69,19 +69,20 @@ def trace(pipe: EmuPipeline, batch: dict[str, Tensor], generator: torch.Generato
         predicted = out.predictions[0, :-1][row[0, 1:] == ids.image][-embeds.shape[1] :]  # (N, E)
         null = pipe.null_embeds(autoencode=False)  # the LLM passes by again: keep what `out` saw
         pixels = pipe.decoder.decode(predicted[None], null, generator=generator)  # (1, 3, S, S)
+        latents = pipe.decoder.encode(pixels)  # (1, K, h, w), as the U-Net's output may go unused
     finally:
         for hook in hooks:
             hook.remove()
     return Trace(
         preset=model.config.name,
-        stages=_stages(pipe, images[-1:], passed, embeds[-1:], out, predicted, pixels),
+        stages=_stages(pipe, images[-1:], passed, embeds[-1:], out, predicted, latents, pixels),
         picture=unnormalise(images[-1:])[0],
         features=_main_directions(passed["encoder"][-1, 1:]),
         embeds=embeds[-1].float().cpu().numpy(),
         hidden=out.hidden[0].float().cpu().numpy(),
         said=out.logits[0, :-1].argmax(-1)[goals.text[0] != sequence.IGNORE].tolist(),
         predicted=predicted.float().cpu().numpy(),
-        latents=_main_directions(passed["unet"][-1].flatten(1).T),
+        latents=_main_directions(latents[0].flatten(1).T),
         drawn=np.asarray(to_pil(pixels)[0]),
     )
 
@@ -96,9 +97,17 @@ def _recorder(passed: dict[str, Tensor], name: str):
 
 
 def _stages(
-    pipe: EmuPipeline, image: Tensor, passed: dict[str, Tensor], embeds: Tensor, out, predicted: Tensor, pixels: Tensor
+    pipe: EmuPipeline,
+    image: Tensor,
+    passed: dict[str, Tensor],
+    embeds: Tensor,
+    out,
+    predicted: Tensor,
+    latents: Tensor,
+    pixels: Tensor,
 ) -> dict[str, Stage]:
     """Every parameter of the pipeline is counted in exactly one stage."""
+    steps = pipe.decoder.config.inference_steps
     model, config = pipe.model, pipe.model.config
     words = model.llm.get_input_embeddings()
     causal = config.bridge.kind == "causal"
@@ -129,12 +138,17 @@ def _stages(
             tuple(out.hidden.shape),
             _count(model.llm.model) - _count(words),
         ),
-        "lm_head": Stage("LM head", "the next word", tuple(out.logits.shape), _count(model.llm.lm_head)),
+        "lm_head": Stage(
+            "LM head", "each next word, from what is before it", tuple(out.logits.shape), _count(model.llm.lm_head)
+        ),
         "regression_head": Stage(
             "regression head", "the next embedding", tuple(predicted[None].shape), _count(model.regression_head)
         ),
         "decoder": Stage(
-            "4  Visual Decoder", "latent diffusion U-Net", tuple(passed["unet"][:1].shape), _count(pipe.decoder)
+            "4  Visual Decoder",
+            f"latent diffusion, {steps} step{'s' if steps > 1 else ''}",
+            tuple(latents.shape),
+            _count(pipe.decoder),
         ),
         "drawn": Stage("picture", "decoded", tuple(pixels.shape)),
     }
