@@ -481,7 +481,7 @@ show_matrices(
 # %%
 # NBVAL_IGNORE_OUTPUT
 names = {thing[4:]: known for thing, known in things.items() if thing.startswith("the ")}
-right, luck = ({name: 0.0 for name in names} for _ in range(2))
+right, luck = (dict.fromkeys(names, 0.0) for _ in range(2))
 for at in range(0, 256, pairs):
     pool, texts, found = draw(test_world, at, pairs)
     with torch.no_grad():

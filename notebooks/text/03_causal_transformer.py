@@ -240,10 +240,8 @@ show_matrices(heads, "looked at", "looks", shared=True, signed=True)
 #             return d + 1  # distances 0 ... d
 #         d, last = d + 1, bucket
 #
-# answer = first_shared
+# answer = first_shared  # 18 for both models: 16 and 17 share bucket 16; none do in emu-tiny, many in the published Emu
 # ```
-#
-# Distances 16 and 17 share bucket 16, so N = 18. No two share in `emu-tiny`, many do in the published Emu.
 # </details>
 
 # %%
