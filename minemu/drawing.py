@@ -111,7 +111,7 @@ def chips_of_batch(batch: dict[str, Tensor], processor: EmuProcessor) -> list[li
             elif token == ids.pad:
                 chips.append(Chip("pad", f"{words[position]} x {count}", position, count))
             else:
-                kind = "structure" if token in (*ids.structure, ids.bos, ids.eos) else "word"
+                kind = "structure" if token in ids.structure else "word"  # <s> and </s> are of the vocabulary
                 chips.append(Chip(kind, words[position], position))
             position += count
         rows.append(chips)

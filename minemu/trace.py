@@ -110,6 +110,8 @@ def _stages(
     pixels: Tensor,
 ) -> dict[str, Stage]:
     """Every parameter of the pipeline is counted in exactly one stage."""
+    steps = pipe.decoder.config.inference_steps
+    drawn_by = "sketch and U-Net" if pipe.decoder.config.condition_grid else "latent diffusion"
     model, config = pipe.model, pipe.model.config
     words = model.llm.get_input_embeddings()
     causal = config.bridge.kind == "causal"
@@ -140,13 +142,15 @@ def _stages(
             tuple(out.hidden.shape),
             _count(model.llm.model) - _count(words),
         ),
-        "lm_head": Stage("LM head", "the next word", tuple(out.logits.shape), _count(model.llm.lm_head)),
+        "lm_head": Stage(
+            "LM head", "each next word, from what is before it", tuple(out.logits.shape), _count(model.llm.lm_head)
+        ),
         "regression_head": Stage(
             "regression head", "the next embedding", tuple(predicted[None].shape), _count(model.regression_head)
         ),
         "decoder": Stage(
             "4  Visual Decoder",
-            "a sketch, which a U-Net corrects" if config.decoder.condition_grid else "latent diffusion U-Net",
+            f"{drawn_by}, {steps} step{'s' if steps > 1 else ''}",
             tuple(latents.shape),
             _count(pipe.decoder),
         ),

@@ -19,14 +19,13 @@ from minemu.sequence import block_mask
 from minemu.training.loop import TrainConfig
 
 
-def masked(input_ids, ids, unspoken):
-    following = input_ids[:, 1:]
-    return following.masked_fill(torch.isin(following, torch.tensor(unspoken)), -100)
-
-
-def bucket(back, near=16, log=math.log, last=31):
-    step = torch.log(back.clamp(min=1) / 16) / log(8)
-    return torch.where(back < near, back, (16 + (step * 16).long()).clamp(max=last))
+def first_shared(buckets, distance, last=None):
+    exact, seen = buckets // 2, []
+    for d in range(exact, 10 * buckets):
+        step = math.log(d / exact) / math.log(distance / exact)
+        seen.append(min(exact + int(step * exact), last or buckets - 1))
+        if seen[-1] in seen[:-1]:
+            return d + 1
 
 
 def pool(features, pattern="b (h i w j) v -> b (h w) v", how="mean", n=4):
@@ -127,13 +126,11 @@ WRONG = {
         "with [IMG]": lambda input_ids, ids: torch.isin(input_ids[:, 1:], torch.tensor([ids.image, ids.image_start])),
         "as many as inputs": lambda input_ids, ids: input_ids == ids.image,
     },
-    "01.text_targets": {
-        "not shifted": lambda input_ids, ids: masked(F.pad(input_ids, (1, 0))[:, :-1], ids, ids.structure),
-        "slots alone": lambda input_ids, ids: masked(input_ids, ids, [ids.image]),
-        "padding is classified": lambda input_ids, ids: masked(
-            input_ids, ids, [i for i in ids.structure if i != ids.pad]
-        ),
-        "</s> is not": lambda input_ids, ids: masked(input_ids, ids, [*ids.structure, ids.eos]),
+    "01.idle": {
+        "</s> forgotten": lambda pictures, say, end: pictures * ((not say) + (not end)),
+        "[IMG] alone": lambda pictures, say, end: 1 + pictures * (not say),
+        "of the released code": lambda pictures, say, end: 1 + pictures,
+        "the choices the wrong way": lambda pictures, say, end: 1 + pictures * (say + end),
     },
     "01.positions": {
         "within the row": lambda segments: torch.arange(segments.shape[1]).expand_as(segments),
@@ -167,12 +164,12 @@ WRONG = {
         "the cosines": lambda features, query, k: others(features, query).topk(k).values,
         "the nearest last": lambda features, query, k: others(features, query).argsort()[-k:],
     },
-    "03.bucket": {
-        "no last bucket": lambda back: bucket(back, last=99),
-        "log2": lambda back: bucket(back, log=math.log2),
-        "all from the logarithm": lambda back: bucket(back, near=0),
-        "each its own": lambda back: back.clamp(max=31),
-        "not rounded": lambda back: bucket(back).float(),
+    "03.shared": {
+        "the distance itself": lambda buckets, distance: first_shared(buckets, distance) - 1,
+        "more distances than buckets": lambda buckets, distance: buckets + 1,
+        "the first that is not exact": lambda buckets, distance: buckets // 2 + 2,
+        "of the two models alone": lambda buckets, distance: 18,
+        "no last bucket": lambda buckets, distance: first_shared(buckets, distance, last=99),
     },
     "03.mask": {
         "the other triangle": lambda n: torch.ones(n, n, dtype=torch.bool).triu(),

@@ -77,6 +77,17 @@ def test_matrices_show_the_values_given(shared):
     assert [axes.get_title() for axes in figure.axes] == ["small", "large"] and drawn(figure) > 10
 
 
+def test_rows_and_columns_of_one_name_share_it():
+    figure = show_matrices({"a": torch.eye(3), "b": torch.eye(3)}, "column", "row", names=["blue", "blue", "gray"])
+    first, second = figure.axes
+    assert first.get_xticks().tolist() == [0.5, 2] and len(first.lines) == 2
+    for axes, down in ((first, ["blue", "gray"]), (second, ["", ""])):
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["blue", "gray"]
+        assert [label.get_text() for label in axes.get_yticklabels()] == down
+    with pytest.raises(MinemuError, match="3 names do not fit a matrix of 2 rows and 2 columns"):
+        show_matrices({"a": torch.eye(2)}, "column", "row", names=["a", "b", "c"])
+
+
 def test_what_is_no_matrix_is_refused():
     with pytest.raises(MinemuError, match="no matrix to show; give at least one"):
         show_matrices({}, "a", "b")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
+
+import torch
+
 from minemu.config import LLMConfig, ObjectiveConfig
-from minemu.course import call, exercise, same, shaped
-from minemu.sequence import IGNORE, PICTURE, TokenIds, interleave, pack_rows, pad_rows, targets
+from minemu.course import call, exercise, number, same, shaped
+from minemu.sequence import IGNORE, PICTURE, TokenIds, interleave, pack_rows, targets
 
 IDS = TokenIds.of(LLMConfig(words=100))
 ROWS = (
@@ -14,17 +18,16 @@ ROWS = (
 )
 
 
-@exercise("01.text_targets", "return the target of the LM head at each position, (B, L - 1), -100 where there is none")
-def text_targets(answer) -> str:
-    input_ids = pad_rows(ROWS, IDS)["input_ids"]
-    wanted = targets(input_ids, IDS, ObjectiveConfig()).text
-    mine = call(answer, input_ids, IDS)
-    shaped(mine, wanted.shape, "the targets")
-    spoken = (mine != IGNORE) & (wanted == IGNORE)
-    assert not spoken.any(), f"token {int(input_ids[:, 1:][spoken][0])} is never classified, but is a target of yours"
-    wrong = int((mine != wanted).sum())
-    assert wrong == 0, f"{wrong} of {wanted.numel()} targets differ"
-    return f"{int((wanted != IGNORE).sum())} tokens to classify in 3 rows"
+@exercise("01.idle", "return how many positions of a row from <s> to </s> have nothing to predict")
+def idle(answer) -> str:
+    for pictures, say, end in product((0, 1, 3), (False, True), (False, True)):
+        row = interleave([[5, 6], *[PICTURE] * pictures, [7]], IDS, 4, eos=True)
+        goals = targets(torch.tensor([row]), IDS, ObjectiveConfig(say_image=say, end_of_image_pair=end))
+        wanted = len(row) - int(((goals.text != IGNORE) | goals.image).sum())
+        mine = number(call(answer, pictures, say, end), "the number of positions")
+        choices = f"say_image={say} and end_of_image_pair={end}"
+        assert mine == wanted, f"with {choices} a row with {pictures} pictures has {wanted} such positions, not {mine}"
+    return "rows with 0, 1 and 3 pictures have as many idle positions as you say, whatever the objective asks for"
 
 
 @exercise("01.positions", "return the position of each token within its own sample, (B, L)")

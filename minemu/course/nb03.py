@@ -1,4 +1,4 @@
-"""Exercises of notebook 03: the buckets of T5's bias, the causal mask, Emu2's pooling."""
+"""Exercises of notebook 03: distances that share a bucket of T5's bias, the causal mask, Emu2's pooling."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import torch
 
 from minemu.causal_transformer import RelativePositionBias, pool_features
 from minemu.config import BridgeConfig, VisionConfig
-from minemu.course import call, exercise, same, shaped
-
-LENGTH = 200
+from minemu.course import call, exercise, number, same, shaped
 
 
-@exercise("03.bucket", "return the bucket of each distance back: (n,) integers -> (n,) integers")
-def bucket(number) -> str:
-    config = BridgeConfig(width=4, heads=1, position_buckets=32, position_distance=128)
+@exercise("03.shared", "return the smallest number of embeddings at which two distances share a bucket")
+def shared(first) -> str:
+    for buckets, distance in ((32, 128), (32, 20), (64, 128), (8, 16)):
+        found = _buckets(buckets, distance)
+        wanted = 1 + next(d for d in range(1, len(found)) if found[d] in found[:d])  # distances 0 ... wanted - 1
+        mine, what = number(call(first, buckets, distance), "N"), f"{buckets} buckets and distances up to {distance}"
+        assert mine != wanted - 1, f"with {what} distance {mine} shares one; how many embeddings have such a distance?"
+        assert mine == wanted, f"with {what} N is not {mine}"
+    return "with 32 buckets and distances up to 128 it is 18: distances 16 and 17 share one"
+
+
+@torch.no_grad()
+def _buckets(buckets: int, distance: int, length: int = 100) -> list[float]:
+    """The bucket of each distance 0, 1, ..., as the package has it."""
+    config = BridgeConfig(width=4, heads=1, position_buckets=buckets, position_distance=distance)
     table = RelativePositionBias(config)
-    with torch.no_grad():
-        table.bias.weight.copy_(torch.arange(32.0)[:, None])  # now the bias is the number of the bucket
-        wanted = table(LENGTH)[0, 0, -1].flip(0).long()  # the last row, from distance 0 on
-    mine = call(number, torch.arange(LENGTH))
-    shaped(mine, wanted.shape, "the buckets")
-    assert not mine.dtype.is_floating_point, (
-        f"a bucket is an integer, not {mine.dtype}; round towards zero with .long()"
-    )
-    wrong = (mine != wanted).nonzero().flatten().tolist()
-    assert not wrong, f"distance {wrong[0]} belongs in bucket {wanted[wrong[0]]}, not {mine[wrong[0]]}"
-    return f"{LENGTH} distances share {int(wanted.max()) + 1} buckets"
+    table.bias.weight.copy_(torch.arange(float(buckets))[:, None])  # now the bias is the number of the bucket
+    return table(length)[0, 0, -1].flip(0).tolist()  # the last row, from distance 0 on
 
 
 @exercise("03.mask", "return a boolean (n, n): True where embedding i (row) may look at embedding j (column)")

@@ -147,20 +147,27 @@ def _array(values: Values) -> np.ndarray:
 
 
 def show_matrices(
-    matrices: Mapping[str, Tensor], across: str, down: str, shared: bool = False, first: int = 1, signed: bool = False
+    matrices: Mapping[str, Tensor],
+    across: str,
+    down: str,
+    shared: bool = False,
+    first: int = 1,
+    signed: bool = False,
+    names: Sequence[str] = (),
 ) -> Figure:
     """Matrices (R, C) by title. White is zero, darker is more; grey is -inf or nan: never.
 
     shared   one scale of colour for all of them, else each has its own
     signed   two hues for the two signs
     first    the number of the first row and column
+    names    in place of numbers, one for each row and also for each column; neighbours of one name share it
     """
     if not matrices:
         raise MinemuError("there is no matrix to show; give at least one")
     values = {title: _finite(title, matrix) for title, matrix in matrices.items()}
     tops = {title: float(np.nanmax(np.abs(array))) or 1.0 for title, array in values.items()}
-    side = min(210.0, 736 / len(values))
-    figure, found = charts(side * len(values) + 24, side + 26, len(values))
+    side, room = min(210.0, 736 / len(values)), 5.0 * max(map(len, names), default=0)
+    figure, found = charts(side * len(values) + 24 + room, side + 26 + room, len(values))
     for column, (axes, (title, array)) in enumerate(zip(found, values.items(), strict=True)):
         top = max(tops.values()) if shared else tops[title]
         low, colours = (-top, "PuOr_r") if signed else (0.0, ORANGES)
@@ -169,6 +176,8 @@ def show_matrices(
         label(axes, across, "" if column else down)
         axes.set_title(title, color=INK, size=8.5)
         _number(axes, array.shape, first)
+        if names:
+            _name(axes, array.shape, names, left=column == 0)
     return figure
 
 
@@ -180,6 +189,20 @@ def _finite(title: str, matrix: Tensor) -> np.ndarray:
     if np.isnan(array).all():
         raise MinemuError(f"no entry of '{title}' is a finite number; nothing can be drawn")
     return array
+
+
+def _name(axes: Axes, shape: tuple[int, ...], names: Sequence[str], left: bool) -> None:
+    """The name of each run of rows and columns at its middle, and lines between the runs."""
+    if set(shape) != {len(names)}:
+        raise MinemuError(f"{len(names)} names do not fit a matrix of {shape[0]} rows and {shape[1]} columns")
+    starts = [i for i, name in enumerate(names) if not i or name != names[i - 1]]
+    middles = [(start + stop - 1) / 2 for start, stop in zip(starts, [*starts[1:], len(names)], strict=True)]
+    told = [names[start] for start in starts]
+    axes.set_xticks(middles, told, rotation=90)
+    axes.set_yticks(middles, told if left else [""] * len(told))
+    for edge in starts[1:]:
+        axes.axhline(edge - 0.5, color=FAINT, lw=0.8)
+        axes.axvline(edge - 0.5, color=FAINT, lw=0.8)
 
 
 def _number(axes: Axes, shape: tuple[int, ...], first: int) -> None:

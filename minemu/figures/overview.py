@@ -110,8 +110,8 @@ def show_sequence(
     goals = sequence.targets(ids, processor.ids, objective or ObjectiveConfig())
     words = token_words(ids[0].tolist(), processor)
     nothing = [("", None)]
-    structure = {*processor.ids.structure, processor.ids.bos, processor.ids.eos}
-    kinds = ["pad" if i == processor.ids.pad else "structure" if i in structure else "word" for i in ids[0].tolist()]
+    structure, pad = processor.ids.structure, processor.ids.pad
+    kinds = ["pad" if i == pad else "structure" if i in structure else "word" for i in ids[0].tolist()]
     strips = {
         "input": [(word, CHIP[kind]) for word, kind in zip(words, kinds, strict=True)],
         "attention mask": [(str(m), "#dfe5ea" if m else None) for m in batch["attention_mask"][row].tolist()],

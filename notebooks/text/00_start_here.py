@@ -17,11 +17,11 @@
 #
 # # Start here: a whole Emu in one picture
 #
-# Emu ([arXiv 2307.05222](https://arxiv.org/abs/2307.05222)) turns a picture into N embeddings and sets them between words, so that
-# text and pictures become **one sequence**.
+# Emu ([arXiv 2307.05222](https://arxiv.org/abs/2307.05222)) turns a picture into N embeddings and places them between words, so
+# that text and pictures become **one sequence**.
 # One language model learns to predict **the next element** of it: a word is classified, a visual embedding is regressed.
 # A diffusion decoder turns predicted embeddings back into a picture, so the same model reads pictures and draws them.
-# Here is a tiny one, trained on drawings on coloured backgrounds; the same classes build the 14-billion-parameter original.
+# Here is a tiny one, trained on emoji on coloured backgrounds; the same classes build the 14-billion-parameter original.
 #
 # After this notebook you can
 #
@@ -50,17 +50,21 @@ else:
 # %% [markdown]
 # ## Choose a model
 #
-# `emu-tiny` is trained. `emu-nano` has random weights: every shape and every loss below holds for it, but it draws noise and says
-# nothing of sense.
+# `emu-tiny` is trained. `emu-nano` has random weights: every shape and every loss below holds for it, but it draws noise
+# and its words mean nothing.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 
 # %matplotlib inline
+import math
+
 import torch
 import torch.nn.functional as F
 from minemu.config import EmuConfig
 from minemu.course import check, start, untrained
+from minemu.data.captions import caption
+from minemu.data.scene import Group, Scene
 from minemu.errors import MinemuError
 from minemu.figures import show_batch, show_model, show_pictures, show_sequence
 from minemu.figures.charts import show_curves
@@ -80,6 +84,32 @@ print(
 )
 
 # %% [markdown]
+# ## The pictures
+#
+# The drawings are emoji of open sets, in four styles: *Noto* is Google's, *Twemoji* was Twitter's, *Fluent* and *Flat* are Microsoft's.
+# `ToyWorld` composes them into scenes: one thing in one of three sizes, two or three of the same, or two things beside each other, on
+# one of eight backgrounds. It knows what it drew, so what it says of a picture is true.
+#
+# The **caption** says all: number, size, thing, place, background and style; a thing without a size word is of medium size. A
+# **prompt** says it as people do: size, background and style are each kept with a chance of 70 %.
+#
+# Of these scenes 5 % are held out. Training has shown what they are made of, but never in this combination; `sample` is one.
+
+# %% alt="Six scenes of the toy world with their captions: an elephant in four styles, on backgrounds of four colours, then an elephant beside a cactus and three cacti."
+elephant, cactus = Group("elephant"), Group("cactus")
+examples = [
+    Scene((elephant,), size="small", background="yellow", style="noto"),
+    Scene((elephant,), size="medium", background="gray", style="twemoji"),
+    Scene((elephant,), size="big", background="pink", style="fluent"),
+    Scene((elephant,), size="medium", background="orange", style="flat"),
+    Scene((elephant, cactus), relation="left of", background="white", style="noto"),
+    Scene((Group("cactus", count=3),), background="purple", style="twemoji"),
+]
+print("caption:", sample.caption)
+print("prompt: ", sample.prompt)
+show_pictures([world.render(scene)[0] for scene in examples], [caption(s) for s in examples])
+
+# %% [markdown]
 # ## One call
 #
 # `EmuPipeline` holds all four stages. A list of words and pictures goes in; a picture or words come out.
@@ -87,7 +117,7 @@ print(
 # %% alt="Left: a picture that the model drew from words; right: a held-out picture with the caption that the model gave it."
 # NBVAL_IGNORE_OUTPUT
 words = "a rocket on a purple background, Fluent style"
-drawn = pipe([words], generator=torch.Generator().manual_seed(0)).images[0]
+drawn = pipe([words]).images[0]
 said = pipe.caption(sample.picture)
 
 assert drawn.size == sample.picture.size and isinstance(said, str)
@@ -101,13 +131,20 @@ show_pictures([drawn, sample.picture], [f"drawn from: {words}", f"captioned: {sa
 # The upper row reads, the lower row writes. Nothing here is drawn by hand: the tensors are those of a forward pass that just ran, the
 # numbers are those of its modules.
 #
-# The LM head shows the word that it finds likeliest at each place where a word comes next. The picture at the lower left is decoded
-# from what the regression head predicted,
-# each embedding from the words and the true embeddings before it.
+# * **Coloured grids** (encoder, decoder): a token has many channels. Their three main directions are painted as red, green and blue.
+# * **Stripes**: a vector is a line of dots, orange above zero, purple below. The embeddings lie one below the other; in the box of the
+#   LLM each column is a position of the sequence.
+# * **LM head**: the word that it finds likeliest at each place where a word comes next. It guesses from the words before, since the
+#   picture comes later in this sequence; thing, background and style may well be wrong.
+# * **Regression head**: each embedding is predicted from the words and the *true* embeddings before it. The picture at the lower left
+#   is decoded from these.
+# * **Visual Decoder**: a diffusion model refines noise in many steps. The one of `emu-tiny` takes a single step, and what it draws is a
+#   *sketch* regressed from the embeddings, the same for every seed. [Notebook 08](08_visual_decoder.ipynb) takes it apart and tries
+#   more steps.
 
 # %% alt="The whole model: a picture passes the visual encoder, the Causal Transformer and the language model; two heads lead to words and, through the decoder, to a picture."
 batch = processor([[sample.caption, sample.picture]], eos=True).to(model.device)
-show_model(pipe, batch, torch.Generator().manual_seed(0))
+show_model(pipe, batch)
 
 # %% [markdown]
 # ## Four stages
@@ -131,7 +168,6 @@ imagined = model.generate_image_embeds(**prompt)
 pixels = pipe.decoder.decode(
     imagined,
     pipe.null_embeds(autoencode=False),  # of "": guidance steers away from it (notebook 08)
-    generator=torch.Generator().manual_seed(0),
 )
 
 print("picture            ", tuple(batch["images"].shape))
@@ -205,12 +241,13 @@ print(int(say.sum()), "tokens to say,", int(regress.sum()), "embeddings to regre
 # %% [markdown]
 # ## Train one
 #
-# With that loss, training is a loop of four lines. A copy of `emu-nano` with random weights learns 16 pairs by heart. This takes
-# seconds; `emu-tiny` took hours, and the loop is the same.
+# With that loss, training is a loop of four lines. A copy of `emu-nano` with random weights sees the same 16 pairs 200 times. This
+# takes seconds; `emu-tiny` took hours, and the loop is the same.
 #
 # **Predict before you run.** Which of the two losses starts higher?
 
 # %%
+torch.manual_seed(0)
 nano = untrained(EmuConfig.preset("emu-nano"))
 scenes = [world.sample(i) for i in range(16)]
 pairs = nano.processor(
@@ -220,7 +257,7 @@ pairs = nano.processor(
 optimiser = torch.optim.AdamW(nano.model.parameters(), lr=3e-3)
 losses = {"text loss": [], "image loss": []}
 with torch.enable_grad():
-    for _ in range(40):
+    for _ in range(200):
         out = nano.model(**pairs)
         optimiser.zero_grad()
         out.loss.backward()
@@ -229,13 +266,22 @@ with torch.enable_grad():
         losses["image loss"].append(float(out.image_loss.detach()))
 print("both are lower at the end:", all(values[-1] < values[0] for values in losses.values()))
 
-# %% alt="Text loss and image loss of a small copy over 40 steps, on a logarithmic scale; both fall."
+# %% alt="Text loss and image loss of a small copy over 200 steps, on a logarithmic scale; both fall, the image loss with humps."
 show_curves({"emu-nano learns 16 pairs": losses}, log=True)
+
+# %%
+size = nano.model.config.llm.vocab_size
+print(f"text loss at the start {losses['text loss'][0]:.1f}, ln {size} = {math.log(size):.1f}")
+recited = nano.caption(scenes[1].picture)
+print("it recites one of its captions:", recited in [scene.caption for scene in scenes[1::2]])
 
 # %% [markdown]
 # A random model spreads its guess over the whole vocabulary, so the text loss starts near the logarithm of its size. The image loss
-# is a mean over small numbers. That a low image loss can still mean little is shown in
-# [notebook 05](05_one_objective_two_losses.ipynb).
+# starts lower, as a mean over small numbers, and it has humps: its targets are the model's own embeddings, which change as it learns.
+#
+# The captions are known by heart by now. Is each said of its own picture? Try `nano.caption(scenes[3].picture)` beside
+# `scenes[3].caption`, and some more. The loop above says little about what such a model sees, and a low image loss says even less:
+# [notebook 05](05_one_objective_two_losses.ipynb) shows why.
 #
 # ## There and back
 #
@@ -244,9 +290,9 @@ show_curves({"emu-nano learns 16 pairs": losses}, log=True)
 # %% alt="A picture drawn from words with the words that the model reads in it, a held-out picture, and that picture rebuilt from its embeddings."
 # NBVAL_IGNORE_OUTPUT
 text = "a big hamburger on a blue background, Flat style"
-picture = pipe([text], generator=torch.Generator().manual_seed(1)).images[0]
+picture = pipe([text]).images[0]
 answer = pipe.caption(picture)
-rebuilt = pipe([sample.picture], generator=torch.Generator().manual_seed(1)).images[0]
+rebuilt = pipe([sample.picture]).images[0]
 
 assert picture.size == rebuilt.size == sample.picture.size
 show_pictures(
@@ -256,11 +302,11 @@ show_pictures(
 
 
 # %% [markdown]
-# Try it with `"a llama on a blue background, Twemoji style"`. Does the model name its own drawing?
+# Try it with `"a llama on a blue background, Twemoji style"`. Does the model recognise its own drawing?
 #
 # ## What could go wrong
 #
-# Input that cannot be meant is refused. The message is one line: what is wrong, and what to do.
+# Input that makes no sense is refused. The message is one line: what is wrong, and what to do.
 
 # %%
 def refused(action):

@@ -20,9 +20,9 @@
 # Stage 2 stands between the visual encoder and the language model. Emu makes it a small Transformer of its own; Emu2 makes it one line. After this notebook you can
 #
 # * write the forward pass of Emu's Causal Transformer: N learned queries, causal self-attention, cross-attention to the picture,
-# * compute T5's relative position bias, and say which distances share a number,
+# * compute T5's relative position bias, and say from which N on two distances share a number,
 # * show by experiment that embedding n does not depend on the queries after it, and say why that matters,
-# * watch queries learn where to look, and set Emu2's mean pooling beside them.
+# * watch queries learn where to look, measure it, and compare with Emu2's mean pooling.
 #
 # **Needs:** about a minute on two CPU cores, less on a T4; 1 GB of memory. It runs offline. You should know PyTorch and what attention is.
 
@@ -44,7 +44,7 @@ else:
 # %% [markdown]
 # ## Choose a model
 #
-# `emu-tiny` is trained. `emu-nano` has random weights: all that is said of order holds for it too, but its queries have learnt nothing of where to look.
+# `emu-tiny` is trained. `emu-nano` has random weights: everything about order holds for it too, but its queries have not learnt where to look.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
@@ -53,6 +53,7 @@ import copy
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
@@ -80,7 +81,7 @@ device, config = model.device, model.config
 # %% [markdown]
 # ## What comes in, what goes out
 #
-# The encoder gives 1 + P features of a picture: a class token and a grid of patches. The language model wants N embeddings, to set between words *and to predict one after the other*.
+# The encoder gives 1 + P features of a picture: a class token and a grid of patches. The language model wants N embeddings, to place between words *and to predict one after the other*.
 #
 # | symbol | meaning | here |
 # |---|---|---|
@@ -112,9 +113,9 @@ for name, tensor in (("features", features), ("queries", bridge.queries), ("embe
 #
 # $f$ is `bridge`. So $z_2$ *can* add to what $z_1$ says; nothing forces it to. Be precise about what this does and does not forbid: every $z_n$ may look at *all of the picture*, through cross-attention. What it may not do is to look at the embeddings that come after it.
 #
-# > **In the paper:** "Causal Transformer", N queries, trained from nothing together with the rest.
-# > **In the released code:** a T5 decoder with the sizes of t5-base, queries drawn at a deviation of 0.02.
-# > **Here:** the same blocks. Queries start at a deviation of 1, as T5's words do, for at toy size the N embeddings else stayed nearly one vector; `emu-tiny` also gives the encoder's tokens positions, and a stage `bridge` trains all this before the LLM reads it.
+# > **In the paper:** "Causal Transformer", N queries, trained from scratch together with the rest.
+# > **In the released code:** a T5 decoder with the sizes of t5-base, queries drawn with a standard deviation of 0.02.
+# > **Here:** the same blocks. Queries start with a standard deviation of 1, as T5's words do, because otherwise, at toy size, the N embeddings stayed almost identical; `emu-tiny` also gives the encoder's tokens positions, and a stage `bridge` trains all this before the LLM reads it.
 # > **Not known:** what the order is worth. We found no published ablation of it, and Emu2 leaves it out.
 #
 # How large is it? Modules on the device "meta" have shapes but no memory, so that the published one can be counted here.
@@ -142,7 +143,7 @@ for name in ("emu-14b", PRESET):
 #
 # $W_q, W_k, W_v, W_o$ are `q`, `k`, `v`, `o` of `T5Attention`; $s$ is `source`, which is $x$ itself in self-attention and the features in cross-attention; $B$ is `bias`, and there is none in cross-attention. There is no $1/\sqrt{K}$, with $K$ the width of a head. T5 starts $W_q$ smaller instead. And there are no linear biases.
 #
-# Here is the whole forward pass by hand. It keeps the weights of cross-attention, for we want to see them.
+# Here is the whole forward pass by hand. It keeps the weights of cross-attention, because we want to see them.
 
 # %%
 def attention_weights(attention, x, source):
@@ -205,8 +206,8 @@ n = config.bridge.n_image
 table = bridge.position_bias
 bias = forward(table, n)
 torch.testing.assert_close(bias, table(n))
-shared = n > table.buckets // 2
-print(f"distances 0 ... {n - 1}, {table.buckets // 2} exact buckets; some share one: {shared}")
+numbers = len(bias[0, 0, -1].unique())  # the last embedding looks back over all distances
+print(f"{n} distances, 0 ... {n - 1}: head 1 has {numbers} different numbers for them")
 
 # %% alt="The relative position bias of each head as a matrix: one colour along each diagonal, grey above the main diagonal where nothing may be looked at."
 heads = {f"head {h + 1}": bias[0, h] for h in range(bias.shape[1])}
@@ -216,36 +217,39 @@ show_matrices(heads, "looked at", "looks", shared=True, signed=True)
 # %% [markdown]
 # One colour along each diagonal: only the distance counts. Orange draws attention to a distance, purple away from it. Grey is the future, with a bias of $-\infty$.
 #
-# ### Exercise 1: the bucket (10 minutes)
+# ### Exercise 1: who shares a bucket? (10 minutes)
 #
-# Return the bucket of each distance in `back`, a tensor of integers, for 32 buckets and a largest distance of 128.
+# With N embeddings the distances are $0 \dots N - 1$. Return the smallest N at which two of them share a bucket, for $R$ = `buckets` and $d_\text{max}$ = `distance`.
+# Both models have $R = 32$ and $d_\text{max} = 128$. Which two distances are the first to share there, and do any share in `emu-tiny` (N = 16) or in the published Emu (N = 32)?
 #
 # <details><summary>Hint</summary>
 #
-# `torch.where(back < 16, back, far)`, and for `far` the formula above. `back.clamp(min=1)` keeps the logarithm finite where it is not used.
+# All distances below $E$ have buckets of their own, and so has $E$. Go up from there until a bucket comes twice.
 # </details>
 # <details><summary>Solution</summary>
 #
 # ```python
 # import math
 #
-# import torch
+# def first_shared(buckets, distance):
+#     exact, d, last = buckets // 2, buckets // 2, None
+#     while True:
+#         step = math.log(d / exact) / math.log(distance / exact)
+#         bucket = min(buckets - 1, exact + int(step * (buckets - exact)))
+#         if bucket == last:
+#             return d + 1  # distances 0 ... d
+#         d, last = d + 1, bucket
 #
-# def bucket(back):
-#     step = torch.log(back.clamp(min=1) / 16) / math.log(128 / 16)
-#     far = (16 + (step * 16).long()).clamp(max=31)
-#     return torch.where(back < 16, back, far)
-#
-# answer = bucket
+# answer = first_shared  # 18 for both models: 16 and 17 share bucket 16; none do in emu-tiny, many in the published Emu
 # ```
 # </details>
 
 # %%
-def bucket(back):
+def first_shared(buckets, distance):
     return None  # your line here
 
 
-check("03.bucket", bucket)
+check("03.shared", first_shared)
 
 
 # %% [markdown]
@@ -289,7 +293,7 @@ check("03.mask", allowed)
 
 # %%
 class LooksAhead(nn.Module):
-    """The same bias, but the future is allowed, as if it were the present."""
+    """The bias with its last line forgotten: what comes later counts as distance 0."""
 
     def __init__(self, table):
         super().__init__()
@@ -321,8 +325,9 @@ future = torch.ones(n, n, dtype=torch.bool, device=device).triu(1)
 for name, matrix in moved.items():
     count = int((matrix[future] > 1e-4).sum())
     print(f"{name}: {count} of {int(future.sum())} earlier embeddings moved with a later query")
+print("the others moved by less than 1e-4")
 
-# %% alt="Which embedding moves when which query changes: only the lower triangle for the causal Transformer, all of the matrix when it may look ahead."
+# %% alt="Which embedding moves when which query changes: only the lower triangle for the causal Transformer, entries on both sides of the diagonal when it may look ahead."
 roots = {name: matrix.sqrt() for name, matrix in moved.items()}  # so that small moves can be seen
 show_matrices(roots, "changed query", "embedding")
 
@@ -330,20 +335,25 @@ show_matrices(roots, "changed query", "embedding")
 # With the mask, what is said first never depends on what will be said later. So the first $m$ embeddings do not even depend on *how many* follow. Cut the queries short, and the ones that are left give the same embeddings:
 
 # %%
-short = copy.deepcopy(bridge)
-short.queries = nn.Parameter(bridge.queries[:, : n // 2], requires_grad=False)
-torch.testing.assert_close(short(features), embeds[:, : n // 2], atol=1e-4, rtol=1e-4)
+def cut_short(bridge, count):
+    """The first embeddings, computed without the queries after them."""
+    short = copy.deepcopy(bridge)
+    short.queries = nn.Parameter(bridge.queries[:, :count], requires_grad=False)
+    return short(features)
+
+
+torch.testing.assert_close(cut_short(bridge, n // 2), embeds[:, : n // 2], atol=1e-4, rtol=1e-4)
 print("the first", n // 2, "of", n, "embeddings are the same without the rest")
 
 
 # %% [markdown]
-# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could be computed *from* $z_N$. The mask forbids that. It does not forbid that both hold the same, as both read the whole picture; notebook 07 measures how much one tells of the next.
-# What the mask gives is that whatever is said first is settled before what follows, in training as in drawing. That drawing reads guesses in place of true embeddings is another gap, and notebook 07 is about it.
+# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could be computed *from* $z_N$. The mask forbids that. It does not keep them from holding the same thing, since both read the whole picture; notebook 07 measures how much one tells of the next.
+# What the mask guarantees is that whatever is said first is settled before what follows, in training as in drawing. That drawing reads guesses in place of true embeddings is another gap, and notebook 07 is about it.
 #
 # ## Queries learn where to look
 #
-# Train a small Causal Transformer before your eyes. The task needs no captions: embedding n has to paint the pixels of cell n of the picture.
-# It reads the tokens as they stand *before* the encoder's first block, where a patch knows little beyond its surroundings. So whoever wants to know a place does best to look there.
+# Train a small Causal Transformer before your eyes. It has one block, so there is one place to watch. The task needs no captions: embedding n has to give the mean colour of each patch in cell n of the picture.
+# It reads the tokens as they stand *before* the encoder's first block, where a patch knows little beyond its surroundings. So the best way to know a cell is to look at it.
 
 # %%
 def tokens(pixels):
@@ -356,23 +366,33 @@ def tokens(pixels):
 
 # %%
 vision, side = config.vision, math.isqrt(n)
-cell = vision.image_size // side
-scenes = batch_samples(ToyWorld("seen", image_size=vision.image_size), 0, 192)
-pictures = normalise(torch.stack([torch.from_numpy(scene.pixels) for scene in scenes])).to(device)
-known = tokens(pictures)  # (192, 1 + P, V)
-paint = cells(pictures, side, side)  # (192, N, values of a cell)
+
+
+def draw(world, count):
+    pixels = [torch.from_numpy(sample.pixels) for sample in batch_samples(world, 0, count)]
+    return normalise(torch.stack(pixels)).to(device)  # (n, 3, S, S)
+
+
+def colours(pixels):
+    """The mean colour of each patch, cell by cell: (n, N, values of a cell)."""
+    return cells(F.avg_pool2d(pixels, vision.patch_size), side, side)
+
+
+pictures = draw(ToyWorld("seen", image_size=vision.image_size), 512)
+held_out = draw(world, 32)
+known, paint = tokens(pictures), colours(pictures)
 print("tokens", tuple(known.shape), "to cells", tuple(paint.shape))
 
 # %%
 torch.manual_seed(0)
-sizes = replace(config.bridge, width=96, ff_width=192, layers=2, source_positions=True)
-small = CausalTransformer(sizes, vision, out_width=3 * cell**2).to(device)
+sizes = replace(config.bridge, width=96, ff_width=192, layers=1, source_positions=True)
+small = CausalTransformer(sizes, vision, out_width=paint.shape[-1]).to(device)
 untrained = copy.deepcopy(small).requires_grad_(False)
 
-optimizer, steps, losses = torch.optim.AdamW(small.parameters(), lr=1e-3), 240, []
+optimizer, steps, losses = torch.optim.AdamW(small.parameters(), lr=2e-3), 600, []
 for step in range(steps):
     for group in optimizer.param_groups:
-        group["lr"] = 1e-3 * min(1, (step + 1) / 20) * min(1, (steps - step) / 100)
+        group["lr"] = 2e-3 * min(1, (step + 1) / 20) * min(1, (steps - step) / 100)
     chosen = torch.randint(len(known), (32,)).to(device)
     loss = F.mse_loss(small(known[chosen]), paint[chosen])
     optimizer.zero_grad()
@@ -383,39 +403,41 @@ small.requires_grad_(False)
 assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
 
 # %% [markdown]
-# **Predict:** the best guess that knows nothing of the picture is the mean of all pictures. Its error is drawn as a line. Does the loss start above or below it?
+# **Predict:** the best guess that knows nothing of a picture is the mean of all pictures. Its error is drawn as a line. Does the loss start above or below it?
 
 # %% alt="Loss of the small Causal Transformer over its steps, falling below the error of always painting the mean picture."
 blind = F.mse_loss(paint.mean(0, keepdim=True).expand_as(paint), paint).item()
-show_curves({"mean squared error of pixels": {"loss": losses}}, levels={"the mean picture": blind})
+show_curves({"mean squared error of colours": {"loss": losses}}, levels={"the mean picture": blind})
 
 
-# %% alt="A held-out picture, what the untrained small Transformer paints of it, and what the trained one paints: blurred, with the right things in the right cells."
-def painted(bridge):
-    pixels = rearrange(
-        bridge(tokens(images)), "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=cell, c=3
-    )
+# %% alt="A held-out picture, the mean colours of its patches, and what the small Transformer gives for them: untrained something else, trained nearly those colours in the right places."
+def painted(values):
+    """Colours (1, N, values of a cell) as a picture with a pixel for each patch."""
+    width = vision.grid // side
+    pixels = rearrange(values, "b (h w) (p q c) -> b c (h p) (w q)", h=side, p=width, c=3)
     return Image.fromarray(unnormalise(pixels)[0])
 
 
-titles = ["held-out picture", "untrained", f"after {steps} steps"]
-show_pictures([sample.picture, painted(untrained), painted(small)], titles)
+shown = [colours(images), untrained(tokens(images)), small(tokens(images))]
+titles = ["held-out picture", "mean colours", "untrained", f"after {steps} steps"]
+show_pictures([sample.picture, *map(painted, shown)], titles)
 
 
 # %% [markdown]
-# Nothing told query n where cell n lies. Averaged over heads in the last layer, this is where the queries of the middle cells look, before and after. Each map is scaled to its own largest weight.
+# Nothing told query n where cell n lies. Averaged over heads, this is where the queries of the middle rows of cells look, before and after. Each map is scaled to its own largest weight.
 
 # %%
 def where(bridge, source, layer=-1):
-    """Cross-attention of one layer to the patches, mean over heads: (N, G, G)."""
-    weights = look(bridge, source)[1][0, layer].mean(0)[:, 1:]  # the class token is left out
-    return rearrange(weights, "n (h w) -> n h w", h=vision.grid)
+    """Cross-attention of one layer to the patches, mean over heads: (B, N, G, G)."""
+    weights = look(bridge, source)[1][:, layer].mean(1)[..., 1:]  # the class token is left out
+    weights = weights / weights.sum(-1, keepdim=True)
+    return rearrange(weights, "b n (h w) -> b n h w", h=vision.grid)
 
 
-# %% alt="Where queries of the small Transformer look in a picture, those of the middle rows of cells, before training and after: spread over the picture at first, then gathered."
+# %% alt="Where queries of the small Transformer look in a picture, those of the middle rows of cells, before training and after: spread over the picture at first, then mostly in their own cells."
 inner = [row * side + column for row in range(side) for column in range(side) if 0 < row < side - 1]
 some = inner[: min(n, 8)] or list(range(n))
-rows = torch.stack([where(each, tokens(images))[some] for each in (untrained, small)])
+rows = torch.stack([where(each, tokens(images))[0, some] for each in (untrained, small)])
 show_maps(
     sample.pixels[None].repeat(2, 0),
     rows,
@@ -424,22 +446,60 @@ show_maps(
 )
 
 # %% [markdown]
-# At first each looks nearly everywhere. Compare the rows: do queries look at their own cells? Where several share a patch, its token says enough for all of them: plain background can be read anywhere. Each map averages several heads, so a query can look at more than one place.
+# How much of its weight does a query spend on its own cell? On all queries and 32 held-out pictures:
+
+# %%
+# NBVAL_IGNORE_OUTPUT
+width = vision.grid // side  # patches along a cell
+numbers = torch.arange(n, device=device).view(side, side)
+numbers = numbers.repeat_interleave(width, 0).repeat_interleave(width, 1)  # (G, G)
+own = (
+    numbers == torch.arange(n, device=device)[:, None, None]
+)  # (N, G, G), the patches of each cell
+
+
+def on_own_cell(bridge, source, layer=-1):
+    """Share of its weight that each query spends on its own cell: (N,)."""
+    return (where(bridge, source, layer) * own).sum((2, 3)).mean(0)
+
+
+before, after = (on_own_cell(each, tokens(held_out)) for each in (untrained, small))
+corners = after[[0, side - 1, n - side, n - 1]]
+assert after.mean() > max(before.mean(), 2 / n)
+print(
+    f"on its own cell: {before.mean():.0%} before, {after.mean():.0%} after, {1 / n:.0%} by chance"
+)
+print(f"after, the cells drawn above: {after[some].mean():.0%}, the corners: {corners.mean():.0%}")
+
+# %% [markdown]
+# The queries have learnt where their cells are, though none of them needs to look *only* there: patches of plain background look alike, and any of them tells their colour. That should show in the corners, where background is most frequent.
+# With `layers=2` above, the first layer does most of this reading, and the second, now free of it, looks elsewhere: `where(small, tokens(images), layer=0)`.
 #
 # ## The trained one
 #
-# The Causal Transformer of the checkpoint was first taught by stage `bridge`, with the four terms of notebook 02. Taken as a grid of cells, its embeddings had to match the picture's caption, name each drawing and tell its style; and a linear map had to recover the code of the pixels of each cell.
+# The Causal Transformer of the checkpoint was first taught by stage `bridge`, with the four terms of notebook 02. Taken as a grid of cells, its embeddings had to match the picture's caption, name each drawing and tell its style. A linear map had to recover from each embedding the code of the pixels *of its own cell*.
 #
 # On the left who may look at whom; on the right where each of its N embeddings looks in the last layer.
 
 # %% alt="Left: the causal mask of self-attention, a filled lower triangle, above the picture. Right: for each of the N queries the patches of the picture that its cross-attention looks at."
 lower = torch.ones(n, n, dtype=torch.bool).tril()
-show_queries(sample.pixels, lower, where(bridge, features))
+show_queries(sample.pixels, lower, where(bridge, features)[0])
 
 
 # %% [markdown]
-# Read two things. Do neighbouring queries look at neighbouring places, or do all look at the same few patches? Both can serve for what the whole picture shows, as a patch feature has taken in much of it; of the pixels of a cell its own patches know most. In the paper nothing ties a query to a place at all.
-# How an earlier layer differs is one word away: `where(bridge, features, layer=0)`.
+# Two numbers for each layer: how much weight the queries spend on their own cells, and how much of it lies elsewhere than on average over pictures. The second is 0 where a query looks at the same patches whatever the picture shows.
+
+# %%
+source = model.ln_visual(model.visual_encoder(held_out))
+for layer in range(config.bridge.layers):
+    maps = where(bridge, source, layer)
+    moved = (maps - maps.mean(0)).abs().sum((2, 3)).mean() / 2
+    at_home = on_own_cell(bridge, source, layer).mean()
+    print(f"layer {layer + 1}: {at_home:.0%} on its own cell, {moved:.0%} moves with the picture")
+
+# %% [markdown]
+# Where a layer has nearly all of its weight at home and hardly any of it moves, it reads as Emu2's pooling does, only with learned weights within the cell: stage `bridge` asked for just that. What then remains of Emu's freedom is the order, and whatever the other layers look at.
+# In the paper nothing ties a query to a place.
 #
 # ## Emu2: mean pooling
 #
@@ -512,7 +572,7 @@ for number in (1, 2, n):
 show_cells(sample.pixels, vision.grid, side)
 
 # %% [markdown]
-# And at Emu2's size: the same drawing at its resolution, with its patches and its N cells, in the order in which the LLM reads them.
+# The same at Emu2's size: the drawing at its resolution, with its patches and its N cells, in the order in which the LLM reads them.
 
 # %% alt="The same picture at Emu2's resolution with its 32 x 32 patches and the 8 x 8 cells that they are pooled to, numbered 1 to 64 line by line."
 emu2 = EmuConfig.preset("emu2-37b")
@@ -521,15 +581,19 @@ show_cells(large.pixels, emu2.vision.grid, math.isqrt(emu2.bridge.n_image))
 
 
 # %% [markdown]
-# Side by side: a learned query chooses where it looks, anew for each picture and head; a cell has the same weights for every picture.
+# Side by side: two pictures in two layers of Emu, and Emu2. A pooling cell has the same weights for every picture. A learned query *can* look elsewhere in each picture, head and layer; how far it does is measured above.
 
-# %% alt="Upper row: where the first queries of the trained Causal Transformer look. Lower row: the patches that the first pooling cells average, a square each."
+# %% alt="Where queries of the trained Causal Transformer look: two pictures in a middle layer, then the same two in the last layer. Lowest row: the patches that the pooling cells average, a square each."
+other, last = world.sample(3), config.bridge.layers - 1
+pair = np.stack([sample.pixels, other.pixels])
+source = model.ln_visual(model.visual_encoder(normalise(torch.from_numpy(pair)).to(device)))
 fixed = rearrange(weights.to(device), "n (h w) -> n h w", h=vision.grid)
-rows = torch.stack([where(bridge, features)[some], fixed[some]])
+rows = [where(bridge, source, layer)[:, some] for layer in (last // 2, last)] + [fixed[None, some]]
+names = [f"Emu, layer {layer + 1}" for layer in (last // 2, last) for _ in pair] + ["Emu2"]
 show_maps(
-    sample.pixels[None].repeat(2, 0),
-    rows,
-    ["Emu", "Emu2"],
+    np.concatenate([pair, pair, pair[:1]]),
+    torch.cat(rows),
+    names,
     [f"$z_{{{number + 1}}}$" for number in some],
 )
 
@@ -547,8 +611,8 @@ for name in ("emu-nano", "emu2-nano"):
 # %%
 for name in ("emu-14b", "emu2-37b"):
     c = EmuConfig.preset(name)
-    n, width = c.bridge.n_image, c.embed_width
-    print(f"{name}: {c.vision.patches} patches -> N = {n} embeddings of width {width}")
+    made = f"N = {c.bridge.n_image} embeddings of width {c.embed_width}"
+    print(f"{name}: {c.vision.patches} patches -> {made}")
 seen, read = c.vision.width, c.llm.width
 print(f"the map into Emu2's LLM: {seen} x {read} = {seen * read:,} parameters")
 
@@ -556,8 +620,8 @@ print(f"the map into Emu2's LLM: {seen} x {read} = {seen * read:,} parameters")
 # | | Emu: Causal Transformer | Emu2: mean pooling |
 # |---|---|---|
 # | order | by construction: $z_n$ sees only what comes before | line by line over the picture |
-# | place | learned, or none | cell n is always the same part of the picture |
-# | parameters | a Transformer, trained from nothing | one linear map into the LLM |
+# | place | in the paper free; here stage `bridge` ties each to its cell | cell n is always the same part of the picture |
+# | parameters | a Transformer, trained from scratch | one linear map into the LLM |
 # | regressed space | moves while the bridge is trained | the encoder's own: fixed once the encoder is frozen |
 # | what a decoder can learn from | embeddings of the trained model | encoder features alone, before any LLM |
 #
@@ -576,6 +640,19 @@ for n_image in (5, 9):
         print(error)
 
 # %% [markdown]
+# No configuration can notice the mistake that costs a week. Forget the last line of the bias, the mask: every shape is right, and training runs. It may even run better, since an embedding can now tell of the next. What no longer holds is that an embedding stays what it is when more follow. Compare a part with the whole:
+
+# %%
+for name, each in (("the mask in place", bridge), ("the mask forgotten", ahead)):
+    whole, part = each(features)[:, : n // 2], cut_short(each, n // 2)
+    change = (whole - part).norm() / part.norm()
+    print(
+        f"{name}: with the later queries the first embeddings move by {change:.0%} of their length"
+    )
+
+# %% [markdown]
+# Make it a test of every causal model. In the language model the same mistake shows when a cache, which holds only what came before, gives other scores than one pass over the whole row ([notebook 04](04_language_model.ipynb)).
+#
 # ## What next
 #
 # * [Notebook 04](04_language_model.ipynb) shows what the language model does with the N embeddings.
