@@ -507,6 +507,10 @@ show_curves({"image loss": {name: losses for name, (losses, _) in fits.items()}}
 # With $\bar p = p / \lVert p \rVert$ and $\bar x = x / \lVert x \rVert$ the cosine is $c = \bar p \cdot \bar x$, and its gradient on $p$ is
 # $(\bar x - c\, \bar p) / \lVert p \rVert$.
 # </details>
+# <details><summary>The inner product</summary>
+#
+# It is 0: no step along the gradient changes the length to first order. And the longer a prediction is, the weaker it is pulled.
+# </details>
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -518,8 +522,6 @@ show_curves({"image loss": {name: losses for name, (losses, _) in fits.items()}}
 #     cosine = (p * x).sum(-1, keepdim=True)
 #     return (cosine * p - x) / predicted.norm(dim=-1, keepdim=True) / len(predicted)
 # ```
-#
-# The inner product is 0: no step along it changes the length to first order, and the longer a prediction is, the weaker it is pulled.
 # </details>
 
 # %%
@@ -545,6 +547,10 @@ check("05.cosine", cosine_gradient)
 # Let $e_k = W x_k - x_{k+1}$. As an input $x_k$ gets $W^{\top} e_k$, as a target $-e_{k-1}$, both times $2 / ((N - 1) D)$. The first
 # embedding is no target and the last no input.
 # </details>
+# <details><summary>Which have none</summary>
+#
+# Only the last one: `detach()` leaves all the others a way to become easier to predict from.
+# </details>
 # <details><summary>Solution</summary>
 #
 # ```python
@@ -559,8 +565,6 @@ check("05.cosine", cosine_gradient)
 #         pull[1:] -= error  # as targets
 #     return pull * 2 / error.numel()
 # ```
-#
-# Only the last one: `detach()` leaves all the others a way to become easier to predict from.
 # </details>
 
 # %%
