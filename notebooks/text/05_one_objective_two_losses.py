@@ -390,8 +390,8 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 #
 # The control says where the spread goes. With the text loss alone embeddings move apart, because a caption can only be told if pictures
 # can be told apart. So it is the image loss that makes them alike, and in the first steps it does so whatever its targets are, even
-# frozen ones. The path is the one through the *inputs*: while the language model predicts badly, differences between its inputs only
-# disturb it, and the quickest way to a lower error is to make them smaller.
+# frozen ones. The only path left there is the one through the *inputs*. Our reading: while the language model predicts badly,
+# differences between its inputs only disturb it, and the quickest way to a lower error is to make them smaller.
 #
 # What comes later depends on the targets. Frozen ones still differ from picture to picture. To hit them the model has to know which
 # picture it is in, so differences between inputs pay, and the spread comes back. Targets that move have become alike together with the
