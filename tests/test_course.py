@@ -43,6 +43,19 @@ def generate(model, inputs, feed, cached=True):
     return torch.cat(predicted, 1)
 
 
+def cosine_gradient(predicted, following):
+    p, x = F.normalize(predicted, dim=-1), F.normalize(following, dim=-1)
+    return ((p * x).sum(-1, keepdim=True) * p - x) / predicted.norm(dim=-1, keepdim=True) / len(predicted)
+
+
+def both_roles(x, weight, attached, inputs=1.0, targets=1.0):
+    error, pull = x[:-1] @ weight.T - x[1:], torch.zeros_like(x)
+    pull[:-1] += inputs * error @ weight
+    if attached:
+        pull[1:] -= targets * error
+    return pull * 2 / error.numel()
+
+
 def place(index, names_of, ordered=False, counted=True):
     block, offset = divmod(index, len(names_of(0)))
     names = names_of(0 if ordered else block)
@@ -208,18 +221,20 @@ WRONG = {
             model, inputs, lambda m, said: torch.zeros(1, 1, inputs.shape[-1])
         ),
     },
-    "05.image_loss": {
-        "not detached": lambda p, x, regress: F.mse_loss(p[:, :-1][regress], x[:, 1:][regress]),
-        "all detached": lambda p, x, regress: F.mse_loss(p[:, :-1][regress], x[:, 1:][regress]).detach(),
-        "the wrong one detached": lambda p, x, regress: F.mse_loss(p[:, :-1][regress].detach(), x[:, 1:][regress]),
-        "not shifted": lambda p, x, regress: F.mse_loss(p[:, :-1][regress], x[:, :-1][regress].detach()),
-        "a sum": lambda p, x, regress: F.mse_loss(p[:, :-1][regress], x[:, 1:][regress].detach(), reduction="sum"),
-        "all positions": lambda p, x, regress: F.mse_loss(p[:, :-1], x[:, 1:].detach()),
+    "05.cosine": {
+        "of the similarity": lambda p, x: -cosine_gradient(p, x),
+        "not projected": lambda p, x: -F.normalize(x, dim=-1) / p.norm(dim=-1, keepdim=True) / len(p),
+        "a sum": lambda p, x: cosine_gradient(p, x) * len(p),
+        "the length forgotten": lambda p, x: cosine_gradient(p, x) * p.norm(dim=-1, keepdim=True),
+        "on the targets": lambda p, x: cosine_gradient(x, p),
     },
-    "05.target_gradient": {
-        "the prediction's": lambda p, x: 2 / x.numel() * (p - x),
-        "no two": lambda p, x: (x - p) / x.numel(),
-        "mean over pairs alone": lambda p, x: 2 / len(x) * (x - p),
+    "05.both_roles": {
+        "always attached": lambda x, weight, attached: both_roles(x, weight, True),
+        "never attached": lambda x, weight, attached: both_roles(x, weight, False),
+        "the targets alone": lambda x, weight, attached: both_roles(x, weight, attached, inputs=0.0),
+        "pushed away": lambda x, weight, attached: both_roles(x, weight, attached, targets=-1.0),
+        "not transposed": lambda x, weight, attached: both_roles(x, weight.T, attached),
+        "a mean over pairs alone": lambda x, weight, attached: both_roles(x, weight, attached) * x.shape[1],
     },
     "06.place": {
         "every block in the order of the first": lambda index, names_of: place(index, names_of, ordered=True),

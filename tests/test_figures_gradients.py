@@ -1,5 +1,7 @@
 """Pairs of the objective and gradient lengths are drawn as they are."""
 
+import math
+
 import pytest
 from matplotlib.patches import FancyArrowPatch
 
@@ -31,10 +33,10 @@ def test_an_arrow_for_each_pair(objective):
         show_pairs(input_ids, processor, objective, 2)
 
 
-def test_bars_are_as_long_as_the_gradients():
+def test_dots_are_where_the_gradients_are():
     axes = show_gradients(NORMS).axes[0]
-    lengths = [[bar.get_width() for bar in group] for group in axes.containers]
-    assert lengths[0] == [2.0, 1.0] and lengths[1][0] == 0.5
+    lengths = [line.get_xdata().tolist() for line in axes.lines]
+    assert lengths[0] == [2.0, 1.0] and lengths[1][0] == 0.5 and math.isnan(lengths[1][1])
     assert [text.get_text() for text in axes.texts] == ["none"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["LLM", "LM head"]
 

@@ -93,7 +93,7 @@ def test_schedules_and_losses_are_the_given_numbers():
 
 
 def test_each_stage_has_its_panel_and_what_it_cost():
-    assert cost_of(LOG) == "10 steps\n0 min\n1.5 GB"
+    assert cost_of(LOG) == "10 steps, 0 min, 1.5 GB"
     figure = drawn(show_stages({"encoder": LOG, "bridge": LOG, "language": LOG, "emu": LOG}))
     assert [axes.get_title(loc="left") for axes in figure.axes][:4] == ["encoder", "bridge", "language", "emu"]
     assert list(figure.axes[3].lines[0].get_ydata()) == [entry["loss"] for entry in LOG]

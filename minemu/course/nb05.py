@@ -1,50 +1,59 @@
-"""Exercises of notebook 05: one objective, two losses."""
+"""Exercises of notebook 05: one objective, two losses.
+
+Axes   P pairs   N embeddings of one picture   D their width
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-from minemu.config import LLMConfig, ObjectiveConfig
-from minemu.course import call, exercise, same, shaped
-from minemu.objective import image_loss
-from minemu.sequence import PICTURE, Targets, TokenIds, interleave, pad_rows, targets
+from minemu.course import call, exercise, same
 
-IDS = TokenIds.of(LLMConfig(words=100))
-WIDTH = 8
+PAIRS, WIDTH = 5, 8
 
 
-def example() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Predictions and inputs (B, L, D), and which positions regress (B, L - 1)."""
-    rows = [interleave([[5, 6], PICTURE], IDS, 4, eos=True), interleave([PICTURE, [7]], IDS, 4, eos=True)]
-    input_ids = pad_rows(rows, IDS)["input_ids"]
-    draw = torch.Generator().manual_seed(0)
-    made = [torch.randn(*input_ids.shape, WIDTH, generator=draw).requires_grad_() for _ in range(2)]
-    return made[0], made[1], targets(input_ids, IDS, ObjectiveConfig()).image
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@exercise("05.image_loss", "return the mean squared distance of the regressed pairs, the targets detached")
-def loss(answer) -> str:
-    predictions, inputs, regress = example()
-    pairs = int(regress.sum())
+@exercise(
+    "05.cosine",
+    "return the gradient of the cosine distance with respect to the predictions, (P, D)",
+)
+def cosine(answer: Callable) -> str:
+    predicted, following = 3 * noise(PAIRS, WIDTH), noise(PAIRS, WIDTH, seed=1)
+    own = predicted.clone().requires_grad_()
     with torch.enable_grad():
-        mine = call(answer, predictions, inputs, regress)
-        shaped(mine, (), "the loss")
-        goals = Targets(text=torch.zeros_like(regress, dtype=torch.long), image=regress)
-        wanted = image_loss(predictions, inputs, goals, ObjectiveConfig())
-        same(mine.detach(), wanted.detach(), "the loss")
-        assert mine.requires_grad, "no gradient reaches the predictions; detach the targets only"
-        mine.backward()
-    assert inputs.grad is None or not inputs.grad.any(), "a gradient reaches the targets; detach them"
-    assert predictions.grad is not None, "no gradient reaches the predictions"
-    return f"{pairs} pairs, and the targets stay where they are"
+        (1 - F.cosine_similarity(own, following, dim=-1)).mean().backward()
+    mine = call(answer, predicted.clone(), following.clone())
+    if isinstance(mine, Tensor) and mine.shape == predicted.shape:
+        along = (mine * predicted).sum(-1).abs().max()
+        assert along < 1e-4, "a step along the gradient should not change the length of a prediction, but here it does"
+    same(mine, own.grad, "the gradient", 1e-5)
+    return "at right angles to every prediction: the cosine has nothing to say about length"
 
 
-@exercise("05.target_gradient", "return the gradient of the loss with respect to the targets, (P, D)")
-def target_gradient(answer) -> str:
-    draw = torch.Generator().manual_seed(0)
-    predicted, following = (torch.randn(5, WIDTH, generator=draw) for _ in range(2))
-    following.requires_grad_()
+@exercise("05.both_roles", "return the gradient of the loss with respect to the embeddings, (N, D)")
+def both_roles(answer: Callable) -> str:
+    embeds, weight = noise(PAIRS, WIDTH), noise(WIDTH, WIDTH, seed=1)
+    wanted = {attached: gradient(embeds, weight, attached) for attached in (False, True)}
+    for attached, told in ((False, "through the inputs alone"), (True, "with attached targets")):
+        mine = call(answer, embeds.clone(), weight.clone(), attached)
+        if attached and isinstance(mine, Tensor) and mine.shape == embeds.shape:
+            assert not torch.allclose(mine, wanted[False]), "with attached targets the gradient as targets is added"
+        same(mine, wanted[attached], f"the gradient {told}", 1e-5)
+    still = int((wanted[False] != 0).any(1).sum())
+    return f"detached targets, and yet {still} of {len(embeds)} embeddings are moved by the image loss"
+
+
+def gradient(embeds: Tensor, weight: Tensor, attached: bool) -> Tensor:
+    """Of the distance between `weight` times each embedding and the next one, (N, D)."""
+    own = embeds.clone().requires_grad_()
     with torch.enable_grad():
-        torch.nn.functional.mse_loss(predicted, following).backward()
-    same(call(answer, predicted, following.detach()), following.grad, "the gradient")
-    return "each target is pulled towards its prediction, as strongly as the prediction towards it"
+        following = own[1:] if attached else own[1:].detach()
+        F.mse_loss(own[:-1] @ weight.T, following).backward()
+    return own.grad

@@ -112,6 +112,7 @@ def show_curves(
     if at is None:
         at = range(max(len(values) for curves in panels.values() for values in curves.values()))
     figure, found = charts(760 if len(panels) > 1 else 520, 250, len(panels))
+    alike = len(panels) > 1 and len({tuple(curves) for curves in panels.values()}) == 1  # one legend serves all
     for axes, (title, curves) in zip(found, panels.items(), strict=True):
         add_curves(axes, at, curves, lw=1.8)
         label(axes, x, title=title)
@@ -125,8 +126,10 @@ def show_curves(
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _logarithmic(axes) if log else axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
         axes.grid(axis="y", color=LINE, lw=0.5)
-        if len(curves) > 1:
+        if len(curves) > 1 and not alike:
             legend(axes)
+    if alike:
+        legend(figure, *axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(curves))
     return figure
 
 

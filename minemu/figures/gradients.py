@@ -22,8 +22,6 @@ from minemu.figures.charts import SERIES, charts, label, legend
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE, targets
 
-HATCHES = ("", "////", "....", "xxxx")
-
 
 def show_pairs(
     input_ids: Tensor, processor: EmuProcessor, objective: ObjectiveConfig | None = None, row: int = 0
@@ -83,7 +81,7 @@ def _legend(axes: Axes, x: float, y: float) -> None:
 
 
 def show_gradients(norms: Mapping[str, Mapping[str, float]], title: str = "length of the gradient") -> Figure:
-    """`norms`: loss -> module -> length of its gradient. Bars on a logarithmic scale; a module without any gradient says "none"."""
+    """`norms`: loss -> module -> length of its gradient. Dots on a logarithmic scale; a module without any gradient says "none"."""
     if not norms or not all(norms.values()):
         raise MinemuError("there is no gradient to show; give norms as {loss: {module: length}}")
     modules = list(next(iter(norms.values())))
@@ -94,17 +92,18 @@ def show_gradients(norms: Mapping[str, Mapping[str, float]], title: str = "lengt
         raise MinemuError("every gradient is zero; call backward() before you measure")
     floor = 10.0 ** np.floor(np.log10(min(found)) - 0.5)
     high = 0.8 / len(norms)
-    figure, (axes,) = charts(760, 70 + 20 * len(norms) * len(modules))
+    figure, (axes,) = charts(760, 70 + 14 * len(norms) * len(modules))
     for index, (loss, of) in enumerate(norms.items()):
         places = np.arange(len(modules)) + (index - (len(norms) - 1) / 2) * high
-        lengths = [max(of[module], floor) for module in modules]
-        style = {"color": SERIES[index % len(SERIES)][0], "hatch": HATCHES[index % len(HATCHES)], "edgecolor": "white"}
-        axes.barh(places, lengths, high * 0.9, label=loss, **style)
+        colour, _, marker = SERIES[index % len(SERIES)]
+        lengths = [of[module] or np.nan for module in modules]
+        axes.plot(lengths, places, ls="", marker=marker, ms=6.5, color=colour, label=loss)
         for place, module in zip(places, modules, strict=True):
             if of[module] == 0:
-                axes.text(floor * 1.08, place, "none", va="center", size=7.5, color=FAINT)
+                axes.text(floor * 1.08, place, "none", va="center", size=7.5, color=colour)
     axes.set(xscale="log", xlim=(floor, max(found) * 1.6), yticks=range(len(modules)), yticklabels=modules)
-    axes.invert_yaxis()
+    axes.set_ylim(len(modules) - 0.5, -0.5)
+    axes.hlines(np.arange(1, len(modules)) - 0.5, floor, max(found) * 1.6, color=LINE, lw=0.5)
     axes.grid(axis="x", color=LINE, lw=0.5)
     label(axes, title=title)
     legend(figure, loc="outside lower center", ncols=len(norms))

@@ -25,7 +25,7 @@ class Turn:
 
     words: Sequence[str]
     said: Tensor  # (L - 1,) probability of the true next word
-    regressed: Tensor  # (L - 1,) 1 - squared error / squared length of the true next embedding
+    regressed: Tensor  # (L - 1,) 1 - squared error / squared error of the mean embedding
 
 
 def show_overwrite(before: Tensor, after: Tensor, words: Sequence[str]) -> Figure:
@@ -120,7 +120,7 @@ def _turn(axes: Axes, turn: Turn) -> None:
     across = np.arange(len(turn.said))
     for values, colour, hatch, name in (
         (turn.said, SAYS, "", "LM head: probability of the true next word"),
-        (turn.regressed, REGRESSES, "////", "regression head: 1 - relative squared error"),
+        (turn.regressed, REGRESSES, "////", "regression head: 1 - error / error of the mean embedding"),
     ):
         heights = values.detach().float().cpu().numpy()
         axes.bar(

@@ -40,7 +40,7 @@ else:
 # %% [markdown]
 # ## Choose a model
 #
-# What the text says of results is meant for `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
+# Statements about results refer to `emu-tiny`, which is trained. `emu-nano` has random weights; it shows that everything runs, in seconds.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
@@ -64,7 +64,7 @@ sample = world.sample(2)  # a scene that training never showed
 # %% [markdown]
 # ## A LLaMA, as it is
 #
-# The third stage of Emu is an ordinary language model. Nothing in it is new, and that is the idea: what a language model does with words, it shall do with pictures.
+# The third stage of Emu is an ordinary language model. Nothing in it is new, and that is the point: what a language model does with words, it should also do with pictures.
 #
 # > **In the paper** it is LLaMA-13B, pretrained on text, then trained further on everything. **In the released code** it is transformers' `LlamaForCausalLM` with one more linear map.
 # > **Here** it is the same class from transformers; the tiny one first learnt from text alone how captions, questions and answers are worded.
@@ -117,8 +117,14 @@ table[ids.image] = 0
 print("same output:", torch.equal(before, model(batch["input_ids"], image_embeds=embeds).logits))
 table[ids.image] = kept
 
+with torch.enable_grad():
+    model(**batch).loss.backward()
+print("gradient on the entry of <image>:", bool(table.grad[ids.image].any()))
+print("gradient on the entry of [IMG]:  ", bool(table.grad[ids.image_start].any()))
+model.zero_grad(set_to_none=True)
+
 # %% [markdown]
-# Nobody ever reads that entry, so it never gets a gradient either. The token only keeps a place free.
+# Nothing ever reads that entry, so it never gets a gradient either. The token only keeps a place free.
 #
 # ### What could go wrong
 #
@@ -241,8 +247,14 @@ for layer, (x, given) in zip(model.llm.model.layers, recorded, strict=True):
     seen.append(weights.mean(0))  # over heads
 print("our attention agrees with the model's in every layer")
 
+given = torch.stack(seen).mean(0)  # (L, L), mean of all layers and heads
+told = (batch["input_ids"][0] < model.config.llm.words) & (batch["input_ids"][0] > ids.eos)
+opening = int(slots[0].nonzero()[0]) - 1  # where [IMG] stands
+print(f"slots read [IMG]:        {given[slots[0], opening].mean():.0%} of their attention")
+print(f"words read the picture:  {given[told][:, slots[0]].sum(1).mean():.0%} of theirs")
+
 # %% [markdown]
-# Where a row is dark, that position reads from that column. The first column often takes what a head has no use for. In the rows of the caption look at the columns below the orange frame: there a word reads the picture.
+# Where a cell is dark, the position of its row reads from that of its column. The weights of a row add up to 1, so a head that finds nothing to read has to put them somewhere; often that is a column that stands before everything else, `<s>` or, for the slots of the picture, `[IMG]`. In the rows of the caption look at the columns below the orange frame: there a word reads the picture. The cell above has printed how much that is.
 
 # %% alt="Attention of each layer of the language model as a triangle of positions, mean over heads; an orange frame marks the picture"
 from minemu.figures.heads import show_attention
@@ -293,10 +305,15 @@ print("vocabulary and D:", out.logits.shape[-1], out.predictions.shape[-1])
 print("biases:", [head.bias for head in (model.llm.lm_head, model.regression_head)])
 
 # %% [markdown]
-# **Predict before you run:** a sequence begins with a picture, another ends with one. At which positions does each head have to speak? Which embedding of a picture is the hardest to predict?
+# **Predict before you run:** a sequence begins with a picture, another ends with one. At which positions does each head have to speak? Which embedding of a picture is the hardest to predict, in each of the two?
+#
+# For a word we show the probability of the true one. For an embedding we show the share of the squared error of a simple guess, the mean embedding of that slot, that the prediction saves: 1 is perfect, 0 is no better than the mean.
 
 # %%
 from minemu.figures.heads import Turn, show_turns
+
+known = ToyWorld("seen", image_size=processor.image_size)
+mean = pipe.encode([known.sample(i).picture for i in range(64)]).mean(0)  # (N, D)
 
 
 def turn(pieces):
@@ -307,23 +324,29 @@ def turn(pieces):
     goals = targets(batch["input_ids"], ids, model.config.objective)
     following = batch["input_ids"][0, 1:]
     said = out.logits[0, :-1].softmax(-1).gather(-1, following[:, None])[:, 0]
-    true = model.embed(batch["input_ids"], embeds)[0, 1:]
-    error = (out.predictions[0, :-1] - true).square().sum(-1) / true.square().sum(-1)
-    nothing = torch.full_like(said, float("nan"))
-    said = torch.where(goals.text[0] != IGNORE, said, nothing)
-    return Turn(
-        token_words(batch["input_ids"][0].tolist(), processor),
-        said,
-        torch.where(goals.image[0], 1 - error, nothing),
-    )
+    said[goals.text[0] == IGNORE] = float("nan")
+    slot = following == ids.image
+    error = (out.predictions[0, :-1][slot] - embeds[0]).square().sum(-1)  # (N,)
+    regressed = torch.full_like(said, float("nan"))
+    regressed[slot] = 1 - error / (mean - embeds[0]).square().sum(-1)
+    return Turn(token_words(batch["input_ids"][0].tolist(), processor), said, regressed)
 
 
-# %% alt="Two sequences, one with the picture first and one with it last; bars at each position show which head speaks and how right it is about the next position"
-show_turns([turn([sample.picture, sample.caption]), turn([sample.caption, sample.picture])])
+turns = {
+    "picture first": turn([sample.picture, sample.caption]),
+    "caption first": turn([sample.caption, sample.picture]),
+}
+for name, of in turns.items():
+    first, *others = of.regressed[~of.regressed.isnan()].tolist()
+    print(f"{name}: first embedding {first:.2f}, the others {sum(others) / len(others):.2f}")
+
+# %% alt="Two sequences, one with the picture first and one with it last; bars at each position show which head speaks and how right it is about the next position: the LM head about words, the regression head about embeddings, compared with the mean embedding"
+show_turns([*turns.values()])
 
 # %% [markdown]
-# The bar at a position speaks of the *next* one. Where there is none, no head is asked, or the one that is asked is altogether wrong. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot predicts the word embedding of `[/IMG]`, as in the released code.
-# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet; if its bar is high all the same, that only says that all embeddings have much in common. Notebook 07 measures against the mean embedding instead, and shows that having true embeddings before one is a trap.
+# The bar at a position speaks of the *next* one. Where there is none, no head is asked, or the one that is asked is no better than nothing. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot has to predict the word embedding of `[/IMG]`, as in the released code; that is the same after every picture, so no bar is shown for it.
+#
+# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet: that bar is near 0. After a caption it is not. The other bars have a hint in both rows, the true embeddings before them. So compare the two numbers for the others above: how much does the caption still add? When the model draws, it has no true embeddings. Notebook 07 shows why predicting from them is misleading.
 #
 # ## Both heads learn at once
 #
@@ -392,7 +415,7 @@ show_pictures([sample.picture], [processor.decode(said[0])])
 # %% [markdown]
 # ## Embeddings out
 #
-# No library has a loop that generates *embeddings*, so this one is ours. Append `[IMG]`, let the regression head predict an embedding, feed it back as the next input, N times. The plainest way runs the whole prefix each time:
+# We know of no library with a loop that generates *embeddings*, so this one is ours. Append `[IMG]`, let the regression head predict an embedding, feed it back as the next input, N times. The plainest way runs the whole prefix each time:
 
 # %%
 def without_cache(model, inputs):
@@ -498,7 +521,7 @@ show_speedups(found)
 
 
 # %% [markdown]
-# Compare the measured gain with the count. Expect it to be smaller: one position at a time means that all weights are read from memory for a single vector, while a long prefix multiplies a matrix with a matrix, which a processor does far more efficiently. How much of the count is left as time depends on the machine, the model and N.
+# Compare the measured gain with the count. Expect it to be smaller: one position at a time means that all weights are read from memory for a single vector, while a long prefix multiplies a matrix with a matrix, which a processor does far more efficiently. How much of the count turns into time saved depends on the machine, the model and N.
 #
 # The cache itself can waste time too: transformers' `DynamicCache` copies all keys and values at each step to append one. `RoomyLayer` makes room for all N at the start and writes in place.
 #

@@ -125,7 +125,7 @@ show_documents(
 # %% [markdown]
 # ## Where document i comes from
 #
-# One could roll a die for each document. minemu does not: it lays out *blocks*. In each block every source has exactly its weight, in an order that the seed and the block's number decide. Below each block begins a new line, and a long one takes two; a cell holds the first letters of the source and the document's number within it.
+# One could roll a die for each document. minemu does not: it lays out *blocks*. In each block every source has exactly its weight, in an order that the seed and the block's number decide. Below, each block begins a new line, and a long one takes two. A cell holds two letters for the source, its first two or its initials where the name has two words, and the document's number within the source.
 
 # %% alt="The first four blocks of the mixture: cells coloured by source, with the number of the document in its source. Each block holds the same number of cells of each source, in another order."
 from minemu.figures.mixture import show_mixture
@@ -181,7 +181,7 @@ check("06.place", place)
 # %% [markdown]
 # ## Before or after its text
 #
-# A picture before its text is read: the text is to be said. A picture after its text is drawn: its embeddings are to be regressed. The order is drawn by lot, so one set of pairs teaches both.
+# A picture that comes before its text is read: the text has to be said. A picture that comes after its text is drawn: its embeddings have to be regressed. The order is chosen at random, so one set of pairs teaches both.
 
 # %%
 scenes = [mixture.sources["scenes"].document(i) for i in range(200)]
@@ -191,7 +191,7 @@ print("to be said:     ", reading[0][1])
 print("to be drawn from:", next(document[0] for document in scenes if isinstance(document[0], str)))
 
 # %% [markdown]
-# After a picture stands the full caption: all of it can be seen. Before a picture stands, in `scenes`, a prompt that leaves parts out, as people do (`drawings` says all of it, so that a full description is learnt too). The other way round the model would be asked to say what nobody can know.
+# After a picture comes the full caption, since all of it can be seen. Before a picture comes, in `scenes`, a prompt that leaves parts out, as people do (in `drawings` the full caption, so that such a description is learnt too). The other way round the model would be asked to say what nobody can know: a prompt does not tell which parts were left out.
 #
 # ## From documents to a batch
 #
@@ -368,7 +368,7 @@ check("06.rates", rate_of)
 # %% [markdown]
 # ## Train one
 #
-# Pretraining takes over what three stages left: an encoder that matches pictures with words, a bridge, and a language model that has read text only (the authors took EVA-CLIP and LLaMA instead). Here they are trained for `emu-nano`, with 32 by 32 pixels and 4 embeddings a picture, each for a short while.
+# Pretraining takes over what three stages left: an encoder that matches pictures with words, a bridge, and a language model that has read text only (the authors took EVA-CLIP and LLaMA instead). Here they are trained for `emu-nano`, with 32 by 32 pixels and 4 embeddings a picture, for a few hundred steps each.
 
 # %%
 import tempfile
@@ -385,7 +385,7 @@ small = {
     for stage, steps in stages.items()
     for key in ("steps", "checkpoint_every")
 }
-small |= {f"train.{stage}.lr": 4e-3 for stage in stages}  # small models bear high rates
+small |= {f"train.{stage}.lr": 4e-3 for stage in stages}  # small models tolerate high rates
 mixed = {
     "train.source": "mixture",
     "objective.hide_written": 0.5,
@@ -445,37 +445,63 @@ print(dict(moved))
 
 # %%
 unseen = ToyWorld("seen", held_out=True, kinds=("single",), image_size=32)
-samples = [unseen.sample(i) for i in (0, 1, 2, 4)]
+samples = [unseen.sample(i) for i in range(64)]
+FOUR = (0, 1, 2, 4)  # those that are shown
 
 
-def captions(model):
-    batch = processor([[sample.picture] for sample in samples])
+def captions(model, processor, samples):
+    batch = processor([[sample.picture] for sample in samples]).to(model.device)
     return processor.batch_decode(model.eval().generate(**batch, max_new_tokens=24))
 
 
 def learn(seed, stops, rates=FROZEN, name=None):
     """Train to each of `stops`; what was said at the start and at each of them, and the model."""
     stage, folder = new_stage(seed, rates=rates), runs / (name or f"seed-{seed}")
-    said = {"step 0": captions(stage.module)}
+    said = {"step 0": captions(stage.module, processor, samples)}
     for stop in stops:
         train(stage, stage.train, folder, RunLog(folder / "log.jsonl"), stop_after=stop)
-        said[f"step {stop}"] = captions(stage.module)
+        said[f"step {stop}"] = captions(stage.module, processor, samples)
     return said, stage.module
 
 
 said, frozen_model = learn(0, stops=(10, 100, STEPS))
-print([sample.caption for sample in samples])
+print([samples[i].caption for i in FOUR])
 
 # %% alt="Four held-out pictures; below each, what the nano model says of it at the start, at three later steps, then what the shipped model says, and the true caption."
 from minemu.figures.training import show_progress
 
 large = ToyWorld("seen", held_out=True, kinds=("single",), image_size=pipe.processor.image_size)
-said["shipped"] = [pipe.caption(large.sample(i).picture) for i in (0, 1, 2, 4)]
-said["true"] = [sample.caption for sample in samples]
-show_progress([sample.picture for sample in samples], said)
+said["shipped"] = captions(pipe.model, pipe.processor, [large.sample(i) for i in range(64)])
+rows = {**said, "true": [sample.caption for sample in samples]}
+show_progress(
+    [samples[i].picture for i in FOUR], {name: [of[i] for i in FOUR] for name, of in rows.items()}
+)
 
 # %% [markdown]
-# Be honest about the upper rows. The wording was there from the start: the language stage gave it. Then captions change, but every picture gets much the same one: the model learns which wording follows a picture before it looks at any. Late, if at all, something of the picture comes in, and first what most of its pixels say, the colour of the background. To name all the things of this world takes what the row `shipped` had: more steps, more pixels, more parameters.
+# Do not read too much into the upper rows. The wording was there from the start: the language stage gave it. Then captions change, but every picture gets much the same one: the model learns which wording follows a picture before it looks at any. And four pictures cannot show whether a right word is seen or guessed. So we count, over all 64, how often each part of the caption is right, and set it beside chance:
+
+# %% alt="How many of 64 held-out pictures get the right background, style and thing in their caption, at each stop of the nano run and by the shipped model, with chance as a line"
+from minemu.data.scene import BACKGROUNDS, STYLE_NAMES
+from minemu.figures.scores import show_bars
+
+
+def right(texts):
+    """Share of captions, in %, that say the right background, style and thing."""
+    hits = torch.zeros(3)
+    for text, sample in zip(texts, samples, strict=True):
+        scene = sample.scene
+        background, style = f"{scene.background} background", f"{STYLE_NAMES[scene.style]} style"
+        thing = f" {scene.groups[0].label} on "
+        hits += torch.tensor([part in text for part in (background, style, thing)])
+    return (100 * hits / len(texts)).tolist()
+
+
+chance = [100 / len(kinds) for kinds in (BACKGROUNDS, STYLE_NAMES, unseen.labels)]
+counts = {name: right(texts) for name, texts in said.items()}
+show_bars(["background", "style", "thing"], counts, "right, in % of 64", chance)
+
+# %% [markdown]
+# What comes in first is what most of the pixels say, the colour of the background: late in the nano run far more of them are right than by luck. Whether style and thing have left chance at all, the figure shows too. To name all the things of this world takes what the model `shipped` had: more steps, more pixels, more parameters.
 #
 # ## Three seeds
 #
@@ -510,7 +536,7 @@ show_losses(
 )
 
 # %% [markdown]
-# How to read it: a batch is 16 documents drawn at random, so the loss trembles from step to step even if nothing is learnt. Each point of the nano lines is therefore a mean of 10 entries. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer.
+# How to read it: a batch is 16 documents drawn at random, so the loss fluctuates from step to step even when nothing is learnt. Each point of the nano lines is therefore a mean of 10 entries. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer.
 #
 # ## Why the visual side is frozen
 #
@@ -537,19 +563,62 @@ apart = {"frozen": difference(frozen_model), "free": difference(free_model)}
 show_targets(runs_by_name, apart, window=10)
 
 # %% [markdown]
-# The embeddings of the free run have become nearly alike, yet its image loss need not be lower: its targets move at every step, and the prediction aims at where they stood. So the loss shows neither gain nor collapse; the right panel does.
+# The embeddings of the free run have become nearly alike, and the loss in its log hardly shows it. One reason is the unit: a squared error has the scale of its targets, and two runs with their own targets have their own scales. The other is that the log is made while part of what is written is hidden (`hide_written`): the model reads noise there, and most of what it misses comes from that. So we measure again, as a share of the targets' mean square, with the noise and without:
+
+# %%
+from minemu.training.emu import hide
+
+pairs = [tiny_world.sample(i) for i in range(64)]
+written = processor([[sample.caption, sample.picture] for sample in pairs])
+
+
+def shares(model):
+    """The image loss in % of the targets' mean square: half of the pictures hidden, and none."""
+    texts = {name: written[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        embeds = model.encode_images(written["images"])
+        torch.manual_seed(0)
+        read = [hide(embeds, torch.ones(len(embeds), dtype=torch.bool), of) for of in (0.5, 0)]
+        losses = [
+            model(**texts, image_embeds=shown, image_targets=embeds).image_loss for shown in read
+        ]
+        return [float(100 * loss / embeds.square().mean()) for loss in losses]
+
+
+left = {"frozen": shares(frozen_model), "free": shares(free_model)}
+for name, (_, true_read) in left.items():
+    print(f"{name}: below 1 % where true embeddings are read: {true_read < 1}")
+
+# %% alt="Image loss as a share of the mean square of the targets, of the frozen and the free run: with half of the pictures hidden both have a good part left, with true embeddings read the free run has next to nothing left"
+show_bars(["half hidden, as trained", "true ones read"], left, "% of the targets' mean square")
+
+# %% [markdown]
+# Where true embeddings are read, next to nothing is left of the free run's loss: if all pictures are alike, the next embedding is known in advance. It is the collapse of notebook 05, and the targets were detached here too. In the log the noise covers it.
 #
 # Two image losses can be compared only while their targets are the same, and the right panel says whether they are. A lower loss with embeddings that differ less would be no progress: what the targets no longer say, no prediction can draw. In the paper the visual side is free; its encoder starts from EVA-CLIP, and the rates are low. `objective.targets="frozen"` is a third way: the visual side may learn, and the targets come from a copy of what it was.
 #
 # ## The whole recipe
 #
-# Before pretraining came the stages that it builds on, and after it come the two that learn to draw from its embeddings: the *sketch*, a first picture that is regressed from them, and the decoder, which corrects it (notebook 08). Where a recipe has restarts, the loss rises for a while after each. What each of them cost, from its own log:
+# Before pretraining came the stages that it builds on, and after it come the two that learn to draw from its embeddings: the *sketch*, a first picture that is regressed from them, and the decoder, a diffusion model that begins with the sketch (notebook 08). The shipped run may have stages that the paper has not; the next cell says which.
 
-# %% alt="The loss of each stage of the shipped run against the step, a panel each: encoder, bridge, language, emu, sketch and decoder, with steps, time and peak memory."
-from minemu.figures.training import show_stages
+# %%
 from minemu.training.recipes import STAGES
 
-show_stages({stage: shipped[stage] for stage in STAGES if shipped.get(stage)})
+logged = {stage: shipped[stage] for stage in STAGES if shipped.get(stage)}
+print("stages with a log:", ", ".join(logged))
+if "imagine" in logged:
+    print(
+        "imagine: pretraining on full captions and their pictures alone, before the mixture,\n"
+        "where the gradients of the words outweigh those of the pictures; not in the paper"
+    )
+
+# %% alt="The loss of each stage of the shipped run against the step, a panel for each stage that the cell above names, with its steps, time and peak memory."
+from minemu.figures.training import show_stages
+
+show_stages(logged)
+
+# %% [markdown]
+# Heights cannot be compared between panels: each stage has a loss of its own. That of `encoder` and `bridge` is a sum of four terms (contrastive, name and style of a drawing, and the latents of a linear code of its patches), so it begins far above the logarithm of the batch size. Where a recipe has restarts, the loss rises for a while after each.
 
 # %% [markdown]
 # ## Stop, resume, the same bits
@@ -621,7 +690,7 @@ for mistake in (
 # %% [markdown]
 # ## What next
 #
-# * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each is stopped with Ctrl-C and resumed by the same command.
+# * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each can be stopped with Ctrl-C and is resumed by the same command.
 # * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8 --set train.mixture.clips=1`, and 0 for `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's batch sizes back as shares.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
