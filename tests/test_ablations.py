@@ -220,6 +220,19 @@ def test_the_figure_has_a_panel_a_measure_and_a_point_a_seed(question, panels):
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()][0] == QUESTIONS[question].says
 
 
+def test_variants_called_by_a_number_stand_in_its_order():
+    assert list(ablations.in_order({"base": "N = 16", "a": "N = 4", "b": "N = 64"})) == ["a", "base", "b"]
+    assert list(ablations.in_order({"base": "1", "a": "0", "b": "0.1"})) == ["a", "b", "base"]
+    assert list(ablations.in_order({"base": "with", "a": "2"})) == ["base", "a"]
+
+
+def test_a_number_beyond_all_meaning_is_not_printed():
+    results = fake()
+    results["variants"]["pool"]["runs"]["1"]["explained_free"] = -9000.0
+    (line,) = (line for line in ablations.lines(results, "bridge") if line.startswith("  pooling"))
+    assert "explained_free far below 0;" in line and "9000" not in line
+
+
 def test_a_number_far_below_is_marked_at_the_edge():
     results = fake()
     results["variants"]["pool"]["runs"]["1"]["explained_free"] = -9000.0

@@ -75,6 +75,16 @@ def rate_of(name, config, bridge=("ln_visual", "causal_transformer", "project_up
     return kept(own, config.lr)
 
 
+def scale_of(without, told, used):
+    return ((told - without) * (used - without)).sum() / (told - without).square().sum()
+
+
+def paired(old, new, deviation=statistics.stdev, root=0.5):
+    change = [b - a for a, b in zip(old, new, strict=True)]
+    half = 1.96 * deviation(change) / len(change) ** root
+    return statistics.mean(change) - half, statistics.mean(change) + half
+
+
 def distances(imagined, true):
     return torch.cdist(imagined.flatten(1), true.flatten(1))
 
@@ -296,9 +306,12 @@ WRONG = {
         "one root": lambda z0, noise, alpha: alpha.sqrt() * z0 + (1 - alpha.sqrt()) * noise,
     },
     "08.guide": {
-        "beyond the condition": lambda without, told, scale: told + scale * (told - without),
-        "turned round": lambda without, told, scale: told + scale * (without - told),
-        "added": lambda without, told, scale: without + scale * told,
+        "position by position": lambda without, told, used: ((used - without) / (told - without)).mean(),
+        "lengths": lambda without, told, used: (used - without).norm() / (told - without).norm(),
+        "beyond the condition": lambda without, told, used: scale_of(without, told, used) - 1,
+        "turned round": lambda without, told, used: scale_of(told, without, used),
+        "from nothing": lambda without, told, used: (used * (told - without)).sum() / (told - without).square().sum(),
+        "the prediction": lambda without, told, used: used,
     },
     "08.ddim": {
         "stays where it is": lambda z, z0, alpha, after: z,
@@ -364,11 +377,14 @@ WRONG = {
             min((people[:j] + people[j + 1 :]).count(said) / 3, 1) for j in range(len(people))
         ),
     },
-    "11.rices": {
-        "the most similar first": lambda query, pool, shots: (pool @ query).topk(shots).indices,
-        "the least similar": lambda query, pool, shots: (pool @ query).topk(shots, largest=False).indices.flip(0),
-        "similarities": lambda query, pool, shots: (pool @ query).topk(shots).values.flip(0),
-        "all": lambda query, pool, shots: (pool @ query).argsort(),
+    "11.paired": {
+        "not paired": lambda old, new: paired(old, new, lambda change: math.hypot(*map(statistics.stdev, (old, new)))),
+        "divided by n": lambda old, new: paired(old, new, statistics.pstdev),
+        "the deviation itself": lambda old, new: paired(old, new, statistics.stdev, root=0),
+        "divided by n, not its root": lambda old, new: paired(old, new, statistics.stdev, root=1),
+        "turned round": lambda old, new: paired(new, old),
+        "the old one alone": lambda old, new: wilson(old),
+        "the half width": lambda old, new: statistics.stdev([b - a for a, b in zip(old, new, strict=True)]),
     },
     "14.differs": {
         "the smaller": lambda a, b: apart(a, b, min),

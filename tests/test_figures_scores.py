@@ -72,6 +72,17 @@ def test_bars_are_as_high_as_the_values():
         show_bars(["a", "b"], {"one": [0.1, 0.2]}, "rate", [0.5])
 
 
+def test_bars_have_the_intervals_of_their_own_series():
+    series, ends = {"one": [0.1, 0.2], "two": [0.3, 0.4]}, [(0.2, 0.4), (0.3, 0.5)]
+    axes = painted(show_bars(["a", "b"], series, "rate", interval={"two": ends})).axes[0]
+    bars = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches[2:]]
+    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx(bars)
+    assert [tuple(line.get_ydata()) for line in axes.lines] == ends
+    for wrong in ({"two": ends[:1]}, {"three": ends}):
+        with pytest.raises(MinemuError):
+            show_bars(["a", "b"], series, "rate", interval=wrong)
+
+
 def test_matrix_writes_its_numbers():
     values = torch.tensor([[1.0, 0.25], [0.25, 0.9]])
     axes = painted(show_matrix(values, ["a", "b"])).axes[0]

@@ -23,6 +23,7 @@ from minemu.training.recipes import SECTIONS, Recipe, needs, resolve
 
 Found = dict[str, dict[str, dict[str, Any]]]  # variant -> seed -> numbers
 
+FAR_BELOW = -100.0  # a mean below this, as where nothing varies that could be explained, says no more than its sign
 BEFORE = ("encoder", "language", "bridge", "imagine")  # the stages that variants may share
 
 
@@ -164,6 +165,14 @@ def compared(results: dict[str, Any], question: str) -> dict[str, str]:
     return {asked["baseline"]: asked["says"], **{variant["name"]: variant["says"] for variant in others}}
 
 
+def in_order(names: dict[str, str]) -> dict[str, str]:
+    """What `compared` gives, by number where every variant is called by one ("N = 4"), so that a trend can be seen; else as it is."""
+    try:
+        return dict(sorted(names.items(), key=lambda item: float(item[1].removeprefix("N = "))))
+    except ValueError:
+        return names
+
+
 def differs(a: Sequence[float], b: Sequence[float], factor: float = 3.0) -> bool:
     """Is the difference of two variants more than the luck of their seeds?
 
@@ -178,12 +187,12 @@ def lines(results: dict[str, Any], question: str) -> list[str]:
     """A question and its numbers for a person to read: mean, standard deviation, and whether it differs from the baseline."""
     asked = results["questions"][question]
     said = [f"{question}: {asked['asks']}"]
-    for name, says in compared(results, question).items():
+    for name, says in in_order(compared(results, question)).items():
         cells = []
         for key in asked["measures"]:
             mine, base = (values(results, which, key) for which in (name, asked["baseline"]))
             spread = f" ± {statistics.stdev(mine):.3f}" if len(mine) > 1 else ""
-            mark = " *" if differs(mine, base) else ""
-            cells.append(f"{key} {statistics.mean(mine):.3f}{spread}{mark}")
+            said_of = f"{statistics.mean(mine):.3f}{spread}" if statistics.mean(mine) > FAR_BELOW else "far below 0"
+            cells.append(f"{key} {said_of}{' *' if differs(mine, base) else ''}")
         said.append(f"  {says:26} {';  '.join(cells)}")
     return said

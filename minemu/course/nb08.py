@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from minemu.config import DecoderConfig
-from minemu.course import call, exercise, same
+from minemu.course import call, exercise, number, same
 from minemu.visual_decoder import TRAIN_STEPS, build_scheduler
 
 
@@ -28,15 +28,21 @@ def noise(add: Callable) -> str:
 
 
 @exercise(
-    "08.guide", "return the guided prediction, given the one without the condition, the one with it, and the scale"
+    "08.guide",
+    "return the guidance scale w, given the prediction without the condition, the one with it, and the one used",
 )
-def guide(guided: Callable) -> str:
-    """`guided(without, with_condition, scale)` is classifier-free guidance."""
+def guide(scale_of: Callable) -> str:
+    """`scale_of(without, with_condition, used)` solves classifier-free guidance for its scale."""
     without, told = latents(2), latents(3)
-    same(call(guided, without, told, 0.0), without, "the prediction at scale 0, which should ignore the condition,")
-    same(call(guided, without, told, 1.0), told, "the prediction at scale 1, which should follow the condition alone,")
-    same(call(guided, without, told, 3.0), 3 * told - 2 * without, "the prediction at scale 3")
-    return "scale 0 ignores the condition, 1 follows it, 3 goes beyond it"
+    told[:, 0] = without[:, 0]  # where the condition changes nothing, nothing can be divided by
+    scales = (0.0, 1.0, 3.0, -0.5)
+    for scale in scales:
+        used = without + scale * (told - without)
+        mine = number(call(scale_of, without, told, used), "the scale")
+        assert abs(mine - scale) < 1e-4, f"guidance with w = {scale:g} gives back {mine:.4g}"
+    return (
+        f"w is found for {', '.join(f'{scale:g}' for scale in scales)}, also where predictions agree at some positions"
+    )
 
 
 @exercise(

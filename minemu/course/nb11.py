@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Callable
-
-import torch
-import torch.nn.functional as F
 
 from minemu.course import call, exercise, number, numbers
 from minemu.evaluation.metrics import wilson
-from minemu.retrieval import rices
 
 
 @exercise(
@@ -34,6 +32,28 @@ def extent(n: int) -> float:
 
 
 @exercise(
+    "11.paired",
+    "return both ends of the mean difference of two models on the same questions, less and plus 1.96 standard errors",
+)
+def paired(ends: Callable) -> str:
+    """`ends(old, new)`: lists of right and wrong answers to the same questions."""
+    cases = {"one better": (12, 2, 0, 6), "one worse": (160, 4, 20, 16), "as many won as lost": (20, 5, 5, 10)}
+    for what, (both, won, lost, neither) in cases.items():
+        old = [True] * (both + lost) + [False] * (won + neither)
+        new = [True] * both + [False] * lost + [True] * won + [False] * neither
+        mine = numbers(call(ends, list(old), list(new)), 2, "the interval")
+        change = [b - a for a, b in zip(old, new, strict=True)]
+        half = 1.96 * statistics.stdev(change) / math.sqrt(len(change))
+        wanted = [statistics.mean(change) - half, statistics.mean(change) + half]
+        off = max(abs(a - b) for a, b in zip(mine, wanted, strict=True))
+        assert off < 1e-4, (
+            f"{what}, {won} won and {lost} lost of {len(change)}: "
+            f"the interval should be {wanted[0]:.3f} to {wanted[1]:.3f}, not {mine[0]:.3f} to {mine[1]:.3f}"
+        )
+    return f"the interval of the difference in {len(cases)} cases; only what was won or lost moves it"
+
+
+@exercise(
     "11.vqa",
     "return the VQA accuracy of an answer: the mean of min(agreeing / 3, 1) over the ten ways to leave one person out",
 )
@@ -46,16 +66,3 @@ def vqa(accuracy: Callable) -> str:
         mine = number(call(accuracy, "a llama", people), "the accuracy")
         assert abs(mine - wanted) < 1e-6, f"where {alike} of ten agree it should be {wanted:.1f}, not {mine:.3f}"
     return f"right where {', '.join(map(str, agree))} of ten agree"
-
-
-@exercise("11.rices", "return the numbers of the `shots` most similar of the pool, the most similar last")
-def retrieve(choose: Callable) -> str:
-    """`choose(query, pool, shots)`: unit vectors (E,) and (P, E)."""
-    generator = torch.Generator().manual_seed(0)
-    pool = F.normalize(torch.randn(32, 8, generator=generator), dim=1)
-    queries = F.normalize(torch.randn(5, 8, generator=generator), dim=1)
-    for query, wanted in zip(queries, rices(queries, pool, 4), strict=True):
-        mine = numbers(call(choose, query, pool, 4), 4, "the list of examples")
-        assert mine != wanted[::-1], "the order is turned round: the most similar stands last, next to the question"
-        assert mine == wanted, f"the examples should be {wanted}, not {mine}"
-    return f"{len(queries)} questions get the examples that the package gives them"

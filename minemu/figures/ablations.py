@@ -17,18 +17,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from minemu.ablations import MEASURES, compared, differs, values
+from minemu.ablations import MEASURES, compared, differs, in_order, values
 from minemu.drawing import FAINT, INK, LINE, REGRESSES, SAYS
 from minemu.errors import MinemuError
 from minemu.figures.charts import SERIES, charts, label, legend, rule
 
 
 def show_ablation(results: Mapping[str, Any], question: str, width: float = 760) -> Figure:
-    """Points are seeds, strokes their means, the first line is the baseline. Filled: differs by more than the luck of seeds.
+    """Points are seeds, strokes their means; the baseline has a colour of its own. Filled: differs by more than the luck of seeds.
 
+    Variants called by a number stand in its order, else the baseline comes first.
     A triangle at the left end is a number below what the panel shows.
     """
-    variants = compared(results, question)
+    variants = in_order(compared(results, question))
     asked = results["questions"][question]
     measures = asked["measures"]
     names = {name: says for name, says in variants.items() if name in results["variants"]}

@@ -71,8 +71,8 @@ def show_coverage(rates: Sequence[float], coverage: Mapping[str, Sequence[float]
     return figure
 
 
-def show_scores(scores: Sequence[Score]) -> Figure:
-    """A bar for each score with its interval; marks for chance, the blind baseline and the upper bound."""
+def show_scores(scores: Sequence[Score], x: str = "") -> Figure:
+    """A bar for each score with its interval; marks for chance, the blind baseline and the upper bound. `x` says what a score is."""
     if not scores:
         raise MinemuError("there is no score to show; give at least one")
     figure, (axes,) = charts(760, 46 + 27 * len(scores))
@@ -98,6 +98,7 @@ def show_scores(scores: Sequence[Score]) -> Figure:
     axes.set_xlim(-0.01, 1.02)
     axes.set_ylim(len(scores) - 0.4, -0.6)
     axes.grid(axis="x", color=LINE, lw=0.4)
+    label(axes, x)
     handles, names = axes.get_legend_handles_labels()
     shown = {name: handle for handle, name in zip(handles, names, strict=True) if name}
     legend(figure, [*shown.values()], [*shown], loc="outside upper left", ncols=5)
@@ -105,12 +106,22 @@ def show_scores(scores: Sequence[Score]) -> Figure:
 
 
 def show_bars(
-    names: Sequence[str], series: Mapping[str, Sequence[float]], y: str, chance: Sequence[float] = ()
+    names: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    y: str,
+    chance: Sequence[float] = (),
+    interval: Mapping[str, Ends] | None = None,
 ) -> Figure:
-    """One bar a name (M) and series, side by side; short black lines mark `chance` (M)."""
-    for what, values in (*series.items(), ("chance", chance or names)):
+    """One bar a name (M) and series, side by side; short black lines mark `chance` (M).
+
+    interval   of each series that has any: the ends (M) of a thin line on each of its bars
+    """
+    interval = interval or {}
+    for what, values in (*series.items(), ("chance", chance or names), *interval.items()):
         if len(values) != len(names):
             raise MinemuError(f"{len(names)} names but {len(values)} values for '{what}'; give one for each")
+    if unknown := set(interval) - set(series):
+        raise MinemuError(f"there are intervals for {', '.join(sorted(unknown))}, but no such series; name them alike")
     figure, (axes,) = charts(max(430, 120 + 70 * len(names)), 210)
     width = 0.7 / len(series)
     for number, ((name, values), (colour, _, _)) in enumerate(zip(series.items(), SERIES, strict=False)):
@@ -119,6 +130,8 @@ def show_bars(
         axes.bar(
             places, values, width * 0.92, color=colour, alpha=0.75, hatch=hatch, edgecolor="white", lw=0.5, label=name
         )
+        for place, ends in zip(places, interval.get(name, ()), strict=False):
+            axes.plot((place, place), ends, color=INK, lw=1.1, marker="_", ms=6)
     for place, value in enumerate(chance):
         axes.plot(
             (place - 0.42, place + 0.42), (value, value), color=INK, lw=1.6, label="chance" if place == 0 else None

@@ -17,14 +17,15 @@
 #
 # # The Visual Decoder: from embeddings to pictures
 #
-# The language model predicts N visual embeddings. Nobody can look at those. The Visual Decoder is the fourth stage: a latent diffusion model
+# The language model predicts N visual embeddings, and nobody can look at those. The Visual Decoder is the fourth stage: a latent diffusion model
 # ([arXiv 2112.10752](https://arxiv.org/abs/2112.10752)) that draws what the embeddings say.
 #
 # After this notebook you can
 #
 # * say what a latent space keeps of a picture, and fit one in closed form;
-# * add noise by a schedule, and tell why its last level matters;
-# * train a small U-Net that draws from embeddings, and write its sampling loop;
+# * add noise by a schedule, and explain why its last level matters;
+# * train a small U-Net that draws from embeddings, and show what its sampling loop repairs;
+# * tell when a decoder only regresses, and what the seed has to do with it;
 # * use guidance, and choose the null condition that it moves away from;
 # * read from the loss at each noise level where the embeddings are needed.
 #
@@ -70,7 +71,7 @@ print("pictures", tuple(pictures.shape), "for", PRESET)
 # %% [markdown]
 # ## From embeddings to a picture: the shapes
 #
-# Two modules do the work. The **U-Net** turns noise into latents, told by the embeddings through cross-attention. The **codec** turns latents into pixels; it never sees an embedding.
+# Two modules do the work. The **U-Net** turns noise into latents; cross-attention tells it what the embeddings say. The **codec** turns latents into pixels; it never sees an embedding.
 #
 # | symbol | here | shape |
 # |---|---|---|
@@ -191,6 +192,7 @@ print("noisy latents", tuple(z_t.shape))
 # ```
 # </details>
 
+
 # %%
 def add_noise(z0, noise, alpha):
     return None  # your line here
@@ -198,7 +200,7 @@ def add_noise(z0, noise, alpha):
 
 check("08.noise", add_noise)
 
-# %% alt="One picture's latents at five noise levels, decoded, for two schedules: with Stable Diffusion's the drawing is lost in noise early, with the cosine schedule later."
+# %% alt="One picture's latents at four noise levels, decoded, for two schedules: with Stable Diffusion's the drawing is lost in noise early, with the cosine schedule later."
 from dataclasses import replace
 
 from minemu.visual_decoder import TRAIN_STEPS, build_scheduler
@@ -213,7 +215,7 @@ schedulers = {
         replace(decoder.config, schedule="squaredcos_cap_v2")
     ),
 }
-levels = torch.tensor([0, 250, 500, 750, TRAIN_STEPS - 1])
+levels = torch.tensor([0, 300, 600, TRAIN_STEPS - 1])
 codec = codecs[20]
 one = codec.encode(pictures[:1]).expand(len(levels), -1, -1, -1)
 eps = torch.randn(one.shape, generator=torch.Generator().manual_seed(0)).to(device)
@@ -253,11 +255,11 @@ show_leak(clean[:, 0].mean((1, 2)), read)
 
 
 # %% [markdown]
-# It could: Stable Diffusion's schedule stops short of zero. A network trained so learns to take the brightness from its input, and at sampling time the input, true noise, always says "medium". Pictures come out neither light nor dark.
+# It could: Stable Diffusion's schedule stops short of zero. A network trained with it learns to read the brightness off its input. When it samples, that input is true noise and always says "medium", so pictures come out neither light nor dark.
 #
 # | | remedy |
 # |---|---|
-# | **In the paper** | Emu2: a noise offset in training, so that the mean is noisy too; of Emu we know of none |
+# | **In the paper** | Emu2: a noise offset in training, so that the mean is noisy too; for Emu we know of none |
 # | **In the released code** | Stable Diffusion's schedule, as it is |
 # | **Here** | `decoder.zero_terminal_snr=true`: the schedule is stretched until nothing is left |
 
@@ -265,7 +267,7 @@ show_leak(clean[:, 0].mean((1, 2)), read)
 # ## What the U-Net predicts
 #
 # Given $z_t$, $t$ and the condition, the U-Net may predict the noise $\epsilon$, the clean latents $z_0$, or the velocity $v = \sqrt{\bar\alpha_t}\,\epsilon - \sqrt{1-\bar\alpha_t}\,z_0$.
-# From any one, $z_t$ gives the other two (where $\bar\alpha_t > 0$; at the last level the noise says nothing of $z_0$), so the choice only decides what an error of a given size costs at each level. In the next cell $\bar\alpha_t$ is `a`, $z_t$ is `z_t`, $v$ is `v`.
+# Together with $z_t$, each of the three gives the other two (where $\bar\alpha_t > 0$; at the last level the noise says nothing of $z_0$). So the choice only decides what an error of a given size costs at each level. In the next cell $\bar\alpha_t$ is `a`, $z_t$ is `z_t`, $v$ is `v`.
 #
 # | `decoder.prediction` | at the last level, $z_t = \epsilon$ | taken by |
 # |---|---|---|
@@ -313,17 +315,20 @@ for attempt in wrong:
 # %% [markdown]
 # ## Train one
 #
-# A U-Net small enough to learn eight drawings in seconds. The condition of each is what the Visual Encoder and the Causal Transformer make of it, so this is stage 4 as it is trained, only shorter:
+# This U-Net is small enough to learn eight drawings in seconds. The condition of each is what the Visual Encoder and the Causal Transformer make of it, so this is stage 4, only shorter:
 # draw $t$, add noise, predict $z_0$, take the mean squared error.
 #
 # $$L = \mathbb E_{z_0, \epsilon, t}\; \tfrac{1}{K s^2} \lVert f(z_t, t, c) - z_0 \rVert^2$$
 #
 # $L$ is `small.loss`, $f$ is `small.unet`, the $z_0$ are the latents of `few` ($K$ channels, $s \times s$ positions), and the $c$ are rows of `told`. One row in ten loses its condition (`condition_dropout`). The network then also learns to draw *anything*, and *guidance*, below, will compare drawings with and without a condition.
+#
+# One thing is arranged for later. The last four drawings are two pairs, and each pair shares *one* condition, the mean of the embeddings of both. Such a condition leaves open which of the two is meant, as a caption leaves open much of its picture.
 
 # %%
 eight = [ToyWorld("seen", kinds=("single",), image_size=32).sample(i) for i in range(8)]
 few = to_range(pixels_of(eight)).to(device)
 told = pipe.encode([sample.picture for sample in eight])  # (8, N, D)
+told[4:] = told[4:].unflatten(0, (2, 2)).mean(1).repeat_interleave(2, 0)  # one for each pair
 
 torch.manual_seed(0)
 config = DecoderConfig(
@@ -338,26 +343,27 @@ print("latents", tuple(small.codec.encode(few).shape), "conditions", tuple(told.
 
 
 # %%
-def draw(seed, conditions=told):
-    return small.decode(
-        conditions,
-        num_inference_steps=10,
-        guidance_scale=1,
-        generator=torch.Generator().manual_seed(seed),
-    )
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
-optimizer = torch.optim.AdamW(small.unet.parameters(), lr=2e-3)
+def draw(seed, steps=10):
+    return small.decode(told, num_inference_steps=steps, guidance_scale=1, generator=seeded(seed))
+
+
+optimizer = torch.optim.AdamW(small.unet.parameters(), lr=3e-3)
+slower = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=300)
+rows = torch.arange(16, device=device) % len(few)  # all equally often: no one of a pair is favoured
 losses, so_far = [], {}
-for step in range(241):
-    if step in (0, 15, 60, 240):
+for step in range(301):
+    if step in (0, 15, 60, 300):
         so_far[f"step {step}"] = draw(0)
-    rows = torch.randint(len(few), (16,), device=device)
     with torch.enable_grad():
         loss = small.loss(few[rows], told[rows])
         optimizer.zero_grad()
         loss.backward()
     optimizer.step()
+    slower.step()
     losses.append(loss.item())
 print(len(losses), "steps; the loss fell:", sum(losses[-20:]) < 0.5 * sum(losses[:20]))
 
@@ -367,21 +373,48 @@ from minemu.figures.diffusion import show_training
 show_training(losses)
 
 # %% [markdown]
-# The curve stays rough. A row that has lost its condition *and* has a high noise level asks for more than can be known, and other rows are hard or easy by their level; a batch of 16 does not average that out. So watch the drawings, not the curve:
+# The curve stays rough. A row with much noise and no condition, or with the condition of two pictures, asks for more than can be known; other rows are easy or hard by their noise level. A batch of 16 does not average that out. So watch the drawings, not the curve:
 
-# %% alt="Eight drawings in the top row, and below what the small decoder draws from their embeddings before training and after 15, 60 and 240 steps."
-show_grid(torch.stack([few, *so_far.values()]), rows=["real", *so_far])
+# %% alt="Eight drawings in the top row, and below what the small decoder draws from their embeddings before training and after 15, 60 and 300 steps."
+show_grid(torch.stack([few, *so_far.values()]), rows=["real", *so_far], side=54)
 
 # %% [markdown]
-# > **Predict.** The noise that sampling starts from was the same in each row. Change its seed: what changes in the drawings?
+# ### What sampling repairs
+#
+# So far each drawing took ten steps, and the noise at the start was the same in each row. Now change its seed, and take a single step as well. The cell also draws from eight seeds and counts whether the drawings of the pairs are nearest to one of their two pictures or to the mean of the two.
+#
+# > **Predict.** What becomes of the first four drawings, and what of the pairs: in one step, and in ten?
 
-# %% alt="The eight drawings from three other seeds, one row a seed."
+# %% alt="The eight real drawings; below them one row drawn in a single step and three rows drawn in ten steps from three seeds. The first four columns are alike in all rows. In the last four, whose conditions stand for two pictures each, the single step mostly draws a blend of the two, and ten steps mostly draw one of them; the note counts how often."
+pairs = few[4:].unflatten(0, (2, 2))  # (pair, 2, 3, S, S)
+may_be = torch.cat([pairs, pairs.mean(1, keepdim=True)], 1)  # the one, the other, the mean of both
+
+
+def nearest(steps, seeds=range(8)):
+    """How many drawings of the pairs are nearest to the one, to the other, to the mean of both."""
+    shown = torch.stack([draw(seed, steps)[4:] for seed in seeds]).unflatten(1, (2, 2))
+    away = (shown[:, :, :, None] - may_be[:, None]).square().flatten(4).mean(-1)
+    return away.argmin(-1).flatten().bincount(minlength=3).tolist()
+
+
+blends, choices = nearest(1), nearest(10)
+assert blends[2] > choices[2]
+note = "drawings of the pairs from 8 seeds, nearest to the one / the other / the mean of both:\n"
+note += "   ".join(
+    f"{name} {a} / {b} / {mean}"
+    for name, (a, b, mean) in {"one step": blends, "ten steps": choices}.items()
+)
 show_grid(
-    torch.stack([draw(seed) for seed in (1, 2, 3)]), rows=[f"seed {seed}" for seed in (1, 2, 3)]
+    torch.stack([few, draw(1, 1), *map(draw, (1, 2, 3))]),
+    rows=["real", "one step", *(f"ten steps,\nseed {seed}" for seed in (1, 2, 3))],
+    side=54,
+    note=note,
 )
 
 # %% [markdown]
-# Compare the rows. Where the condition settles the picture, noise has nothing left to decide. In Emu it has: a caption fits many pictures.
+# In the first four columns the condition settles the picture, and the noise has nothing left to decide. In the pairs it has. With nothing but noise in its input the U-Net cannot know which of the two is meant. The squared error is least at the mean of both, so that is what one step draws, as far as this U-Net has learnt it: a blend that nobody would take for a picture.
+#
+# Ten steps start from the same blend. But the next input holds a little of it *and* the noise, and that noise happens to lie nearer to one of the two. The U-Net leans that way, the input after it shows more of that one, and in the end one picture stands there, with edges, though so small a U-Net does not always manage it cleanly. **That is what a diffusion decoder repairs:** it turns the average of many pictures into one of them, and the seed decides which. (A perfect decoder would draw each picture of a pair from half of the seeds. One that was trained for seconds may prefer one of them, and does so already in its blend.)
 #
 # | | trained on |
 # |---|---|
@@ -399,27 +432,19 @@ show_grid(
 #
 # In `film` $z_t$ is `z` and $\hat z_0$ is `guess`; the two equations are one call of `scheduler.step`, and an exercise below.
 #
-# The guess is itself guided: pushed further in the direction in which the guess with the condition differs from that with a null condition. The section *Guidance* has the formula; here it is `push`.
-#
-# The shipped checkpoint draws in as few steps as its `config.json` says, `decoder.inference_steps`. Here it takes 20, with a guidance scale of 2, so that there is something to watch.
+# The shipped checkpoint draws in as many steps as its `config.json` says (`decoder.inference_steps`). Here it takes 20, so that there is something to watch.
 
 # %%
-STEPS, SCALE = 20, 2.0
+STEPS = 20
 
 
-def push(without, with_condition, scale):
-    return torch.lerp(without, with_condition, scale)
-
-
-def film(conditions, null, scale, generator, steps=STEPS):
+def film(conditions, generator, steps=STEPS):
     """The noisy latents of `decoder.decode` and its guess of z0, (steps, B, K, s, s) each."""
-    both = torch.cat([decoder.normalise(null).expand_as(conditions), decoder.normalise(conditions)])
     scheduler = build_scheduler(decoder.config)
     scheduler.set_timesteps(steps, device=device)
     z, noisy, guesses = decoder.initial_noise(len(conditions), generator), [], []
     for t in scheduler.timesteps:
-        without, with_condition = decoder.predict(torch.cat([z, z]), t, both).chunk(2)
-        guess = push(without, with_condition, scale)
+        guess = decoder.predict(z, t, decoder.normalise(conditions))
         noisy.append(z)
         guesses.append(guess)
         z = scheduler.step(guess, t, z).prev_sample
@@ -435,35 +460,44 @@ words = [
     "a rocket on a purple background, Fluent style",
 ]
 imagined = pipe.imagine([[text] for text in words])  # (2, N, D)
-null = pipe.null_embeds(autoencode=False)
 assert decoder.config.prediction == "sample"  # what the loop above is written for
 
-noisy, guesses = film(imagined, null, SCALE, torch.Generator().manual_seed(0))
+noisy, guesses = film(imagined, seeded())
 mine = decoder.codec.decode(guesses[-1]).clamp(-1, 1)
-theirs = decoder.decode(imagined, null, STEPS, SCALE, generator=torch.Generator().manual_seed(0))
+theirs = decoder.decode(imagined, num_inference_steps=STEPS, guidance_scale=1, generator=seeded())
 torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-3)
 print("the same pictures:", tuple(mine.shape))
 print(f"here {STEPS} steps; by itself the checkpoint draws in", decoder.config.inference_steps)
 
 # %% alt="A film strip of sampling: above, the noisy latents of the first prompt, decoded; below them what the U-Net takes them for at the same step, step by step; and the same guesses for the second prompt."
 steps = len(guesses)
-shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 4).tolist()})
+shown = sorted({round(x) for x in torch.linspace(0, steps - 1, 3).tolist()})
 strip = torch.stack([noisy[shown, 0], guesses[shown, 0], guesses[shown, 1]]).flatten(0, 1)
 strip = decoder.codec.decode(strip).unflatten(0, (3, len(shown)))
 names = ["noisy\nlatents", "guess\nof z0", "guess\nof z0"]
 note = "first and second row: the hamburger      third row: the rocket"
-show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
+show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, note=note)
 
 
 # %% [markdown]
-# Read the two upper rows together. At the first step the input is pure noise, so the guess is the **average** of all pictures that the condition allows (here the sketch of a later section, overdrawn by guidance): definite where the embeddings settle the picture, smooth or speckled where they do not.
-# The mean squared error asks for just that. Each later step has a little more of one particular picture in its input, so the guess can commit to it.
+# Read the two upper rows together. At the first step the input is pure noise, so the guess is the average of all pictures that the embeddings allow: definite where they settle the picture, smooth where they do not.
+# Each later step has a little more of one particular picture in its input, so the guess can commit to it. Does this U-Net commit to edges, as the small one did with its eight drawings? Or to grain? It has to draw whatever this world holds, and it is small for that.
 #
-# That is what a good decoder **repairs**: the average of many pictures becomes one picture, with edges. Look whether this one adds edges or grain. What none can repair is what the average has lost. Which of the pictures was meant, no noise knows; the decoder
-# makes a definite choice where the words left one open, and cannot know a thing that the embeddings do not name. Look for that in the figure of the section "Away from what?": it has pictures from true and from regressed embeddings, by one decoder.
+# By itself `emu-tiny` therefore takes **one step**, and one step does not diffuse. The input is pure noise, $\sqrt{\bar\alpha_t}$ is 0, and this decoder multiplies the U-Net's correction with it. What is left is the *sketch*, a first guess regressed from the embeddings alone; a section below builds one. The next cell makes sure of that.
+
+# %%
+if decoder.config.inference_steps == 1 and decoder.config.condition_grid:
+    one, other = (decoder.decode(imagined, generator=seeded(seed)) for seed in (0, 1))
+    assert torch.equal(one, other)  # the seed changes nothing
+    regressed = decoder.codec.decode(decoder.sketch(decoder.normalise(imagined))).clamp(-1, 1)
+    torch.testing.assert_close(one, regressed, rtol=1e-4, atol=1e-4)  # and the U-Net adds nothing
+    print("one step is the sketch, whatever the seed")
+
+# %% [markdown]
+# So what you have seen since notebook 00 is an average, and its blur is that of a regression. The independent judge of notebook 11 chose the number of steps: it recognises fewer drawings when this U-Net takes more of them (ROADMAP.md has the numbers). A larger one, trained longer, might repair what the small decoder above repairs.
 #
-# Whether commitment pays depends on how good the U-Net is at the levels in between. A weak one commits to grain as well as to edges. The independent judge of notebook 11
-# decides, and the number of steps that the checkpoint draws with, printed above, was chosen by such a comparison, on decoders of the same size (ROADMAP.md).
+# What no decoder can repair is what the embeddings do not say. It makes a definite choice where the words left one open, but a thing that the embeddings do not name it cannot know.
+# Look for that in the figure of the section "Away from what?": it has pictures from true and from regressed embeddings, drawn by one decoder.
 #
 # ### Your turn: one step of DDIM (8 minutes)
 #
@@ -485,6 +519,7 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, 72, note)
 # ```
 # </details>
 
+
 # %%
 def ddim_step(z, z0, alpha, alpha_next):
     return None  # your lines here
@@ -495,51 +530,58 @@ check("08.ddim", ddim_step)
 # %% [markdown]
 # ## Guidance
 #
-# Classifier-free guidance ([arXiv 2207.12598](https://arxiv.org/abs/2207.12598)) asks the U-Net twice, with the condition and with the null, and goes further in the direction of the difference.
+# Classifier-free guidance ([arXiv 2207.12598](https://arxiv.org/abs/2207.12598)) asks the U-Net twice, with the condition $c$ and with a null condition $\varnothing$ that says nothing in particular, and goes further in the direction of the difference:
+#
+# $$\tilde z_0 = f(z_t, t, \varnothing) + w\,\bigl[f(z_t, t, c) - f(z_t, t, \varnothing)\bigr]$$
+#
+# $\tilde z_0$ is the guess that the step then takes, and $w$ is the guidance scale (`guidance_scale`, below an entry of `scales`). The checkpoint itself takes a scale of 1 and a single step, where there is nothing to push. The figure takes 20 steps.
 #
 # > **Predict.** What is drawn at $w = 0$? And what is lost when $w$ grows?
 
-# %% alt="Pictures drawn at four guidance scales (rows) from three seeds (columns)."
-scales, seeds = (0, 1, 2, 5), 3
+# %% alt="Pictures drawn in 20 steps at three guidance scales (rows) from three seeds (columns)."
+scales, seeds = (0, 1, 3), 3
+null = pipe.null_embeds(autoencode=False)
 same_words = imagined[:1].expand(seeds, -1, -1)
-table = [
-    decoder.decode(same_words, null, STEPS, scale, generator=torch.Generator().manual_seed(0))
-    for scale in scales
-]
+table = [decoder.decode(same_words, null, STEPS, scale, generator=seeded()) for scale in scales]
 assert all(row.shape == table[0].shape for row in table)
 show_grid(
     torch.stack(table),
     [f"noise {i}" for i in range(seeds)],
     [f"w = {scale}" for scale in scales],
-    72,
-    note=words[0],
+    note=f"{words[0]}\n{STEPS} steps; the checkpoint itself takes {decoder.config.inference_steps}",
 )
 
 
 # %% [markdown]
-# At 0 the prompt counts for nothing; at 1 the second question is not even asked; beyond it the condition is exaggerated, and seeds may grow alike. A scale is a choice between fidelity and variety, not a quality knob.
+# At 0 the prompt counts for nothing. At 1 the null drops out of the formula, so `decode` does not ask about it. Beyond 1 the condition is exaggerated, colours with it, and seeds may grow alike. A scale is a choice between fidelity and variety, not a quality knob.
 #
-# ### Your turn: guide (3 minutes)
+# ### Your turn: which scale was it? (5 minutes)
 #
-# Write `guided(without, with_condition, scale)`: from the two predictions the one that is used.
+# Given are the prediction `without` the condition, the one `with_condition`, and the one that was `used`. Write `scale_of(without, with_condition, used)`, which returns $w$. The first two may agree at some positions.
 #
+# <details><summary>Hint</summary>
+#
+# At each position the formula says used - without = $w$ (with_condition - without). Dividing there fails where the difference is 0. Multiply both sides with the difference, sum over all positions, and divide then.
+# </details>
 # <details><summary>Solution</summary>
 #
 # ```python
-# def guided(without, with_condition, scale):
-#     return without + scale * (with_condition - without)
+# def scale_of(without, with_condition, used):
+#     difference = with_condition - without
+#     return (difference * (used - without)).sum() / difference.square().sum()
 #
 #
-# answer = guided
+# answer = scale_of
 # ```
 # </details>
 
+
 # %%
-def guided(without, with_condition, scale):
-    return None  # your line here
+def scale_of(without, with_condition, used):
+    return None  # your lines here
 
 
-check("08.guide", guided)
+check("08.guide", scale_of)
 
 # %% [markdown]
 # ## Away from what?
@@ -552,7 +594,7 @@ check("08.guide", guided)
 # | **In the released code** | Emu: the embeddings that the model imagines from `""`. Emu2: those to draw, and the embeddings of an all-zero picture to rebuild |
 # | **Here** | as in Emu2, and the same two stand in for dropped conditions during training |
 
-# %% alt="Two held-out pictures, rebuilt from their embeddings and drawn from their captions, without guidance and with each of the two null conditions."
+# %% alt="Two held-out pictures, rebuilt from their embeddings and drawn from their captions: as the checkpoint draws by itself, and in 20 steps without guidance and with each of the two null conditions."
 nulls = {
     "all-zero picture": pipe.null_embeds(autoencode=True),
     '""': pipe.null_embeds(autoencode=False),
@@ -560,20 +602,20 @@ nulls = {
 given = torch.cat([embeds[:2], pipe.imagine([[sample.caption] for sample in held_out[:2]])])[
     [0, 2, 1, 3]
 ]
-plain = decoder.decode(given, None, STEPS, 1.0, generator=torch.Generator().manual_seed(0))
-moved = [
-    decoder.decode(given, null, STEPS, SCALE, generator=torch.Generator().manual_seed(0))
-    for null in nulls.values()
-]
+itself = decoder.decode(given, generator=seeded())
+plain = decoder.decode(given, None, STEPS, 1.0, generator=seeded())
+moved = [decoder.decode(given, null, STEPS, 2.0, generator=seeded()) for null in nulls.values()]
 
-rows = torch.stack([pictures[[0, 0, 1, 1]], plain, *moved], 1)
-columns = ["the picture", "no guidance", *(f"away from\n{name}" for name in nulls)]
-show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, 72)
+rows = torch.stack([pictures[[0, 0, 1, 1]], itself, plain, *moved], 1)
+columns = ["the picture", "as it draws\nby itself", "no guidance"]
+columns += [f"away from\n{name}" for name in nulls]
+note = f"the last three columns: {STEPS} steps, the last two with w = 2"
+show_grid(rows, columns, ["rebuilt", "drawn from\nits caption"] * 2, note=note)
 
 # %% [markdown]
-# Compare the two rows of each picture. The decoder is the same; one row has the true embeddings, the other those that were regressed from words. So what the rebuilt one shows and the drawn one does not comes of regressing: either the embeddings no longer name it, and then no decoder brings it back, or they name it imprecisely, and a decoder that has met too few such embeddings draws their errors along.
+# Compare the two rows of each picture. The decoder is the same; one row has the true embeddings, the other those that were regressed from words. So whatever the rebuilt picture shows and the drawn one lacks was lost in the regression. Either the embeddings no longer name it, and then no decoder brings it back. Or they name it imprecisely, and a decoder that has met too few such embeddings draws their errors too.
 #
-# The pipeline chooses for you: `pipe([picture])` rebuilds and takes the all-zero picture, anything else draws and takes `""`, where the guidance scale is not 1.
+# The pipeline chooses for you: where the guidance scale is not 1, `pipe([picture])` rebuilds and takes the all-zero picture, and anything else draws and takes `""`.
 #
 # ## Where the condition matters
 #
@@ -604,52 +646,32 @@ def error(t, conditions):
 show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in told_as.items()})
 
 # %% [markdown]
-# With little noise the input shows the picture; with nothing but noise the embeddings are all there is. Where the lines part only there, what a drawing *is* gets decided at high noise levels, in the first few steps. Where they part at low levels too, the likely cause is the *sketch* of the next section, a first guess made from the embeddings alone: another picture's embeddings bring another sketch along, and so do the null's. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
+# With little noise the input shows the picture; with nothing but noise the embeddings are all there is. If the lines part only on the right, what a drawing *is* gets decided at high noise levels, in the first few steps. If they part on the left too, the likely cause is the sketch: another picture's embeddings bring another sketch, and so do the null's. A decoder whose lines do not part on the right does not read its condition, however low its mean loss.
 #
-# Two measures follow from this, and the package has both: sampling steps that *trail*, so that the first one stands at the very last level, and loss weights by level (`decoder.min_snr_gamma`).
+# Two remedies follow from this, and the package has both: sampling steps that *trail*, so that the first one stands at the very last level, and loss weights by level (`decoder.min_snr_gamma`).
 
 # %% [markdown]
 # ## A sketch before the noise
 #
-# At the first step there is nothing but noise, so the U-Net has to regress the whole picture from the embeddings, at every position of the latents. That part needs no noise and few positions: where N embeddings
-# are trained to tell of the $g \times g$ cells of a picture, $N = g^2$ (`decoder.condition_grid` is $g$), the latents can be regressed from them before the U-Net is built. A **linear** map from each embedding to its own cell comes from least squares at once,
+# At the first step there is nothing but noise, so the U-Net has to regress the whole picture from the embeddings, at every position of the latents. That part needs no noise and no U-Net. Here the N embeddings
+# were trained to tell of the $g \times g$ cells of a picture, $N = g^2$ (`decoder.condition_grid` is $g$), so the latents can be regressed from them beforehand. Least squares gives a **linear** map from each embedding to its own cell at once,
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. It draws what an embedding says of its own cell, and no more. What the embeddings only name, such as how a llama looks where only "llama" was told, a small Transformer over all N of them can learn (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`) look past the edges of the cells and mend these errors; as they are the same everywhere, a drawing is learnt once and not anew at each place. The U-Net then corrects what it is given, by as much as its noisy latents show: its correction is multiplied with $\sqrt{\bar\alpha_t}$, which is zero where they are pure noise.
-# Here the linear map, fitted now, stands beside the sketch that the shipped checkpoint has learnt. Compare them: what does the learnt part add, and what do words leave out? None of these pictures was in training.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. It draws what an embedding says of its own cell, and no more. But words may only *name* a thing: that it is a llama, not how a llama looks. A small Transformer over all N embeddings can learn that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`) look past these edges; as they are the same everywhere, a drawing is learnt once and not anew at each place. The U-Net then corrects the sketch, by as much as its noisy latents show: its correction is multiplied with $\sqrt{\bar\alpha_t}$, which is zero where they are pure noise.
+#
+# Below, a linear map fitted now stands beside the sketch that the checkpoint has learnt. Each draws from the pictures' own embeddings and from those imagined from the captions. The figure names the share of the latents' variance that each row explains, over 64 pictures. None of them was in training.
+#
+# > **Predict.** Where does the learnt sketch gain more over the linear map: on true embeddings, or on imagined ones?
 
-# %% alt="Five held-out pictures; below each the linear sketch of its embeddings, then the learnt sketch, then the learnt sketch from the caption alone."
+# %% alt="Four held-out pictures; below each what a linear map and the learnt sketch draw from its own embeddings, then what both draw from its caption, with the share of variance that each explains."
 from minemu.sketch import Sketch
 
 linear = Sketch(replace(decoder.config, sketch_layers=0)).to(device)
 known = pipe.encode([training.picture(i) for i in range(len(drawings))])
 linear.fit(decoder.normalise(known), decoder.encode(drawings))
 
-shown, captions = embeds[:5], pipe.imagine([[sample.caption] for sample in held_out[:5]])
-sketches = [
-    decoder.codec.decode(sketch(decoder.normalise(told)))
-    for sketch, told in ((linear, shown), (decoder.sketch, shown), (decoder.sketch, captions))
-]
-assert sketches[0].shape == pictures[:5].shape
-show_grid(
-    torch.stack([pictures[:5], *sketches]),
-    rows=[
-        "the picture",
-        "a linear map",
-        "the sketch",
-        "the sketch from\nits caption",
-    ],
-)
 
-# %% [markdown]
-# ### From which embeddings should it learn?
-#
-# Emu's decoder learnt from embeddings that the language model *generates*, Emu2's from the encoder's own; we found no comparison. A linear map is fitted in a second, so here it is fitted on each kind and on both, and then asked with each kind, on held-out scenes.
-#
-# **Predict before you run:** which of the six will explain most of the latents, and which least? What does a decoder lose that learnt from both?
-
-# %%
 def conditions(samples):
     """Latents of scenes, and their embeddings: the encoder's, and those generated from captions."""
     pixels = to_range(pixels_of(samples)).to(device)
@@ -658,18 +680,38 @@ def conditions(samples):
     return decoder.encode(pixels), {"encoder": seen, "generated": said}
 
 
-fitted, kinds = conditions([training.sample(i) for i in range(512)])
+def explained(sketch, embeds):
+    """The share of the variance of `truth` that a sketch explains."""
+    missed = (sketch(decoder.normalise(embeds)) - truth).square().sum()
+    return 1 - missed / (truth - average).square().sum()
+
+
 truth, asked = conditions([world.sample(i) for i in range(64)])
+average, rows = decoder.encode(drawings).mean(0), {"the picture": pictures[:4]}
+for kind, source in {"encoder": "its embeddings", "generated": "its caption"}.items():
+    for name, sketch in {"a linear map": linear, "the sketch": decoder.sketch}.items():
+        said = f"{name},\nfrom {source}:\n{explained(sketch, asked[kind]):.0%}"
+        rows[said] = decoder.codec.decode(sketch(decoder.normalise(asked[kind][:4])))
+show_grid(torch.stack([*rows.values()]), rows=list(rows), side=56)
+
+# %% [markdown]
+# ### From which embeddings should it learn?
+#
+# Emu's decoder learnt from embeddings that the language model *generates*, Emu2's from the encoder's own; we found no comparison. A linear map is fitted in a second, so here it is fitted on each kind and on both, and then asked with each kind, on the same held-out scenes.
+#
+# > **Predict.** Which of the six will explain most of the latents, and which least? What does a decoder lose that learnt from both?
+
+# %%
+fitted, kinds = conditions([training.sample(i) for i in range(512)])
 kinds["both"] = torch.cat([kinds["encoder"], kinds["generated"]])
-spread = (truth - fitted.mean(0)).square().sum()
 for name, learnt in kinds.items():
     linear.fit(decoder.normalise(learnt), fitted.repeat(len(learnt) // len(fitted), 1, 1, 1))
     for kind, told in asked.items():
-        share = 1 - (linear(decoder.normalise(told)) - truth).square().sum() / spread
+        share = explained(linear, told)
         print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
 
 # %% [markdown]
-# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind, and does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both (`decoder.imagined` says in which proportion, and `decoder.in_context` how many of the generated ones come of two pictures and a wish instead of a text), so that one decoder draws from words and rebuilds pictures.
+# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind? Does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures. `decoder.imagined` sets the proportion, and `decoder.in_context` how many of the generated ones come from two pictures and a wish instead of a text.
 
 # %% [markdown]
 # | | where an embedding belongs |

@@ -17,12 +17,12 @@
 #
 # # Testing the paper's claims, and the questions it left open
 #
-# Emu makes many choices: what is regressed, how many embeddings a picture gets, what the two losses weigh. We know of one that it compares: storyboards, with and without. Here one idea is changed at a time, in a world so small that a training takes less than a minute, and every training is done from three seeds.
+# Emu makes many choices: what is regressed, how many embeddings a picture gets, what the two losses weigh. We know of only one that the paper compares: storyboards, with and without. Here one idea is changed at a time, in a world so small that a training takes less than a minute, and every training is done from three seeds.
 #
 # After it you can
 #
 # * set up an ablation that changes one thing and nothing else;
-# * say when a difference is more than the luck of the seeds, and how often you will be wrong;
+# * say when a difference is more than the luck of the seeds, how often that rule is wrong, and how much it overlooks;
 # * compare models that regress different embedding spaces;
 # * say which choices matter at this size, which do not, and which this study does not decide.
 #
@@ -49,7 +49,7 @@ else:
 # No checkpoint is loaded here: this notebook has tiny models of its own. What you choose is the pair that is trained before your eyes at the end, the baseline and one variant of it, and from which seed.
 
 # %%
-LIVE = "pool"  # @param ["pool", "cosine", "fixed", "shown"]
+LIVE = "shown"  # @param ["shown", "cosine", "fixed", "pool"]
 SEED = 3  # @param {type: "integer"}
 
 # %matplotlib inline
@@ -106,7 +106,7 @@ for name in ("cosine", "n-4", "random", "pool"):
 #
 # `forced` means that each embedding is predicted from the true ones before it, `free` that it is predicted from the model's own.
 #
-# First of all the baseline has to do something. A variant of a model that has learnt nothing shows nothing.
+# First of all, the baseline has to have learnt something. A variant of a model that has learnt nothing shows nothing.
 
 # %%
 runs = results["variants"]["base"]["runs"].values()
@@ -138,6 +138,7 @@ for name in shown:
 # ```
 # </details>
 
+
 # %%
 def nearest(imagined, true):
     return None  # your lines here
@@ -148,17 +149,21 @@ check("14.nearest", nearest)
 # %% [markdown]
 # ## When is a difference a difference?
 #
-# Train the same thing from two seeds, and you get two numbers. So two variants differ only if their means are further apart than seeds alone would put them. The rule here: **further than three times the larger standard deviation of the two**, `gap > 3 * scatter` below.
+# Train the same thing from two seeds, and you get two numbers. So two variants differ only if their means are further apart than seeds alone would put them. More samples do not help: they tell about one training, not about another. ([Notebook 11](11_evaluation.ipynb) has the rules for other comparisons, under the same heading.) The rule here: **further than three times the larger standard deviation of the two**, `gap > times * scatter` below with `times` = 3.
 #
-# **Predict before you run:** take two variants that are in truth equal, three seeds each. How often does the rule see a difference? How often would it with two times, or with one?
+# > **Predict.** Take two variants that are in truth equal, three seeds each. How often does the rule see a difference? How often would it with two times, or with one? And if they are in truth two or four standard deviations apart, how often is that found?
 
 # %%
 rng = np.random.default_rng(0)
 a, b = rng.standard_normal((2, 100_000, 3))  # 100,000 pairs of equal variants, three seeds each
-gap = np.abs(a.mean(1) - b.mean(1))
 scatter = np.maximum(a.std(1, ddof=1), b.std(1, ddof=1))
 for times in (1, 2, 3):
-    print(f"{times} x: one in {1 / (gap > times * scatter).mean():.0f}")
+    seen = {
+        apart: (np.abs(a.mean(1) - b.mean(1) - apart) > times * scatter).mean()
+        for apart in (0, 2, 4)
+    }
+    print(f"{times} x: equal ones differ in one of {1 / seen[0]:.0f};", end=" ")
+    print(f"two deviations are found in {seen[2]:.0%}, four in {seen[4]:.0%}")
 
 comparisons = 0
 for question, asked in results["questions"].items():
@@ -168,9 +173,9 @@ print(comparisons, "comparisons in this notebook")
 
 
 # %% [markdown]
-# Divide the number of comparisons by what stands in each line. With three times the deviation it should be less than one false finding in the whole notebook. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, it would be many: see the first line.
+# Divide the number of comparisons by the first number of each line. With three times the deviation you should expect less than one false finding in the whole notebook. With "the means differ by more than the standard deviation", which is what overlapping error bars invite, there would be many.
 #
-# The price is on the other side: many true differences stay unseen. Add 4 to `b` in the cell above, a difference of four standard deviations, and see how often the rule finds it. *No difference* in what follows means *none that three seeds can show*.
+# The price stands in the same line: most differences of two standard deviations stay unseen, and not even four are always found. *No difference* in what follows means *none that three seeds can show*.
 #
 # ### Exercise: the rule (5 minutes)
 #
@@ -190,6 +195,7 @@ print(comparisons, "comparisons in this notebook")
 #     return abs(mean(a) - mean(b)) > 3 * max(stdev(a), stdev(b))
 # ```
 # </details>
+
 
 # %%
 def differs(a, b):
@@ -211,7 +217,7 @@ check("14.differs", differs)
 # | distance | squared error | none | squared error; against cosine |
 # | what is read in training | not said | true embeddings | half of the written pictures hidden; against all shown |
 #
-# In each figure a point is a seed and the first line is the baseline, which is always filled. Of the other lines **filled** points differ from it by the rule above, hollow ones do not. Above it stand means and standard deviations, with a star where the rule sees a difference.
+# In each figure a point is a seed. The baseline is blue and always filled. Of the other lines **filled** points differ from it by the rule above, hollow ones do not. Above the figure stand means and standard deviations, with a star where the rule sees a difference.
 #
 # ### Storyboard video: the paper's own ablation
 #
@@ -226,7 +232,7 @@ Markdown(published_ablations("video"))
 # %% [markdown]
 # > **How sure is this?** The paper's numbers are second-hand, from readers' notes, and without a spread of seeds.
 #
-# **Predict before you run:** storyboards are pictures and sentences that follow one another. What should a model with them do better: captions of clips, telling which way a thing moves, or learning from four examples in its prompt?
+# > **Predict.** Storyboards are pictures and sentences that follow one another. What should a model with them do better: captions of clips, telling which way a thing moves, or learning from four examples in its prompt?
 
 # %% alt="With and without storyboards, three seeds each: loss of captions of clips, share of right directions, loss that four examples save"
 print("\n".join(ablations.lines(results, "video")))
@@ -235,7 +241,7 @@ show_ablation(results, "video")
 # %% [markdown]
 # In none of the three panels is there a star. Clip captions are learnt, with storyboards and without: they cost far less than after another clip (below). Neither model can tell a direction (both at chance), so the paper's gain for clips **cannot be tested at this size**.
 #
-# The third panel is the one to look at twice. With storyboards, four examples make the next sentence likelier in all three seeds; without, they hardly do anything. That is the paper's claim, and still a suspicion: the points are hollow, since the gain with storyboards differs from seed to seed by as much as it is large. A storyboard also takes the place of another document.
+# The third panel is the one to look at twice. With storyboards, four examples make the next sentence likelier in all three seeds; without, they hardly do anything. That agrees with the paper's claim, and is still no more than a suspicion: the points are hollow, since the gain with storyboards varies between seeds by almost as much as its own size. A storyboard also takes the place of another document.
 #
 # The file holds one number in which the two clearly differ: the loss per token of sentences such as "the background is green.", alone, after four examples (`_4`), and after four when the last picture is another one (`blind_4`).
 
@@ -250,35 +256,35 @@ for name, says in ablations.compared(results, "video").items():
 #
 # ### The weight of the regression loss
 
-# %% alt="Weights 1, 0, 0.1 and 10 of the regression loss, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
+# %% alt="Weights 0, 0.1, 1 and 10 of the regression loss, from top to bottom, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 print("\n".join(ablations.lines(results, "weight")))
 show_ablation(results, "weight")
 
 # %% [markdown]
-# Writing needs the weight. At 0.1 free running is still worse than the mean picture, and the right picture is found near chance. (Teacher-forced, more has been learnt: look at `explained_forced` of `weight-0.1` in the file.) Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to 1 it is less than three seeds can show.
+# Writing needs the weight. At 0.1 free running is still worse than the mean picture, and the right picture is found near chance. (Teacher-forced, more has been learnt: look at `explained_forced` of `weight-0.1` in the file.) Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to a weight of 1 it is less than three seeds can show.
 #
-# At 10 reading does pay: captions are worse, with a star. In return more of the variance is explained in each of the seeds, though not by the rule, but the right picture is found no more often, in one seed far less. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
+# At 10 reading does pay: captions are worse, with a star. In return more of the variance is explained in each seed, though not enough for the rule. The right picture is found no more often, and in one seed far less. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
 #
 # ### What is regressed
 #
-# **Predict before you run:** with the gradient flowing into the target, the model may move the goal towards its guesses. Which of the four panels would show that?
+# > **Predict.** With the gradient flowing into the target, the model may move the goal towards its guesses. Which of the four panels would show that?
 
 # %% alt="Five ways to treat the target, three seeds each: loss of captions, variance explained, own picture nearest, how far embeddings are apart"
 print("\n".join(ablations.lines(results, "target")))
 show_ablation(results, "target")
 
 # %% [markdown]
-# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, in one seed until nothing is left that keeps them apart. There a caption costs as much after a wrong picture as after its own; the two other seeds still read, worse than the baseline ever does. (Where little varies, the share of variance explained means little: read no more than that from the triangles.)
+# *Attached* shows what [notebook 05](05_one_objective_two_losses.ipynb) warns of, in the last panel: the pictures' embeddings move together, in one seed until nothing keeps them apart any more. In that seed a caption costs as much after a wrong picture as after its own; the two other seeds still read, but worse than the baseline ever does. (Where little varies, the share of variance explained means little: read no more than that from the triangles.)
 #
 # *Detached* is not safe by itself. If the visual side learns at the LLM's rate, all pictures become one, in every seed, although the targets are detached: through the inputs the regression still reaches the embeddings that are read. The paper's rate for its ViT is of the size of the LLM's, but both are fine-tuned there, at 4e-5 and 3e-5; here a hardly trained LLM learns at 1e-2.
 #
 # *A frozen copy* as target reads as well, but what the LLM reads moves away from what it is told to write, and free running reads what was written: it writes worse, with a star in both panels.
 #
-# *Fixing* the visual side is the cheapest, as it needs no backward pass, and its captions lie ahead in each seed. It explains as much of the variance; but its own picture is found a third as often. So a visual side that learns on makes embeddings that vary less and are told apart by words more easily: what they say of a picture becomes more of what a caption says of it. The recipe of `emu-tiny` fixes it, so that what they say of its looks stays.
+# *Fixing* the visual side is the cheapest, as it needs no backward pass, and its captions lie ahead in each seed. It explains as much of the variance; but its own picture is found a third as often. So a visual side that goes on learning makes embeddings that vary less, and that words tell apart more easily: more of what they say of a picture is what a caption says of it. The recipe of `emu-tiny` fixes the visual side, so that the embeddings keep what they say of a picture's looks.
 #
 # ### How many embeddings
 
-# %% alt="4, 16 and 64 embeddings a picture, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
+# %% alt="4, 8, 16, 32 and 64 embeddings a picture, from top to bottom, three seeds each: loss of captions, variance explained when free running, own picture nearest among 64"
 print("\n".join(ablations.lines(results, "count")))
 show_ablation(results, "count")
 
@@ -324,7 +330,7 @@ print("\n".join(ablations.lines(results, "loss")))
 show_ablation(results, "loss")
 
 # %% [markdown]
-# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing of their content. The third panel ignores length: there all three seeds lie below all of the baseline's, by unequal amounts, so the points stay hollow. In free running a wrong length is read by the next step, and how much harm that does seems to be luck. No difference in captions; in pictures a suspicion.
+# Cosine distance leaves the length of a prediction free, and the model makes use of that: as plain vectors its embeddings are far off, hence the triangles. That says nothing about their content. The third panel ignores length. There all three seeds lie below all of the baseline's, but by unequal amounts, so the points stay hollow. In free running a wrong length is read by the next step, and how much harm that does seems to be luck. So there is no difference in captions, and in pictures a suspicion.
 #
 # ### Reading one's own embeddings
 #
@@ -335,13 +341,13 @@ print("\n".join(ablations.lines(results, "exposure")))
 show_ablation(results, "exposure")
 
 # %% [markdown]
-# A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: freely running it does about as badly as the mean picture, one seed far worse, and its own picture is seldom the nearest. The lower right panel has the reason: within a few embeddings of its own it has gone astray, and even the first one, which depends on words alone, is worse than the baseline's in two seeds of three, since in training words were hardly needed.
+# A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: free running it does about as badly as the mean picture, one seed far worse, and its own picture is seldom the nearest. The lower middle panel has the reason: within a few embeddings of its own it has gone astray. Even the first one, which depends on words alone, is worse than the baseline's in two seeds of three, since in training words were hardly needed.
 #
 # ## A new pair, live
 #
-# Does a new seed agree? `LIVE` and `SEED`, chosen in the first cell, say what is trained. The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; two minutes or so. Read the new baseline against the new variant: the points above are of the same code, so the pair is a fourth seed of theirs.
+# Does a new seed agree? `LIVE` and `SEED`, chosen in the first cell, say what is trained: unless you change it, the model that reads true embeddings, which made a large difference above. The next cell trains the stages before `emu` from another seed, and from them the baseline and one variant; two minutes or so. Read the new baseline against the new variant: the points above are of the same code, so the pair is a fourth seed of theirs.
 #
-# **Predict before you run:** which of the two will lie ahead? Would you bet on the order in all three panels?
+# > **Predict.** Which of the two will lie ahead? Would you bet on the order in all panels?
 
 # %%
 runs = Path(tempfile.mkdtemp())
@@ -349,7 +355,7 @@ variants = {v.name: v for v in ablations.VARIANTS}
 fresh = {name: ablations.run_variant(variants[name], runs, SEED) for name in ("base", LIVE)}
 print("trained:", *sorted(path.parts[-4] for path in runs.glob("*/*/*/emu/done.json")))
 
-# %% alt="The question of the live pair once more, with the new pair alone: one point for the baseline and one for the variant in each panel"
+# %% alt="The question of the live pair once more, with the new pair alone: one point for the baseline and one for the variant in each panel; below, where the question has it, the share explained at each index"
 alone = {
     **results,
     "variants": {
@@ -366,11 +372,11 @@ holds = max(read) < min(blind) and max(blind) < min(frequent)
 print("captions of pictures, then of others', then word frequencies; the order holds:", holds)
 
 # %% [markdown]
-# One pair shows an order, and no more: with one seed there is no spread, and by the rule above no point but the baseline's is filled.
+# One pair shows an order, and no more: with one seed there is no spread, so by the rule above only the baseline's point is filled.
 #
 # ## What could go wrong
 #
-# Half of an ablation trained with one setting and half with another is worse than none. A folder goes on only with the settings that it was begun with. And not every setting exists: the bridge is pretrained as a grid of cells that tile the picture, so the number of embeddings is a power of two.
+# An ablation of which one half was trained with one setting and the other with another is worse than none, so a folder goes on only with the settings it was begun with. And not every setting exists: the bridge is pretrained as a grid of cells that tile the picture, so the number of embeddings is a power of two.
 
 # %%
 try:
