@@ -438,7 +438,7 @@ for who in ("base", "base, each question alone", "shipped"):
 show_shots((1, 2, 3), right, x="turn of the conversation")
 
 # %% [markdown]
-# Read the line of the base from left to right. Where it falls, and the same questions alone are answered, it is the conversation that is too much for the base, not the questions. A likely reason: it has read several questions in a row only in texts without a picture, where every answer is a guess, and so it guesses here. Where the shipped adapter stays up, that is what tuning has added. With so few conversations the intervals are wide; the row *dialogue* in the last figure of this notebook measures the same ability on more of them.
+# Read the line of the base from left to right. Where it falls, and the same questions alone are answered, it is the conversation that is too much for the base, not the questions. A likely reason: it has read several questions in a row only in texts without a picture, where every answer is a guess, and so it guesses here. Where the shipped adapter stays up, that is what tuning has added. With so few conversations the intervals are wide; the row of the dialogue in the last list of scores below measures the same ability on more of them.
 #
 # ## In the form that is asked for
 #
@@ -595,7 +595,7 @@ check("10.unmerge", unmerged)
 # %% [markdown]
 # ## What it changes, and what it costs
 #
-# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Look in both directions: tuning on conversations can make a model forget what it is no longer asked. (The score of the row *dialogue* is NDCG, notebook 11: a hundred answers to the last question of a conversation are ranked by likelihood, and it is high where the true ones come first.)
+# The scores of the base and of the base with its adapter, from the result files beside the two checkpoints. Look in both directions: tuning on conversations can make a model forget what it is no longer asked. (The score of the dialogue is NDCG, notebook 11: up to a hundred answers to the last question of a conversation are ranked by likelihood, and it is high where the true ones come first.)
 
 # %% alt="Scores of the base and of the base with its adapter on the tasks that both were measured on, with intervals, where both result files are present."
 from minemu.evaluation.report import ROWS
@@ -623,7 +623,7 @@ show_change(both) if both else None
 
 
 # %% [markdown]
-# Which rows have changed? Overlapping intervals do not answer that: two intervals may overlap although their difference is clear. So take the interval of the *difference*. Let $p_1$ be the score of the base with its interval from $l_1$ to $u_1$, and $p_2$ with $l_2$ and $u_2$ that of the adapter. Newcombe's interval of $p_2 - p_1$ adds the squares of the half-widths on the side in question:
+# Which rows have changed? Overlapping intervals do not answer that: two intervals may overlap although their difference is clear. So take the interval of the *difference*. Let $p_1$ be the score of the base with its interval from $l_1$ to $u_1$, and $p_2$ with $l_2$ and $u_2$ that of the adapter. Newcombe's interval of $p_2 - p_1$, made for two rates and used here for other scores too, adds the squares of the half-widths on the side in question:
 #
 # $$\text{from } p_2 - p_1 - \sqrt{(p_2 - l_2)^2 + (u_1 - p_1)^2} \quad \text{to} \quad p_2 - p_1 + \sqrt{(u_2 - p_2)^2 + (p_1 - l_1)^2}$$
 #
@@ -670,7 +670,7 @@ for at, title in titles.items():
 # * **Questions.** There is little to gain where the base knows them from pretraining and is asked in plain words, and something to lose: the adapter answers in other forms and in a template, and the same few layers have to serve both.
 # * **The asked form** is measured of the adapter alone, since `minemu evaluate` asks for it in the template, which the base lacks. In plain words it was counted above.
 # * **Drawing** can lose, from words as well as in context: the adapter changes what the LLM imagines, and the decoder has learnt from what the base imagines.
-# * **Prompts with examples** can lose: no conversation looks like them, and the longer they are, the further they are from what tuning rehearsed.
+# * **Prompts with examples** can lose: no conversation looks like them, and the longer they are, the further from what tuning saw.
 # * **Rebuilt pictures** pass through no LLM and cannot change.
 #
 # The costs in scores are what stands under *lost*, and the drift of the rest. The other costs: the numbers counted above, one file that is small beside the base, and, until it is merged, two more products beside each of the four matrices of attention in a layer. What cannot be bought this way is sight: the visual side is frozen, so no adapter of the LLM can answer what the encoder does not tell apart. It could hold new facts, but nothing here teaches any.
@@ -698,7 +698,7 @@ for mistake in (
         print("*", error)
 
 # %% [markdown]
-# Such mistakes are refused. The costly ones raise nothing. Here is one of them: the answers are learnt, but the `</s>` after each is left out. Same start, same conversations, same number of steps, and a log that looks just as healthy.
+# Such mistakes are refused. The costly ones raise nothing. Here is one of them: the answers are learnt, but the `</s>` after each is left out. Same start, same conversations, same number of steps, and no error.
 #
 # > **Predict.** What will this model say when it is asked for one word?
 
@@ -740,7 +740,7 @@ for one in brief:
 show_questions(cards)
 
 # %% [markdown]
-# A tick says that the answer is one word, right or wrong. Where the model without `</s>` runs on, it continues as the documents of pretraining do, with a caption or a list. Or it says a whole sentence, although one word was asked for: after a full stop it can end, since that is where documents ended. So a test with sentences alone would not have found the mistake, and neither does the loss.
+# A tick says that the answer is one word, right or wrong. Where the model without `</s>` runs on, it continues as the documents of pretraining do, with a caption or a list. Or it says a whole sentence, although one word was asked for: after a full stop it can end, since that is where documents ended. So a test with sentences alone would not have found the mistake.
 #
 # ## What next
 #
