@@ -96,6 +96,12 @@ def prompt(examples, picture, question, shown, form="{} {}.", last="{}"):
     return [*told, picture, last.format(question)]
 
 
+def unmerged(weight, merged, scaled=True, less=0):
+    u, s, v = torch.linalg.svd(merged - weight, full_matrices=False)
+    rank = int((s > 1e-4 * s[0]).sum()) - less
+    return s[:rank, None] ** scaled * v[:rank], u[:, :rank]
+
+
 def answers(row, opens, skip, eos, end=1, once=False):
     said = [False] * len(row)
     for at, token in enumerate(row):
@@ -356,12 +362,14 @@ WRONG = {
         "one matrix a layer": lambda config, rank: config.layers * 2 * rank * config.width,
         "the whole matrices": lambda config, rank: config.layers * 4 * config.width**2,
     },
-    "10.merge": {
-        "not scaled": lambda weight, a, b, alpha: weight + b @ a,
-        "alpha alone": lambda weight, a, b, alpha: weight + alpha * b @ a,
-        "scaled by the width": lambda weight, a, b, alpha: weight + alpha / a.shape[1] * b @ a,
-        "without W": lambda weight, a, b, alpha: alpha / len(a) * b @ a,
-        "turned": lambda weight, a, b, alpha: weight + alpha / len(a) * a.T @ b.T,
+    "10.unmerge": {
+        "the whole difference": lambda weight, merged: (merged - weight, torch.eye(len(weight))),
+        "the wrong way round": lambda weight, merged: unmerged(weight, merged)[::-1],
+        "no singular values": lambda weight, merged: unmerged(weight, merged, scaled=False),
+        "merged alone": lambda weight, merged: unmerged(torch.zeros_like(weight), merged),
+        "taken away": lambda weight, merged: unmerged(merged, weight),
+        "one too few": lambda weight, merged: unmerged(weight, merged, less=1),
+        "B alone": lambda weight, merged: unmerged(weight, merged)[1],
     },
     "11.enough": {
         "half the width": lambda width: enough(width, lambda extent, width: extent / 2 < width),
@@ -460,9 +468,9 @@ def test_a_function_that_fails_gets_one_line(name, capsys):
 
 def test_what_is_told_of_an_error(capsys):
     assert said(capsys, "03.mask", lambda: None).startswith("not yet: your function raised TypeError: ")
-    out = said(capsys, "10.merge", lambda weight, a, b, alpha: weight + a @ b)
+    out = said(capsys, "10.unmerge", lambda weight, merged: weight @ merged[:2])
     assert out.startswith("not yet: your function raised RuntimeError: ") and out.count("\n") == 1
-    assert out.endswith("weight + a @ b)`)\n")  # the reader's line, not one of the library's
+    assert out.endswith("weight @ merged[:2])`)\n")  # the reader's line, not one of the library's
     out = said(capsys, "02.patches", lambda pixels, p: rearrange(pixels, "b c (h i) w -> b h (c i)", i=p))
     assert "EinopsError" in out and out.count("\n") == 1  # einops says it in several lines
     assert said(capsys, "03.mask", torch.ones(4, 4)).startswith("not yet: hand over the function itself")

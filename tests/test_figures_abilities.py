@@ -93,6 +93,25 @@ def test_a_clip_shows_all_its_frames():
     nothing_is_cut(figure)
 
 
+def test_other_pictures_stand_beside_the_own_one_or_below_the_frames():
+    answers = (Answer("its own", "left", True),)
+    figure = show_questions([Asked((PICTURES[0],), "where?", "left", answers, (PICTURES[1],))] * 2)
+    same_pictures(figure, PICTURES[:2] * 2)
+    nothing_is_cut(figure)
+    figure = show_questions([Asked(tuple(PICTURES[:4]), "what changes?", "nothing", answers, tuple(PICTURES[4:8]))])
+    same_pictures(figure, PICTURES[:8])
+    nothing_is_cut(figure)
+
+
+def test_empty_columns_of_a_gallery_are_cut_off():
+    one, full = (show_gallery([[Card(picture, "a fox") for picture in PICTURES[:k]]]) for k in (1, 6))
+    assert one.get_figwidth() < full.get_figwidth() / 4
+    nothing_is_cut(one)
+    named = show_gallery([[Card(PICTURES[0], "a fox")]], ["a long title " * 4])
+    assert one.get_figwidth() < named.get_figwidth() < full.get_figwidth()
+    nothing_is_cut(named)
+
+
 def test_a_document_tells_what_was_given_from_what_was_made():
     given = ["this is a dax.", PICTURES[0], "a very long text " * 20, *PICTURES[1:6]]
     made = [PICTURES[6], "a wug"]
@@ -145,7 +164,7 @@ def test_shots_are_drawn_as_they_are():
         (lambda: show_document([]), "no piece to show"),
         (lambda: show_blends([]), "no blend to show"),
         (lambda: show_rates([]), "no rate to show"),
-        (lambda: show_shots((1, 2), {"a": [[True]]}, 0.5), "'a' has 1 values for 2 numbers"),
+        (lambda: show_shots((1, 2), {"a": [[True]]}, 0.5), "'a' has 1 values for 2 places"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(draw, message):

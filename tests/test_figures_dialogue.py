@@ -12,7 +12,7 @@ from minemu.config import EmuConfig
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.figures.dialogue import Measured, show_change, show_spoken, show_talk
+from minemu.figures.dialogue import Measured, show_change, show_spoken
 from minemu.figures.lora import show_low_rank, show_spectrum
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
@@ -55,15 +55,6 @@ def test_what_is_learnt_from_is_underlined(processor):
     assert not any("[PAD]" in text for text in texts(padded))
     with pytest.raises(MinemuError, match="answers have shape"):
         show_spoken(batch, answers[:1], processor)
-
-
-def test_a_talk_has_a_bubble_a_turn():
-    figure = drawn(show_talk([("user", "what is this?", PICTURE), ("assistant", "a llama", None)]))
-    assert texts(figure) == ["what is this?", "a llama"] and len(figure.axes[0].images) == 1
-    left, right = (patch.get_x() for patch in figure.axes[0].patches)
-    assert left < right
-    with pytest.raises(MinemuError, match="each role"):
-        show_talk([("system", "hello", None)])
 
 
 def test_a_change_shows_both_scores():

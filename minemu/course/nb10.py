@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import torch
 
 from minemu.config import EmuConfig
-from minemu.course import call, exercise, number, numbers, same
+from minemu.course import call, exercise, number, numbers, same, shaped
 from minemu.sequence import IGNORE, TokenIds
 from minemu.tokenizer import ASSISTANT
 from minemu.training.instruct import InstructStage
@@ -51,15 +51,21 @@ def count(mine: Callable) -> str:
     return f"{wanted:,} numbers for Emu-I at full size"
 
 
-@exercise("10.merge", "write merged(weight, a, b, alpha): one matrix that does what W and its adapter do")
-def merge(mine: Callable) -> str:
+@exercise("10.unmerge", "write unmerged(weight, merged): A and B, as thin as can be, with merged = weight + B @ A")
+def unmerge(mine: Callable) -> str:
     draw = torch.Generator().manual_seed(0)
-    for outputs, inputs, rank, alpha in ((8, 8, 2, 16.0), (12, 6, 3, 3.0)):
-        weight, a, b, x = (
-            torch.randn(shape, generator=draw)
-            for shape in ((outputs, inputs), (rank, inputs), (outputs, rank), (5, inputs))
+    sizes = ((8, 8, 2), (12, 6, 3), (6, 10, 1))
+    for outputs, inputs, rank in sizes:
+        weight, a, b = (
+            torch.randn(shape, generator=draw) for shape in ((outputs, inputs), (rank, inputs), (outputs, rank))
         )
-        found = call(mine, weight.clone(), a, b, alpha)
-        same(found, weight + alpha / rank * b @ a, f"the merged matrix (rank {rank}, alpha {alpha:g})")
-        same(x @ found.T, x @ weight.T + alpha / rank * (x @ a.T) @ b.T, "its output", tolerance=1e-3)
-    return "one matrix, the same outputs, and nothing more to compute"
+        found = call(mine, weight.clone(), weight + b @ a)
+        assert isinstance(found, (tuple, list)) and len(found) == 2, "two matrices are wanted: A and B"
+        of = f"for a weight of shape ({outputs}, {inputs})"
+        for factor, name in zip(found, "AB", strict=True):
+            assert isinstance(factor, torch.Tensor) and factor.ndim == 2, f"{name} should be a matrix"
+        shaped(found[0], (len(found[0]), inputs), f"A {of}")
+        shaped(found[1], (outputs, len(found[0])), f"B {of}, where A has {len(found[0])} rows,")
+        same(found[1] @ found[0], b @ a, f"B @ A {of}", tolerance=1e-3)
+        assert len(found[0]) == rank, f"{of} {rank} rows of A are enough, not {len(found[0])}"
+    return f"adapters of ranks {', '.join(str(rank) for *_, rank in sizes)} found again in the merged weights"

@@ -15,7 +15,7 @@ imagined    embeddings that the model imagined beside the true ones
 diffusion   the Visual Decoder: what its codec keeps, noise schedules, loss by noise level
 abilities   what one model can do: cards with verdicts, questions, few-shot prompts, blends
 lora        low-rank adapters
-dialogue    conversations, what the loss acts on, answers before and after tuning
+dialogue    conversations, what the loss acts on, scores before and after tuning
 scores      how sure scores are, and what they stand beside
 ablations   what each variant of an ablation measured, seed by seed
 

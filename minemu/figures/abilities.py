@@ -5,7 +5,7 @@ show_questions   pictures or clips with a question, and the answers that it got 
 show_document    text and pictures in order: what was given, and what the model went on with
 show_blends      two pictures, the model's one and an artist's one, and how near the model's is to each
 show_rates       shares of right answers with their intervals, beside chance and a blind guess
-show_shots       such shares against the number of examples
+show_shots       such shares against the number of examples, or turn by turn
 
 Lengths are in points, y grows downwards (`minemu.drawing.canvas`).
 """
@@ -64,6 +64,7 @@ class Asked:
     question: str
     truth: str
     answers: tuple[Answer, ...]
+    others: tuple[Image.Image, ...] = ()  # what it was asked about besides: beside its picture, or below the frames
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,9 @@ class Rate:
     blind: list[bool] | None = None
 
 
-def sheet(height: float) -> tuple[Figure, Axes]:
-    """A canvas of the common width; coarser than others, for pictures in a row make a notebook large."""
-    figure, axes = canvas(WIDTH, height)
+def sheet(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A canvas coarser than others, for pictures in a row make a notebook large."""
+    figure, axes = canvas(width, height)
     figure.set_dpi(DOTS)
     return figure, axes
 
@@ -128,7 +129,7 @@ def add_framed(axes: Axes, picture: Image.Image, x: float, y: float, side: float
 
 
 def show_gallery(rows: Sequence[Sequence[Card]], titles: Sequence[str] | None = None, columns: int = 6) -> Figure:
-    """Rows of cards, `columns` of them over the width; `titles` stand above the rows."""
+    """Rows of cards, `columns` of them over the whole width; `titles` stand above the rows. Empty columns are cut off."""
     some([card for row in rows for card in row], "picture")
     if titles is not None and len(titles) != len(rows):
         raise MinemuError(f"{len(rows)} rows but {len(titles)} titles; give one title for each row")
@@ -138,9 +139,12 @@ def show_gallery(rows: Sequence[Sequence[Card]], titles: Sequence[str] | None = 
     side = (WIDTH - 2 * MARGIN - (columns - 1) * gap) / columns
     letters = int(side / 4.9)
     above = 18.0 if titles is not None else 0.0
+    wide = max(map(len, rows)) * (side + gap) - gap + 2 * MARGIN
+    if titles is not None:
+        wide = max(wide, 5.4 * max(map(len, titles)) + 2 * MARGIN)
     heights = [above + side + 8 + STEP * max(_count(card, letters) for card in row) + 10 for row in rows]
     with rc_context(STYLE):
-        figure, axes = sheet(MARGIN + sum(heights))
+        figure, axes = sheet(MARGIN + sum(heights), min(wide, WIDTH))
         y = MARGIN
         for number, (row, height) in enumerate(zip(rows, heights, strict=True)):
             if titles is not None:
@@ -178,10 +182,14 @@ def show_questions(asked: Sequence[Asked]) -> Figure:
     some(asked, "question")
     frames = max(len(one.pictures) for one in asked)
     columns, side = (2, 76.0) if frames == 1 else (1, min(58.0, 480.0 / frames))
+    if twins := any(one.others for one in asked):
+        side = min(side, 58.0)
     wide = (WIDTH - 2 * MARGIN - (columns - 1) * 12) / columns
-    left = frames * (side + 3) + 10  # where the text begins
+    beside = twins and frames == 1
+    left = (2 if beside else frames) * (side + 3) + 10  # where the text begins
     letters = int((wide - left - 8) / 5.0)
-    tall = max(max(side, _text_height(one, letters)) for one in asked) + 16
+    shown = side if beside or not twins else 2 * side + 3
+    tall = max(max(shown, _text_height(one, letters)) for one in asked) + 16
     rows = -(-len(asked) // columns)
     with rc_context(STYLE):
         figure, axes = sheet(2 * MARGIN + rows * (tall + 8) - 8)
@@ -190,6 +198,9 @@ def show_questions(asked: Sequence[Asked]) -> Figure:
             add_box(axes, x, y, wide, tall, GIVEN, radius=5)
             for k, picture in enumerate(one.pictures):
                 add_framed(axes, picture, x + 8 + k * (side + 3), y + 8, side)
+            for k, picture in enumerate(one.others):
+                across, down = (1, 0) if beside else (k, 1)
+                add_framed(axes, picture, x + 8 + across * (side + 3), y + 8 + down * (side + 3), side)
             _add_answers(axes, one, x + left + 4, y + 8, letters)
     return figure
 
@@ -301,14 +312,16 @@ def _add_bars(axes: Axes, one: Blended, x: float, y: float, wide: float) -> None
 # ---- rates -----------------------------------------------------------------------------------------------------------
 
 
-def show_rates(rates: Sequence[Rate]) -> Figure:
+def show_rates(rates: Sequence[Rate], x: str = "right answers in %") -> Figure:
     """A line for each task: the share of right answers with its 95 % interval, chance and the blind share beside it."""
     some(rates, "rate")
     figure, (axes,) = charts(620, 84 + 26 * len(rates))
     for y, one in enumerate(rates):
         low, high = wilson(one.right)
         axes.plot([100 * low, 100 * high], [y, y], color=SAYS, lw=5, alpha=0.3, solid_capstyle="butt")
-        axes.plot(100 * rate(one.right), y, "o", color=SAYS, ms=7, label="right, with 95 % interval" if not y else None)
+        axes.plot(
+            100 * rate(one.right), y, "o", color=SAYS, ms=7, label="measured, with 95 % interval" if not y else None
+        )
         axes.plot(100 * one.chance, y, "|", color=INK, ms=13, mew=2, label="chance" if not y else None)
     seen = [(100 * rate(one.blind), y) for y, one in enumerate(rates) if one.blind is not None]
     if seen:
@@ -316,18 +329,23 @@ def show_rates(rates: Sequence[Rate]) -> Figure:
     axes.set_yticks(range(len(rates)), [f"{one.name}  (n = {len(one.right)})" for one in rates])
     axes.set(xlim=(-2, 102), ylim=(len(rates) - 0.5, -0.5))
     axes.grid(axis="x", color=LINE, lw=0.5)
-    label(axes, "right answers in %")
+    label(axes, x)
     legend(figure, loc="outside upper center", ncols=3)
     return figure
 
 
-def show_shots(shots: Sequence[int], curves: Mapping[str, Sequence[list[bool]]], chance: float) -> Figure:
-    """Shares of right answers against the number of examples: a line for each name, shaded where its 95 % interval is."""
+def show_shots(
+    shots: Sequence[int],
+    curves: Mapping[str, Sequence[list[bool]]],
+    chance: float | None = None,
+    x: str = "examples of each name",
+) -> Figure:
+    """Shares of right answers against the number of examples, or of turns: a line for each name, its 95 % interval as a shade."""
     some(curves, "curve")
     for name, marks in curves.items():
         if len(marks) != len(shots):
             raise MinemuError(
-                f"'{name}' has {len(marks)} values for {len(shots)} numbers of examples; give one for each"
+                f"'{name}' has {len(marks)} values for {len(shots)} places on the x axis; give one for each"
             )
     figure, (axes,) = charts(460, 224)
     places = range(len(shots))
@@ -336,10 +354,11 @@ def show_shots(shots: Sequence[int], curves: Mapping[str, Sequence[list[bool]]],
         low, high = zip(*(wilson(one) for one in marks), strict=True)
         shade = {"color": line.get_color(), "alpha": 0.15, "lw": 0}
         axes.fill_between(places, [100 * end for end in low], [100 * end for end in high], **shade)
-    rule(axes, 100 * chance, "chance")
+    if chance is not None:
+        rule(axes, 100 * chance, "chance")
     axes.set_xticks(places, [str(number) for number in shots])
     axes.set_ylim(0, 104)
     axes.grid(axis="y", color=LINE, lw=0.5)
-    label(axes, "examples of each name", "right answers in %")
-    legend(axes, loc="lower right")
+    label(axes, x, "right answers in %")
+    legend(axes, loc="lower left" if chance is None else "lower right")
     return figure

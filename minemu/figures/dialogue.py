@@ -1,7 +1,6 @@
-"""Conversations: what the loss acts on, and a talk as it goes.
+"""Conversations: what the loss acts on, and scores before and after tuning.
 
 show_spoken      one conversation as chips; those that are learnt from are blue and underlined
-show_talk        a conversation as bubbles
 show_change      scores before and after, with their intervals
 
 Axes   B rows   L positions
@@ -13,10 +12,8 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from PIL import Image
 from torch import Tensor
 
 from minemu.drawing import (
@@ -30,10 +27,8 @@ from minemu.drawing import (
     Chip,
     add_box,
     add_chips,
-    add_picture,
     canvas,
     chips_of_batch,
-    drawable,
     lay_out,
 )  # fmt: skip
 from minemu.errors import MinemuError
@@ -73,36 +68,6 @@ def _told_apart(chip: Chip, spoken: Tensor) -> Chip:
     if chip.pixels is not None or chip.text in (USER, ASSISTANT):
         return replace(chip, kind="structure")
     return replace(chip, kind="word" if spoken[chip.start] else "pad")
-
-
-# ---- a talk ----------------------------------------------------------------------------------------------------------
-
-
-def show_talk(turns: Sequence[tuple[str, str, Image.Image | None]], width: float = 560) -> Figure:
-    """Turns (role, text, a picture or None) as bubbles: the user's to the left, the assistant's to the right."""
-    if not turns or any(role not in ("user", "assistant") for role, *_ in turns):
-        raise MinemuError("give turns of (role, text, picture), each role 'user' or 'assistant'")
-    texts = [_lines(text, 58, most=6) for _, text, _ in turns]
-    sizes = [
-        (max(map(len, lines)) * 4.7 + 20, len(lines) * 11.5 + 14 + (76 if picture is not None else 0))
-        for lines, (_, _, picture) in zip(texts, turns, strict=True)
-    ]
-    with rc_context(STYLE):
-        figure, axes = canvas(width, 14 + sum(tall + 10 for _, tall in sizes))
-        y = 12.0
-        for lines, (wide, tall), (role, _, picture) in zip(texts, sizes, turns, strict=True):
-            wide = max(wide, 96.0 if picture is not None else 0.0)
-            x = 12 if role == "user" else width - 12 - wide
-            add_box(axes, x, y, wide, tall, "#f1f3f5" if role == "user" else CHIP["word"], radius=7)
-            if picture is not None:
-                add_picture(axes, np.asarray(picture.convert("RGB")), x + 10, y + 8, 70)
-            axes.text(x + 10, y + tall - 7, "\n".join(lines), va="bottom", linespacing=1.2)
-            y += tall + 10
-    return figure
-
-
-def _lines(text: str, letters: int, most: int) -> list[str]:
-    return textwrap.wrap(drawable(" ".join(text.split())), letters, max_lines=most, placeholder=" ...") or ["(nothing)"]
 
 
 # ---- scores ----------------------------------------------------------------------------------------------------------

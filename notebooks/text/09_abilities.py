@@ -17,13 +17,13 @@
 #
 # # What one model can do
 #
-# There is no captioning head, no question head and no video module in Emu. There is one sequence, and one question to it: what comes next? Each ability in this notebook is a way to *write the sequence*, and one call.
+# Emu has no captioning head, no question head and no video module. It has one sequence, and one question about it: what comes next? Each ability in this notebook is a way to *write the sequence*, and one call.
 #
 # After it you can
 #
 # * caption, draw, answer, watch a clip, blend, draw in context and continue a document, each with one call;
-# * hold every answer against a **blind** one, to tell seeing from guessing;
-# * write few-shot prompts with and without pictures, choose examples by RICES, and name the baseline that they must beat;
+# * compare every answer with a **blind** one, to tell seeing from guessing;
+# * write few-shot prompts with and without pictures, choose examples by RICES, and name the baselines that they must beat;
 # * say which abilities follow from which training data, and what a tiny model cannot do.
 #
 # It needs about a minute on two CPU cores, half a minute on a T4 (a guess), and 2 GB of memory. The exercises take a quarter of an hour. The judge of drawn pictures and the adapter that answers questions need two packages more: `pip install -e ".[evaluate,finetune]"` (on Colab the next cell does it).
@@ -46,7 +46,7 @@ else:
 # %% [markdown]
 # ## Choose a model
 #
-# `emu-tiny` is trained, and an adapter comes with it. `emu-nano` has random weights: each cell runs, and no answer is better than a blind one.
+# `emu-tiny` is trained, and an adapter comes with it. `emu-nano` has random weights: each cell runs, but no answer is better than a blind one.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
@@ -95,7 +95,7 @@ for name, task in TASKS.items():
         )
 
 # %% [markdown]
-# Keep this table in mind. Some of what the base knows came from *lessons* (notebook 06), documents that the paper does not have. Where the table says *nobody*, as it does for `emu-nano`, the model is asked for something that no training document looked like: what it does then is generalisation if it is right more often than chance, and noise if it is not. The last figure of this notebook tells which.
+# Keep this table in mind. Some of what the base knows came from *lessons* (notebook 06), documents that the paper does not have. Where the table says *nobody*, as it does for `emu-nano`, the model is asked for something that no training document looked like: if it is right more often than chance and than a blind answer, that is generalisation, and if not, noise. The last figure of this notebook tells which.
 #
 # ## Captions
 #
@@ -120,27 +120,28 @@ cards = [
 show_gallery([cards[:6]])
 
 # %% [markdown]
-# A caption counts as right only if *all* of it is: things, number, size, place, background and style. That is decided by reading the caption back into a scene and comparing it with the one that was painted.
+# A caption counts as right only if *all* of it is right: things, number, size, place, background and style. That is decided by reading the caption back into a scene and comparing it with the one that was painted.
 #
 # `pipe.caption(picture)` is the one call; the cell used `pipe.chat_batch`, the same for many. Both decode as published (`DESCRIBE`): five beams weigh whole texts against each other. After a picture a caption is likeliest, but now and then a question, a label or the next frame of a clip followed in training, and the likeliest first word need not begin the likeliest text.
 #
 # ### The blind baseline
 #
-# A model that has learnt how captions look, and sees nothing, also writes plausible captions. So hold each caption against the *next* picture too: what is still right then, was right without looking.
+# A model that has learnt how captions look, and sees nothing, also writes plausible captions. So compare each caption with the *next* picture too: what is still right then was right without looking.
 
 # %%
 blind_named = [
     captions.same(sample.scene, scene)
     for sample, scene in zip(samples[1:] + samples[:1], read, strict=True)
 ]
-print(len(named), "captions, each held against its own picture and against the next one")
+print(f"right of {len(named)} captions: {sum(named)} for their own picture,", end=" ")
+print(f"{sum(blind_named)} for the next one")
 
 # %% [markdown]
 # ## Drawing
 #
 # The sequence: words, then `[IMG]`, which the pipeline appends. N embeddings are predicted one after another and decoded.
 #
-# Who says what a drawing shows? Not the model. `Judge` compares the picture with real drawings by the features of a network that has never seen this model's data; it names the nearest concept. Notebook 11 says when not to trust it. Here it chooses among a few dozen concepts, so that its gallery is quick to make.
+# Who says what a drawing shows? Not the model. `Judge` compares the picture with real drawings, by the features of a network that has never seen this model's data, and names the nearest concept. Notebook 11 says when not to trust it. Here it chooses among a few dozen concepts only, so that its gallery is quick to make.
 
 # %%
 from minemu.data.episodes import WISHES, in_context
@@ -170,14 +171,15 @@ made = [
     )
 ]
 real = [Card(sample.picture, "", note="real") for sample in wanted[:6]]
+print(f"the judge names {sum(verdicts)} of {len(verdicts)} as meant; the first six:")
 show_gallery([made, real])
 
 # %% [markdown]
-# The verdict is about the *concept*. A drawing can be named right and still be blurred, or have the wrong number of legs; and one that you would name may be named wrong, as this judge forgives blur and is thrown by specks. Why pictures that are predicted from words lose detail is notebook 07's subject.
+# The verdict is about the *concept*. A drawing can be named right and still be blurred, or have the wrong number of legs. And the judge may miss a drawing that you would recognise: it forgives blur, but specks mislead it. Why pictures that are predicted from words lose detail is notebook 07's subject.
 #
 # ## Questions
 #
-# The sequence of the base model: picture, question, and then? Emu-I, the instruction-tuned model, was taught a template around it, and it answers in the form that is asked for. `asking` writes whichever the model was taught:
+# The sequence of the base model: picture, question, and then? Emu-I, the instruction-tuned model, was taught a template around them, and answers in the form that is asked for. `asking` writes whichever the model was taught:
 
 # %%
 from minemu.data import questions
@@ -206,9 +208,9 @@ for text in ("A llama.", "llama. it is on a green background", "the green", "two
     print(f"{text!r:40} counts as {clean(text)!r}")
 
 # %% [markdown]
-# > **Predict.** Below, each question is asked twice: about its own picture, and about the picture of another question of the same sort. For which sort will the *second* answer be right most often?
+# > **Predict.** Below, each question is asked twice: about its own picture (left), and about the picture of another question of the same sort (right). The truth is that of the left picture. For which sort will the answer from the *right* picture be true most often?
 
-# %% alt="Eight questions, one of each sort, with their pictures; for each the true answer, the answer with its own picture and the answer with another picture, marked right or wrong."
+# %% alt="Eight questions, one of each sort, each with its own picture and another one; the true answer, the answer about its own picture and the answer about the other, marked right or wrong."
 from dataclasses import replace
 
 from minemu.figures.abilities import Answer, Asked, show_questions
@@ -216,9 +218,8 @@ from minemu.figures.abilities import Answer, Asked, show_questions
 
 def reply(pipe, asked):
     """What the model says to each question, by the likeliest word each time."""
-    return [
-        one.text for one in pipe.chat_batch([asking(pipe, one) for one in asked], max_new_tokens=20)
-    ]
+    prompts = [asking(pipe, one) for one in asked]
+    return [one.text for one in pipe.chat_batch(prompts, max_new_tokens=20)]
 
 
 def pictures_of(one):
@@ -230,22 +231,32 @@ swapped = [
     replace(one, pictures=questions.question(world, 100 + i, one.asks).pictures)
     for i, one in enumerate(asked)
 ]
+blind = reply(talker, swapped)
 shown = []
-for one, own, blind in zip(asked, reply(talker, asked), reply(talker, swapped), strict=True):
-    pairs = (("its picture", own), ("another picture", blind))
+for one, other, own, unseen in zip(asked, swapped, reply(talker, asked), blind, strict=True):
+    pairs = (("left, its own", own), ("right, another", unseen))
     marked = tuple(Answer(condition, text, is_right(one, text)) for condition, text in pairs)
-    shown.append(Asked(pictures_of(one), one.text, one.answer, marked))
+    shown.append(Asked(pictures_of(one), one.text, one.answer, marked, pictures_of(other)))
+luck = sum(1 / len(one.candidates) for one in asked)
+hits = sum(is_right(one, text) for one, text in zip(asked, blind, strict=True))
+print(f"right about another picture: {hits} of {len(asked)}, by luck {luck:.1f} on average")
 show_questions(shown)
 
 # %% [markdown]
-# A blind answer is right by luck alone, and luck is not the same everywhere: a guess between yes and no is right far more often than a guess among all things. `len(question.candidates)` says how many answers are equally likely; the toy questions are made so that nothing in the words gives the answer away. Questions that people wrote are not: "what colour is the banana?" needs no picture.
+# Where the second answer has a tick, look at the picture on the right: the model has answered about that one, and it merely has the same answer. That is what luck means here. It is not the same everywhere: with two possible answers it strikes far more often than with all things. `len(question.candidates)` says how many answers are equally likely. Eight questions are too few to tell it from seeing, so ask ten of each sort:
 
 # %%
-for one in asked:
-    print(f"{one.asks:9} 1 in {len(one.candidates):3} by luck   {one.text}")
+from minemu.evaluation.tasks import evaluate
 
+vqa = evaluate(talker, "vqa", n=80, seed=1)
+print("right of ten   by luck   another picture   its own")
+for sort, part in vqa.details["parts"].items():
+    chance, blind, own = (part["n"] * part[name] for name in ("chance", "blind", "rate"))
+    print(f"{sort:12} {chance:9.1f} {round(blind):17} {round(own):9}")
 
 # %% [markdown]
+# The middle column should be near the left one. The toy questions are made so that nothing in their words gives the answer away: each answer is drawn first, and then a scene that has it. Even so single questions differ: to "is the background purple?" the answer is *no* for most other pictures, so a true *no* is often right blindly and a true *yes* seldom, which makes one half over many. Questions that people wrote are not so even: "what colour is the banana?" needs no picture.
+#
 # All of these sorts occur in pretraining's lessons, though not equally often (`minemu.data.lessons.ASKED` lists them, and what is learnt late stands there twice), and in the conversations that the adapter was tuned on, where colour, style and yes or no come more often. The rate below is over all of them.
 #
 # ### Your turn: the blind twin (5 minutes)
@@ -267,6 +278,7 @@ for one in asked:
 # ```
 # </details>
 
+
 # %%
 def blind_twin(asked):
     return None  # your line here
@@ -277,13 +289,13 @@ check("09.blind", blind_twin)
 # %% [markdown]
 # ## Clips
 #
-# A clip is eight pictures one after another, and then a question. Nothing in the model knows of time: which frame came first is known from where it stands in the sequence, as with words.
+# A clip is eight pictures one after another, and then a question. Nothing in the model is made for time: which frame came first follows from its place in the sequence, as with words.
 #
 # > **In the paper** eight frames: at random moments in pretraining, evenly spread when asked. **In the released code** each frame is a picture of its own with all its N embeddings. **Here** the same, so a clip costs eight pictures of context.
 #
 # > **Predict.** Given only the *middle* frame, how often can the direction of a movement be answered? And why was the middle frame chosen for the control, and not the first?
 
-# %% alt="Three clips of eight frames with a question each; the true answer, and the answers with all eight frames, with the middle frame held and with another clip, marked right or wrong."
+# %% alt="Three clips of eight frames with a question each, and below each another clip; the true answer, and the answers about all eight frames, about a still of the middle frame and about the other clip, marked right or wrong."
 clips = [questions.clip_question(world, 4, asks) for asks in questions.CLIP_ASKS]
 others = [
     replace(one, pictures=questions.clip_question(world, 50 + i, one.asks).pictures)
@@ -295,8 +307,8 @@ stills = [
 ]
 replies = {
     "eight frames": reply(talker, clips),
-    "one frame": reply(talker, stills),
-    "another clip": reply(talker, others),
+    "a still": reply(talker, stills),
+    "clip below": reply(talker, others),
 }
 shown = [
     Asked(
@@ -307,22 +319,37 @@ shown = [
             Answer(condition, texts[k], is_right(one, texts[k]))
             for condition, texts in replies.items()
         ),
+        pictures_of(others[k]),
     )
     for k, one in enumerate(clips)
 ]
 show_questions(shown)
 
 # %% [markdown]
-# The world is built so that one frame helps little. Halfway, a drawing that moves is nearly where it would be for any direction (the frame taken here is two pixels beyond the middle, and the place is drawn by lot from fourteen); the *first* frame would give the direction away, since what starts at the right moves to the left. What changed shows only beside what was before. One sort is different: of "which comes first?" the middle frame shows the *second* thing, so whoever knows how these clips are made can name the other. Nothing teaches the model that. But the model reads it eight times, and that is itself a clip, one in which nothing happens: it may answer so, and do worse than a guess.
+# The world is built so that one frame helps little. Halfway, a drawing that moves is nearly where it would be for any direction (the frame taken here is two pixels beyond the middle, and the place is drawn by lot from fourteen). The *first* frame would give the direction away, since what starts at the right moves to the left. What changed shows only beside what was before. One sort is different: of "which comes first?" the middle frame shows the *second* thing, so whoever knows how these clips are made can name the other. Nothing teaches the model that.
 #
-# Three questions prove nothing. Let us count.
+# Three questions prove nothing. Let us count, in two controls with the middle frame:
+#
+# * **a still**, the frame eight times. That is a clip, but one in which nothing happens. A model that says so, or finds it strange, may do worse than a guess.
+# * **the frame alone**. The model may take that for a question about a picture and give an answer of another kind. So here it need not say anything: the likeliest of the answers that the question has (`candidates`) counts.
+#
+# Neither is fair alone: the still may be too hard for reasons that have nothing to do with time, and choosing is easier than saying. So compare eight frames with the *best* of three: luck and these two.
 
 # %%
-from minemu.evaluation.tasks import evaluate
-
-counted = {name: evaluate(talker, name, n=48, seed=1) for name in ("vqa", "video-qa")}
-for name, result in counted.items():
-    print(name, result.n, "questions;", "sorts:", ", ".join(result.details["parts"]))
+video = evaluate(talker, "video-qa", n=48, seed=1)
+columns = {
+    "chance": "by luck",
+    "blind": "another clip",
+    "single_frame": "a still",
+    "ranked_frame": "frame alone",
+    "rate": "eight frames",
+}
+parts = video.details["parts"]
+columns = {name: title for name, title in columns.items() if name in parts["order"]}
+print("right of    n ", *columns.values(), sep="  ")
+for sort, part in parts.items():
+    cells = [f"{round(part['n'] * part[name]):>{len(title)}}" for name, title in columns.items()]
+    print(f"{sort:10} {part['n']:2} ", *cells, sep="  ")
 
 
 # %%
@@ -336,29 +363,29 @@ def rate_of(name, result):
     return Rate(name, marks(result.score, result.n), result.chance, marks(result.blind, result.n))
 
 
-# %% alt="Shares of right answers about pictures and about clips with eight frames and with one, each with its interval, chance and the blind share."
+# %% alt="Shares of right answers about pictures and about clips with eight frames, with a still and with one frame alone, each with its interval, chance and, where it was measured, the blind share."
 from minemu.figures.abilities import Rate, show_rates
 
-vqa, video = counted["vqa"], counted["video-qa"]
 rates = [
-    rate_of("question about a picture (Emu-I)", vqa),
-    rate_of("about a clip, eight frames (Emu-I)", video),
-    Rate(
-        "about a clip, one frame (Emu-I)",
-        marks(video.details["single_frame"], video.n),
-        video.chance,
-    ),
+    rate_of("about a picture", vqa),
+    rate_of("about a clip, eight frames", video),
 ]
+for name, control in (("single_frame", "a still"), ("ranked_frame", "the frame alone, likeliest")):
+    if name in video.details:
+        right = marks(video.details[name], video.n)
+        rates.append(Rate(f"about a clip, {control}", right, video.chance))
 show_rates(rates)
 
 # %% [markdown]
-# Read it so: a dot whose interval covers the blind share has not been shown to see. The control shows the middle frame eight times, a still. One picture alone would not do: the tuned model may take it for a question about a picture and answer so, and its share would be about the form of answers and not about what one frame tells. A share below chance is still possible: where one thing turns into another, the middle frame shows the second, and whoever names what is there to be seen is wrong; naming the other one would be right, so for this sort one frame could even be enough.
+# Read it like this: if the interval covers the blind share, the model has not been shown to look. If the interval of eight frames lies above chance and above the dots of both controls, the model has been shown to use more than one of the frames.
 #
-# With 48 questions the intervals are still wide; notebook 11 says how many it takes.
+# A share *below* luck is possible too, and the table says where it comes from. Asked which of two things comes first, a model that names what it sees is wrong whenever it sees the second one, as in both controls; and if it sees neither, as in another clip, it may name a third thing, which is no answer at all.
+#
+# With 48 questions the intervals are wide; notebook 11 says how many it takes.
 #
 # ## Few-shot: the prompt teaches
 #
-# So far the tuned model answered. Now the *base* model, with examples in front of the question. The published format is plain concatenation, without any template:
+# So far the tuned model answered. Now we ask the *base* model, with examples in front of the question. The published format is plain concatenation, without any template:
 #
 # | | few-shot format |
 # |---|---|
@@ -410,6 +437,7 @@ show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"
 # ```
 # </details>
 
+
 # %%
 def few_shot_prompt(examples, picture, question, shown=True):
     return None  # your line here
@@ -420,7 +448,7 @@ check("09.prompt", few_shot_prompt)
 # %% [markdown]
 # ### RICES: which examples?
 #
-# RICES rests on the idea that examples which resemble the question help more than random ones; a figure below tests it. It takes those whose pictures are most similar to the picture that is asked about. Let the unit vectors $u_q, u_p \in \mathbb{R}^E$ be the mean embedding of the picture of question q and of the picture of example p. Then
+# RICES rests on the idea that examples which resemble the question help more than random ones; the figures below test it. It takes those whose pictures are most similar to the picture that is asked about. Let the unit vectors $u_q, u_p \in \mathbb{R}^E$ be the mean embedding of the picture of question q and of the picture of example p. Then
 #
 # $$s_{qp} = u_q^\top u_p \qquad \text{and the } K \text{ largest } s_{qp} \text{ are the examples, the largest last.}$$
 #
@@ -455,7 +483,7 @@ show_gallery(rows)
 
 
 # %% [markdown]
-# Now look at the answers below the retrieved pictures. Where one of them is already the right one, the prompt *contains the answer*, and the model only has to repeat it. So a few-shot score by RICES has a baseline that uses no language model at all: **copy the answer of the most similar example**.
+# Look at the answers below the retrieved pictures. Where one of them is the right one, the prompt *contains the answer*, and the model only has to repeat it. So a few-shot score by RICES has a baseline that uses no language model at all: **copy the answer of the most similar example**.
 #
 # ### Your turn: the copying baseline (5 minutes)
 #
@@ -469,6 +497,7 @@ show_gallery(rows)
 # ```
 # </details>
 
+
 # %%
 def copy_nearest(u_q, u_p, answers):
     return None  # your line here
@@ -477,13 +506,15 @@ def copy_nearest(u_q, u_p, answers):
 check("09.copy", copy_nearest)
 
 # %% [markdown]
-# Who needs the language model? The base model is asked "what is this?" about 48 pictures: without examples, after two at random, after the two nearest by RICES. Beside it stands copying, which needs no model.
+# Who needs the language model? The base model is asked "what is this?": without examples, after two at random, and after the two nearest by RICES. Beside it stands copying, which needs no model. Once this is asked about things that training has shown (in new pictures), and once about things that it never showed, with examples that are of such things too.
+#
+# > **Predict.** Where can examples help more: with known things, or with new ones?
 
-# %% alt="Shares of right answers to the question what is this: without examples, with two random ones, with two by RICES and by copying the nearest example's answer, beside chance."
+# %%
 from itertools import chain
 
 
-def prompts_with(chosen):
+def with_examples(chosen, queries, pool):
     """Each question after its examples."""
     prompts = []
     for row, one in zip(chosen, queries, strict=True):
@@ -492,95 +523,124 @@ def prompts_with(chosen):
     return prompts
 
 
-def right_of(texts):
-    return [is_right(one, text) for one, text in zip(queries, texts, strict=True)]
+def ways_of(queries, pool):
+    """Which examples stand before each question, in three ways."""
+    vectors = [pipe.features([pictures_of(one)[0] for one in part]) for part in (queries, pool)]
+    return {
+        "no example": [[]] * len(queries),
+        "two at random": at_random(len(queries), len(pool), 2, seed=0),
+        "two by RICES": rices(*vectors, 2),
+    }
 
 
-ways = {
-    "no example": [[]] * len(queries),
-    "two at random": [row[1:] for row in by_lot],
-    "two by RICES": [row[1:] for row in nearest],
-}
-chance = 1 / len(queries[0].candidates)
-texts = {
-    name: [one.text for one in pipe.chat_batch(prompts_with(chosen), max_new_tokens=12)]
-    for name, chosen in ways.items()
-}
-texts["copy the nearest answer"] = [pool[row[-1]].answer for row in nearest]
-show_rates([Rate(name, right_of(said), chance) for name, said in texts.items()])
-
+# %% alt="Shares of right answers to the question what is this, about known and about new things: without examples, with two random ones, with two by RICES and by copying the nearest example's answer, beside chance."
+new = ToyWorld("new-concept", image_size=pipe.processor.image_size)
+new_pool = [questions.question(new, POOL_FROM + i, "what") for i in range(len(pool))]
+new_queries = [questions.question(new, i, "what") for i in range(len(queries))]
+rows = []
+for things, own, examples in (("known", queries, pool), ("new", new_queries, new_pool)):
+    ways = ways_of(own, examples)
+    texts = {
+        way: [one.text for one in pipe.chat_batch(prompts, max_new_tokens=12)]
+        for way, chosen in ways.items()
+        for prompts in [with_examples(chosen, own, examples)]
+    }
+    texts["copy the nearest"] = [examples[row[-1]].answer for row in ways["two by RICES"]]
+    for way, said in texts.items():
+        right = [is_right(one, text) for one, text in zip(own, said, strict=True)]
+        rows.append(Rate(f"{things} things, {way}", right, 1 / len(own[0].candidates)))
+        print(f"{things:6}{way:18}{sum(right):3} of {len(right)}")
+show_rates(rows)
 
 # %% [markdown]
-# Where the lines are level and far above copying, the model needed no example, and there is no gain to take apart: `emu-tiny` was taught such questions in pretraining. So ask for the same answer in another dress, `answer llama.`, which no lesson is written in. (Does every wording gain? Try `name: llama!`, with a sign that no document has.) How unlikely does it find that, per token, after examples of different kinds?
+# A gain needs room. What the model can name without examples leaves none: `emu-tiny` was taught such questions in pretraining, and the upper lines are level where it has learnt them. The names of new things it can have only from the prompt. There the retriever often puts the right answer into it, and *copying* is the score to beat: a model that stays below it has not even used what stands in its prompt, and one that only reaches it may have done no more than copy.
 #
-# **Predict before you run:** which examples help more: two that are texts alone, two with pictures, or two by RICES with their answers *swapped*?
+# ### Another wording
+#
+# Examples can teach a second thing, the form. So let us ask about known things in a wording that no lesson has: each example is a picture and `answer llama.`, and the prompt ends with the picture in question and the word `answer`. How unlikely does the model find the true name there, per token? And how many of the 250 names does it find likelier? We compare five prompts: no examples; two examples as texts alone; the same two with their pictures; two by RICES; and those two with their answers *swapped*.
+#
+# > **Predict.** Which of the five helps most?
+
 
 # %%
-def dressed(answer):
-    return f"answer {answer}."
-
-
-def loss_after(chosen, swapped=False, pictures=True):
-    """Loss per token of each true answer in the new wording, after the `chosen` examples."""
-    losses = []
-    for row, one in [(chosen[q], queries[q]) for q in differing]:
-        answers = [pool[k].answer for k in row][:: -1 if swapped else 1]
+def score_after(chosen, swapped=False, pictures=True):
+    """Of each question the loss per token of the true name after `answer`, and its rank among all names."""
+    found = []
+    for q in differing:
+        names = [pool[k].answer for k in chosen[q]][:: -1 if swapped else 1]
         shots = [
-            [*(pool[k].pictures if pictures else ()), dressed(answer)]
-            for k, answer in zip(row, answers, strict=True)
+            [*(pool[k].pictures if pictures else ()), f"answer {name}."]
+            for k, name in zip(chosen[q], names, strict=True)
         ]
-        prompt = as_sample([piece for shot in [*shots, one.pictures] for piece in shot])
-        losses.append(-pipe.log_likelihoods(prompt, [dressed(one.answer)], mean=True).item())
-    return losses
+        one = queries[q]
+        prompt = as_sample([*chain(*shots), *one.pictures, "answer"])
+        scores = pipe.log_likelihoods(prompt, [f"{name}." for name in one.candidates], mean=True)
+        mine = scores[one.candidates.index(one.answer)]
+        found.append((-mine.item(), 1 + int((scores > mine).sum())))
+    return found
 
 
-# %% alt="Loss per token of the true answer in a new wording: without examples, after two texts, after two random examples, after two by RICES, and after those with their answers swapped."
+# %% alt="Loss per token of the true name in a new wording: without examples, after two texts, after two random examples, after two by RICES, and after those with their answers swapped; below each bar the median rank of the true name, and a stroke at the loss of a uniform guess."
+import math
+from statistics import mean, median, stdev
+
 from minemu.figures.scores import show_bars
 
+ways = ways_of(queries, pool)
 lot, near = ways["two at random"], ways["two by RICES"]
-differing = [q for q, row in enumerate(near) if len({pool[k].answer for k in row}) > 1][
-    :24
-]  # else nothing to swap
-print(len(differing), "questions whose two nearest examples have different answers")
-losses = {
-    "no\nexample": loss_after(ways["no example"]),
-    "two texts": loss_after(lot, pictures=False),
-    "two at\nrandom": loss_after(lot),
-    "two by\nRICES": loss_after(near),
-    "RICES,\nswapped": loss_after(near, swapped=True),
+differing = [q for q, row in enumerate(near) if len({pool[k].answer for k in row}) > 1][:16]
+scored = {  # of questions whose two nearest examples have different answers: else nothing to swap
+    "no\nexample": score_after(ways["no example"]),
+    "two\ntexts": score_after(lot, pictures=False),
+    "two at\nrandom": score_after(lot),
+    "two by\nRICES": score_after(near),
+    "RICES,\nswapped": score_after(near, swapped=True),
 }
-means = [sum(each) / len(each) for each in losses.values()]
-show_bars(list(losses), {"loss per token": means}, "loss per token")
+losses = {name: [loss for loss, _ in found] for name, found in scored.items()}
+names = [f"{name}\nrank {median(r for _, r in found):.0f}" for name, found in scored.items()]
+uniform = math.log(pipe.model.config.llm.vocab_size)
+better = sum(mean(each) < uniform for each in losses.values())
+print(f"uniform guess: {uniform:.1f} a token; prompts that do better: {better} of {len(losses)}")
+show_bars(
+    names, {"true name": [mean(each) for each in losses.values()]}, "loss per token", [uniform] * 5
+)
 
 # %% [markdown]
+# Two levels to compare with. The black strokes are a guess that takes every token of the vocabulary for equally likely: a higher loss is worse than knowing nothing, since the model is sure of something else. And among 250 names luck gives a median rank of about 125.
+#
 # Which of these bars differ? The questions are the same in each, so compare question by question: the mean of the differences, with an interval of 1.96 standard errors to either side.
 
 # %% alt="Four differences of the loss per token over the same questions, each with its interval beside zero: two texts minus no example, random examples minus texts, RICES minus random, swapped minus RICES."
 from minemu.figures.scores import show_differences
 
-no_example, texts_alone, two_random, by_rices, answers_swapped = losses.values()
-
-
-def minus(mine, theirs):
-    return [a - b for a, b in zip(mine, theirs, strict=True)]
-
-
-show_differences(
-    {
-        "form: two texts minus no example": minus(texts_alone, no_example),
-        "pictures: two at random minus two texts": minus(two_random, texts_alone),
-        "retrieval: RICES minus random": minus(by_rices, two_random),
-        "the prompt is read: swapped minus RICES": minus(answers_swapped, by_rices),
-    },
-    "difference of the loss per token (below 0: the first helps more)",
+steps = (
+    "form: texts - none",
+    "pictures: random - texts",
+    "retrieval: RICES - random",
+    "reading: swapped - RICES",
 )
+by_way = list(losses.values())
+differences = {
+    step: [a - b for a, b in zip(after, before, strict=True)]
+    for step, before, after in zip(steps, by_way[:-1], by_way[1:], strict=True)
+}
+for step, each in differences.items():
+    half = 1.96 * stdev(each) / math.sqrt(len(each))
+    holds_zero = abs(mean(each)) <= half
+    print(
+        f"{step:26}",
+        "no difference shown" if holds_zero else "lower" if mean(each) < 0 else "higher",
+    )
+show_differences(differences, "difference of the loss per token (below 0: a gain)")
 
 # %% [markdown]
-# Few-shot gains can depend on three things, and each has its line. Where an interval holds zero, these questions do not show that there is a difference, and nothing below should be concluded from that line:
+# Few-shot gains can depend on three things, and each has its line:
 #
-# * **form**: what texts alone gain is the wording. Random examples with their pictures (second line) teach that too, and with it that such a text follows a picture and names it;
-# * **retrieval**: what RICES gains beyond random ones may be the retriever's, whose examples can hold the answer: compare with copying. (Measured only where the two nearest examples have different answers, since others cannot be swapped. Where both hold the right one RICES can gain most, and those questions are not here.);
-# * **learning from the prompt**: if swapping the answers made the true one less likely, the last line would lie right of zero. If it does not, the model has not been shown to read which answer belongs to which picture. (Nor is it proof where it does: swapping also moves the answer of the most similar example away from the end, and a liking for what was said last would show here too.) Next comes a task that can be done in no other way.
+# * **form**: what texts alone gain is the wording. Pictures (second line) can add that such a text follows a picture and names it;
+# * **retrieval**: what RICES gains beyond random examples. It may be the retriever's merit, whose examples can hold the answer: compare with copying;
+# * **reading the prompt**: if swapping the answers made the true one less likely, the last line would lie right of zero. If it does not, the model has not been shown to read which answer belongs to which picture. (Nor is it proof where it does: swapping also moves the answer of the most similar example away from the end, and a liking for what was said last would show here too.)
+#
+# Read the lines together with the bars. As long as every loss is above the strokes and the ranks are those of luck, the examples have not taught the wording, whatever a single difference says: shifts between bad prompts are no learning. Next comes a task that can be done in no other way than by reading the prompt.
 #
 # ### New names for new things
 #
@@ -589,7 +649,6 @@ show_differences(
 # %% alt="A prompt that gives two made-up names to drawings of two concepts and ends with one more drawing to be named."
 from minemu.data.episodes import names_episode
 
-new = ToyWorld("new-concept", image_size=pipe.processor.image_size)
 episode = names_episode(new, 0, shots=2)
 show_document(as_sample(episode.prompt))
 
@@ -602,6 +661,7 @@ show_document(as_sample(episode.prompt))
 # $\hat c$ is what `likeliest` returns, the prompt is `episode.prompt`, and `pipe.log_likelihoods(..., mean=True)` gives the mean for each $c$.
 #
 # But is the information there at all? Train something on it and see: **a probe**, one linear layer on the frozen visual embeddings of the same 2K drawings, by gradient descent, in a moment. It does with *weights* what the prompt should do with *attention*.
+
 
 # %%
 def probe(pipe, episode, steps=60):
@@ -629,9 +689,9 @@ def probe(pipe, episode, steps=60):
 
 
 # %% [markdown]
-# > **Predict.** The model reads the same examples in its prompt. If `names` stands in the table at the top, it was taught to, with other things and other names. Will it come near the probe?
+# > **Predict.** The model reads the same examples in its prompt. If the base knows `names` (the table at the top), it was taught to do this, with other things and other names. Will it come near the probe?
 
-# %% alt="Share of right names against the number of examples of each name: the language model with the examples in its prompt, the probe trained on them, and chance."
+# %% alt="Share of right names against the number of examples of each name: the language model with the examples in its prompt, the probe trained on them, the language model with another query picture, and chance."
 from minemu.figures.abilities import show_shots
 
 
@@ -642,29 +702,46 @@ def likeliest(pipe, episode):
     return episode.candidates[int(scores.argmax())]
 
 
+def with_query_of(own, other):
+    """The same examples, and a drawing of another episode to be named."""
+    return replace(own, prompt=(*own.prompt[:-2], *other.prompt[-2:]))
+
+
 shots = (1, 2, 4)
-curves = {"in the prompt": [], "a probe trained on them": []}
+curves = {"in the prompt": [], "a probe trained on them": [], "in the prompt, blind": []}
 for number in shots:
-    episodes = [names_episode(new, i, number) for i in range(40)]
-    for name, way in zip(curves, (likeliest, probe), strict=True):
-        curves[name].append([way(pipe, one) == one.answer for one in episodes])
+    made = [names_episode(new, i, number) for i in range(41)]
+    episodes = made[:-1]
+    unseen = [with_query_of(own, other) for own, other in zip(episodes, made[1:], strict=True)]
+    for name, way, asked_of in zip(
+        curves, (likeliest, probe, likeliest), (episodes, episodes, unseen), strict=True
+    ):
+        curves[name].append([way(pipe, one) == one.answer for one in asked_of])
 show_shots(shots, curves, chance=1 / 2)
 
 # %% [markdown]
-# Forty episodes leave wide intervals. The shipped checkpoint was measured on more, and the file beside it says how it fared. Does the interval leave chance out?
+# The third line is the blind one: the same examples, but the drawing to be named is one of another episode, of a thing that no example shows. A model that compares must fall back to chance there. If the blind line runs where the first one does (it then hides it), nothing was read from the drawing: the choice depends on the names and on the order of the examples alone, and what stands above 50 % is the luck of these episodes.
+#
+# Forty episodes leave wide intervals. The shipped checkpoint was measured on more, and the file beside it says how it fared. To have learnt a name from the prompt, it must beat chance *and* the blind share.
 
 # %%
 from minemu.evaluation.report import read_results
 
-for one in read_results(data_dir() / "emu-tiny" / "results.json")["results"]:
-    if one["task"] == "few-shot-names":
+measured = {
+    (one["task"], one["details"].get("shots")): one
+    for one in read_results(data_dir() / "emu-tiny" / "results.json")["results"]
+}
+for (task, number), one in measured.items():
+    if task == "few-shot-names":
         low, high = one["details"]["interval"]
-        print(f"{one['details']['shots']} of each, n {one['n']}:", end=" ")
-        print(f"{one['score']:.1%} [{low:.1%}, {high:.1%}], chance {one['chance']:.0%};", end=" ")
-        print("beyond chance:", low > one["chance"])
+        print(
+            f"{number} of each, n {one['n']}: {one['score']:.1%} [{low:.1%}, {high:.1%}],", end=" "
+        )
+        print(f"chance {one['chance']:.0%}, blind {one['blind']:.1%};", end=" ")
+        print("beyond both:", low > max(one["chance"], one["blind"]))
 
 # %% [markdown]
-# Where the last word is *False*, the names are not shown to be learnt from the prompt: its answers are no better than a coin's. Where the probe is right and the prompt is not, the encoder has seen enough and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; a base with `names` in that table had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
+# Where the last word is *False*, the names have not been shown to be learnt from the prompt, even if the interval should leave out 50 %: with another drawing behind the same examples as many answers were right. Where the probe is right and the prompt is not, the encoder has seen enough, and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; a base with `names` in that table had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
 #
 # ## Blending
 #
@@ -676,7 +753,7 @@ for one in read_results(data_dir() / "emu-tiny" / "results.json")["results"]:
 # | **In the released code** | two pictures and no word, at guidance 7.5 |
 # | **Here** | the same prompt, at the checkpoint's own guidance, and a score: the task `blend` |
 #
-# Is there a right answer? Sometimes: Unicode has emoji that *are* sums, bear and snowflake make the polar bear, bird and fire the phoenix, and artists have drawn the parts and the sum in one style. So a blend can be held against a person's.
+# Is there a right answer? Sometimes: Unicode has emoji that *are* sums, bear and snowflake make the polar bear, bird and fire the phoenix, and artists have drawn the parts and the sum in one style. So a blend can be compared with a person's.
 
 # %% alt="Three rows: two given pictures, the model's blend, an artist's sum of the two, and bars of the cosine of the model's picture to each of the three, with a stroke where chance is."
 from minemu.data.episodes import blend, blends
@@ -703,11 +780,21 @@ for k, one in enumerate(sums):
         for name, cosines in near.items()
     }
     rows.append(Blended(*given[k], mixed[k], Image.fromarray(one.target), own, rest))
+second = sum(row.near["the second"] > row.near["the first"] for row in rows)
+print(f"nearer to the second picture than to the first: {second} of {len(rows)}")
 show_blends(rows)
 
 # %% [markdown]
-# The bars say how near, in the judge's eyes, the drawn picture is to each; the stroke is the same for pictures of other rows. A blend that beats chance for both of its parents is nearer to both than to two others. A blend that beats it for one alone looks copied. Nothing in training asked for sums, so nearness to the artist's picture is a gift.
-#
+# The bars say how near, in the judge's eyes, the drawn picture is to each; the stroke is the same for pictures of other rows. A blend that beats chance for both of its parents is nearer to both than to two others. One that beats it for one parent alone looks copied; if that is always the second, the model has gone on from the picture that it read last. Nothing in training asked for sums, so any similarity to the artist's picture is a bonus. The result file of the shipped checkpoint has all of these sums:
+
+# %%
+one = measured["blend", None]
+print(f"the artist's sum among the judge's first five: {one['score']:.1%} of {one['n']}", end=" ")
+print(f"(chance {one['chance']:.1%}, blind {one['blind']:.1%})")
+near_both = one["details"]["nearer_than_chance"]
+print(f"nearer to both given pictures than to two of another blend: {near_both:.1%} (chance 50%)")
+
+# %% [markdown]
 # ## Drawing in context
 #
 # Words may say what to take from which picture.
@@ -760,9 +847,17 @@ for one, picture, parts in list(zip(wishes, fulfilled, found, strict=True))[: le
 show_gallery(rows, [one.wish + ": " + WISHES[one.wish] for one in wishes[: len(WISHES)]])
 
 # %% [markdown]
+# Three pictures are no measure. The result file has more of them, where the judge knows all concepts and the right one has to be among its first five:
+
+# %%
+one = measured["in-context-draw", None]
+print(f"all right: {one['score']:.1%} of {one['n']}, by another's wish {one['blind']:.1%}")
+print({wish: f"{share:.1%}" for wish, share in sorted(one["details"]["wishes"].items())})
+
+# %% [markdown]
 # ## Words and pictures coming out
 #
-# So far the caller decided whether words or a picture come out. (A title such as "two pictures:" tells the model how many there shall be, as it does in training: else no document would give away where it ends.) `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`.
+# So far the caller decided whether words or a picture come out. `continue_document` leaves it to the model: it says words until it says `[IMG]`, a picture is predicted, the model reads its own embeddings back, and so on until `</s>`. (A title such as "two pictures:" says how many pictures there will be, as it does in training; otherwise nothing in a document would tell where it ends.)
 #
 # | | who writes `[IMG]`? |
 # |---|---|
@@ -787,27 +882,18 @@ show_document(begun, went_on)
 # %% [markdown]
 # Two different things can fail here. The *order* may be wrong: no picture where one should follow, or no end. And the *content* may be wrong: a picture that does not fit its sentence. The task `interleaved` scores the first, and the judge can be asked about the second:
 
-# %% alt="The pictures that the model put into the document, each with what the judge takes it for, and the sentence before it."
+# %%
 # NBVAL_IGNORE_OUTPUT
 pieces = [*begun, *went_on]
-placed = [k for k in range(len(begun), len(pieces)) if not isinstance(pieces[k], str)]
-cards = []
-for k in placed:
-    before = next((piece for piece in reversed(pieces[:k]) if isinstance(piece, str)), "")
-    cards.append(
-        Card(pieces[k], before, "picture", note=f"the judge: {judge.names([pieces[k]])[0]}")
-    )
-show_gallery(
-    [
-        cards
-        or [Card(pair[1].picture, "the model drew nothing; this is the scene that was named last")]
-    ]
-)
+for k in range(len(begun), len(pieces)):
+    if not isinstance(pieces[k], str):
+        before = next((piece for piece in reversed(pieces[:k]) if isinstance(piece, str)), "")
+        print(f"after {before!r} the judge sees: {judge.names([pieces[k]])[0]}")
 
 # %% [markdown]
 # ## What it cannot do
 #
-# The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it can only go on in the words of its world. Photographs, for example:
+# The model has seen drawings of a few hundred things, in the sentences of one small grammar. Outside of that world it does not say "I do not know"; it can only use the words of its world. Photographs, for example:
 
 # %% alt="Four photographs with the captions that the model gives them."
 from minemu.data.samples import load_photos
@@ -830,6 +916,9 @@ show_gallery(
         ]
     ]
 )
+
+# %% [markdown]
+# And prompts that no caption resembles:
 
 # %% alt="Three prompts outside of the toy world's grammar and what the model draws for each."
 odd = ["seven llamas in a circle", "a llama reading a newspaper on the moon", "the number 42"]
@@ -862,7 +951,7 @@ for what, make in mistakes.items():
 # %% [markdown]
 # ## All of it, measured
 #
-# The tasks of the table at the top, with a few samples each, so that it takes seconds. Captions and questions are those from above.
+# Most tasks of the table at the top, with a few samples each, so that it takes seconds. Captions, drawings, questions and wishes are those from above.
 
 # %%
 from minemu.data.world import BACKGROUNDS, SIZES, STYLES
@@ -878,7 +967,8 @@ print("measured:", *(result.task for result in (new_names, document) if result))
 summary = [
     Rate("caption, all of it right", named, 1 / looks, blind_named),
     Rate("drawing, named by the judge", verdicts, 1 / len(judge.labels)),
-    *rates[:2],
+    rate_of("question about a picture (Emu-I)", vqa),
+    rate_of("about a clip, eight frames (Emu-I)", video),
     rate_of("two new names, two examples", new_names),
     Rate(
         "drawing in context, all three right",
@@ -891,7 +981,7 @@ if document:
 show_rates(summary)
 
 # %% [markdown]
-# One mechanism, one objective, two sets of weights: the two rows with questions are of the adapter, all others of the base. Which documents taught what, the table at the top says. `minemu evaluate CHECKPOINT --all` measures each with hundreds of samples.
+# One mechanism, one objective, two sets of weights: the two rows with questions are of the adapter, all others of the base. The table at the top says which documents taught what. Where the blind mark lies inside an interval, the row has not shown that the model looks, however high it is. `minemu evaluate CHECKPOINT --all` measures each task with hundreds of samples.
 #
 # ## What next
 #
