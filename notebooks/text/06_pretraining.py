@@ -536,7 +536,7 @@ show_losses(
 )
 
 # %% [markdown]
-# How to read it: a batch is 16 documents drawn at random, so the loss fluctuates from step to step even when nothing is learnt. Each point of the nano lines is therefore a mean of 10 entries. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer.
+# How to read it: a batch is 16 documents drawn at random, so the loss fluctuates from step to step even when nothing is learnt. Each point of the nano lines is therefore a mean of 10 entries. The band is what the seed alone does. If a change of yours moves a curve by less than the band, you have not seen an effect yet; run more seeds, or average longer. Which rule fits which comparison is in [notebook 11](11_evaluation.ipynb#When-is-a-difference-a-difference?).
 #
 # ## Why the visual side is frozen
 #

@@ -494,7 +494,7 @@ if decoder.config.inference_steps == 1 and decoder.config.condition_grid:
     print("one step is the sketch, whatever the seed")
 
 # %% [markdown]
-# So what you have seen since notebook 00 is an average, and its blur is that of a regression. The independent judge of notebook 11 chose the number of steps: it recognises fewer drawings when this U-Net takes more of them (ROADMAP.md has the numbers). A larger one, trained longer, might repair what the small decoder above repairs.
+# So what you have seen since notebook 00 is an average, and its blur is that of a regression. The independent judge of notebook 11 chose the number of steps: it recognises fewer drawings when this U-Net takes more of them (docs/lab-notes.md has the numbers). A larger one, trained longer, might repair what the small decoder above repairs.
 #
 # What no decoder can repair is what the embeddings do not say. It makes a definite choice where the words left one open, but a thing that the embeddings do not name it cannot know.
 # Look for that in the figure of the section "Away from what?": it has pictures from true and from regressed embeddings, drawn by one decoder.
