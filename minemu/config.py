@@ -61,9 +61,7 @@ class BridgeConfig:
 
     kind: Literal["causal", "pool"] = "causal"
     n_image: int = 16  # N, visual embeddings a picture; a square number for "pool"
-    n_frame: int = (
-        16  # the same for a video frame, where the LLM has slots for such (llm.frame_slot); n_image elsewhere
-    )
+    n_frame: int = 16  # the same for a video frame, where the LLM has slots for such; else n_image
     width: int = 192
     layers: int = 3
     heads: int = 4
@@ -73,9 +71,7 @@ class BridgeConfig:
     norm_eps: float = 1e-6
     position_buckets: int = 32  # T5 relative position bias
     position_distance: int = 128
-    source_positions: bool = (
-        False  # learned positions for the encoder's tokens, which at toy size hardly say where they are
-    )
+    source_positions: bool = False  # learned ones for the encoder's tokens, which hardly say where they are
     query_std: float = 1.0  # deviation of the learned queries at the start; Emu: 0.02
 
     @property

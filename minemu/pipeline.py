@@ -181,8 +181,8 @@ class EmuPipeline:
         """Refuse what needs the visual decoder where there is none."""
         if self.decoder is None:
             raise MinemuError(
-                "this checkpoint has no visual decoder, so it cannot draw; convert one into its folder: "
-                f"minemu official DIFFUSERS_FOLDER --preset {self.model.config.name} --out FOLDER/{DECODER_FOLDER}"
+                "this checkpoint has no visual decoder, so it cannot draw; convert one beside it, into the same folder: "
+                f"minemu official DIFFUSERS_FOLDER --preset {self.model.config.name} --out FOLDER"
             )
 
     def _draw(

@@ -225,6 +225,14 @@ def test_what_a_late_stage_would_refuse_is_refused_at_once(changes, message, tmp
     assert not (tmp_path / "emu-nano" / "processor.json").exists()  # nothing that the right command would trip over
 
 
+def test_data_of_a_finished_stage_may_be_gone(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    asked = []
+    monkeypatch.setattr("minemu.training.recipe.listings", lambda data, sources: asked.append(sources) or {})
+    run_recipe("emu-nano", tmp_path, {**SHORT, "train.instruct.steps": 2}, instruct=True)
+    assert set(asked) == {("conversations",)}  # of what is left to train
+
+
 def test_adapters_may_be_of_any_rank_and_no_other_stage_knows(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     other = {**SHORT, "train.instruct.steps": 2, "llm.lora_rank": 3, "llm.lora_alpha": 6.0}
@@ -806,7 +814,8 @@ def test_a_checkpoint_without_a_decoder_reads_and_speaks(finished, tmp_path):
     assert len(pipe.rank([picture, "what is this?"], ["a cat", "a dog"])) == 2
     for draw in (lambda: pipe(["a llama"]), lambda: trace(pipe, pipe.processor([["a llama", picture]]))):
         with pytest.raises(
-            MinemuError, match="has no visual decoder, so it cannot draw; convert one into its folder: minemu official"
+            MinemuError,
+            match="has no visual decoder, so it cannot draw; convert one beside it, into the same folder: minemu official",
         ):
             draw()
     pipe.to("cpu").save_pretrained(tmp_path / "again")

@@ -141,10 +141,11 @@ def run_recipe(
     from minemu.training.export import export, export_adapter, is_exported
 
     root, (config, recipe) = Path(run_dir) / preset, resolve(preset, overrides or {})
-    check_recipe(config, recipe, TRAINABLE if instruct else STAGES)  # before hours are spent
+    stages = TRAINABLE if instruct else STAGES
+    check_recipe(config, recipe, [stage for stage in stages if not (root / stage / "done.json").exists()])
     if base is not None:
         begin_from(base, root, config, recipe)
-    for stage in TRAINABLE if instruct else STAGES:
+    for stage in stages:
         if exists(stage, config, recipe):
             begun = base if stage == "sketch" else None
             machine = {"device": device, "workers": workers, "compiled": compiled}
@@ -182,7 +183,7 @@ def check_drawing(config: EmuConfig, recipe: Recipe) -> None:
 
 
 def check_recipe(config: EmuConfig, recipe: Recipe, stages: Iterable[str]) -> None:
-    """Refuse now what a stage that is hours away would refuse."""
+    """Refuse now what one of the `stages` to come, hours away, would refuse."""
     check_drawing(config, recipe)
     if exists("bridge", config, recipe):
         bridge_grid(config)
@@ -191,13 +192,13 @@ def check_recipe(config: EmuConfig, recipe: Recipe, stages: Iterable[str]) -> No
     check_talks(recipe.data)
     for stage in stages:
         listings(recipe.data, sources_of(stage, recipe))
-    if recipe.emu.only:
-        with init_empty_weights():
-            modules = dict(Emu(config).named_modules())
-        if recipe.emu.only not in modules:
-            raise MinemuError(
-                f"train.emu.only={recipe.emu.only} is no module of Emu: {suggest(recipe.emu.only, modules)}"
-            )
+    for stage, only in (("imagine", recipe.imagine.only), ("emu", recipe.emu.only)):
+        if only:
+            with init_empty_weights():
+                model = Emu(config)
+            names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+            if only not in names:
+                raise MinemuError(f"train.{stage}.only={only} is no module of Emu: {suggest(only, names)}")
 
 
 def build_stage(

@@ -252,10 +252,8 @@ def recipe_of(preset: str) -> Recipe:
 
 def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
     """Model and recipe with `llm.layers=6` (model) and `train.emu.steps=100` (recipe) applied."""
-    recipe, config = (
-        recipe_of(preset),
-        EmuConfig.preset(preset),
-    )  # in this order: a word is taken for a preset that can be trained
+    recipe = recipe_of(preset)  # first: a word is taken for a preset that can be trained
+    config = EmuConfig.preset(preset)
     of_recipe = {key.removeprefix("train."): value for key, value in overrides.items() if key.startswith("train.")}
     of_model = {key: value for key, value in overrides.items() if not key.startswith("train.")}
     for key in of_model:
