@@ -73,7 +73,7 @@ def test_what_the_system_refuses_is_one_line(capsys, monkeypatch, tmp_path):
         ("generate c T --seed -1", "Invalid value for '--seed'"),
         ("generate c T --seed 99999999999999999999999", "Invalid value for '--seed'"),
         ("generate c T --shots 2", "--shots is for --examples FOLDER: add it, or leave --shots out"),
-        ("generate c T --out a.png --max-new-tokens 3", "--max-new-tokens is for words, and --out draws"),
+        ("generate c T --out a.png --max-new-tokens 3", "--max-new-tokens is for words that it says"),
         ("plan emu-14b --batch 99999999999999", "--batch 99999999999999 is more than 10,000,000; give fewer"),
         ("plan emu-14b --set llm.context=999999999999999", "--length 999999999999999 is more than 10,000,000; give fewer"),
         ("report nothing.json README.md", "there is no results file nothing.json; write one with: minemu evaluate"),
@@ -370,6 +370,14 @@ def test_generate_puts_the_nearest_examples_before_the_prompt(pipe, tmp_path, ca
     assert [piece.name for piece in asked[1] if isinstance(piece, Path)] == ["a.png", "c.png", "b.png"]  # not its own
     assert "chosen by the last picture of the prompt" in refused(capsys, *line[:2], "this is", *line[4:])
     assert "has no pictures; name a folder" in refused(capsys, *line[:-1], str(tmp_path / "nowhere"))
+    assert (
+        refused(capsys, *line, "--shots", "5")
+        == f"--shots 5: {pool} has 3 pictures beside the prompt's own; give 0 to 3"
+    )
+    asked.clear()
+    assert cli.run(line) == 0 and len(asked[0]) == 2 * 3 + 2  # all that there are, where there are fewer than four
+    (pool / "a.txt").write_text(" ")
+    assert refused(capsys, *line) == f"{pool / 'a.txt'} is empty; write the text of its picture into it"
     (pool / "a.txt").write_bytes("naïve".encode("latin-1"))
     assert f"{pool / 'a.txt'} is not UTF-8 text" in refused(capsys, *line)
     (pool / "b.txt").unlink()

@@ -75,23 +75,8 @@ def generate(
     """
     import torch
 
-    given = [name for name, value in (("--out", out), ("--document", document), ("--rank", rank)) if value]
-    if len(given) > 1:
-        raise MinemuError(
-            "--out draws one picture, --document continues with words and pictures, --rank chooses among words: "
-            f"give one of {' and '.join(given)}"
-        )
-    if out is None and (steps, guidance) != (None, None):
-        raise MinemuError("--steps and --guidance are for drawing one picture: add --out FILE, or leave them out")
-    if out is not None and max_new_tokens is not None:
-        raise MinemuError("--max-new-tokens is for words, and --out draws: leave one of them out")
-    if examples is None and shots is not None:
-        raise MinemuError("--shots is for --examples FOLDER: add it, or leave --shots out")
+    _refuse_together(out, document, rank, examples, shots, steps, guidance, max_new_tokens)
     most = 64 if max_new_tokens is None else max_new_tokens
-    if document is not None and document.exists() and not (document.is_dir() and not any(document.iterdir())):
-        raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
-    if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
-        raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
     sample = [_piece(piece) for piece in prompt]
     pipe = load(checkpoint, device)
     if examples is not None:
@@ -113,6 +98,37 @@ def generate(
     _save_picture(picture, out)
     typer.echo(f"drew {out}")
     write(json, {"prompt": prompt, "picture": str(out), "seed": seed})
+
+
+def _refuse_together(
+    out: Path | None,
+    document: Path | None,
+    rank: list[str] | None,
+    examples: Path | None,
+    shots: int | None,
+    steps: int | None,
+    guidance: float | None,
+    max_new_tokens: int | None,
+) -> None:
+    """Options that exclude each other, or that nothing would read."""
+    given = [name for name, value in (("--out", out), ("--document", document), ("--rank", rank)) if value]
+    if len(given) > 1:
+        raise MinemuError(
+            "--out draws one picture, --document continues with words and pictures, --rank chooses among words: "
+            f"give one of {' and '.join(given)}"
+        )
+    if out is None and (steps, guidance) != (None, None):
+        raise MinemuError("--steps and --guidance are for drawing one picture: add --out FILE, or leave them out")
+    if (out is not None or rank) and max_new_tokens is not None:
+        raise MinemuError(
+            "--max-new-tokens is for words that it says, and with --out and --rank it says none: leave it out"
+        )
+    if examples is None and shots is not None:
+        raise MinemuError("--shots is for --examples FOLDER: add it, or leave --shots out")
+    if document is not None and document.exists() and not (document.is_dir() and not any(document.iterdir())):
+        raise MinemuError(f"--document {document} is there already and not empty; name a new folder")
+    if out is not None and out.suffix.lower() not in PICTURE_FORMATS:
+        raise MinemuError(f"--out {out} should end in .png, .jpg or .webp")
 
 
 def _piece(piece: str) -> Any:

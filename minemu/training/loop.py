@@ -215,11 +215,8 @@ def train(
     optimizers = make_optimizers(stage, config)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     trained = [parameter for group in groups for parameter in group["params"]]
-    average = (
-        {name: tensor.detach().clone() for name, tensor in stage.module.state_dict().items()}
-        if config.ema_decay
-        else {}
-    )
+    state = stage.module.state_dict() if config.ema_decay else {}
+    average = {name: tensor.detach().clone() for name, tensor in state.items()}
     step = 0
     if newest := checkpoint.latest(checkpoints):
         step = checkpoint.load(newest, stage.module, optimizers, average)["step"]
@@ -236,25 +233,9 @@ def train(
             torch.manual_seed(config.seed * 1_000_003 + step)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            found: dict[str, list[float]] = {}
-            waited = 0.0
-            for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
-                asked = time.perf_counter()
-                batch = moved(next(ahead), stage.device)
-                waited += time.perf_counter() - asked
-                with _precision(stage, config):
-                    losses = stage.loss(batch)
-                _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
-                (losses["loss"] / config.accumulate).backward()
-                for name, value in losses.items():
-                    found.setdefault(name, []).append(value.item())
-            means = {
-                name: sum(values) / len(values) for name, values in found.items()
-            }  # some may be of some batches only
+            means, waited = backward(stage, config, step, ahead, checkpoints)
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
-            first = step * config.accumulate
-            where = f"batch {micro}" if micro == first else f"batches {first} to {micro}"
-            _refuse_non_finite(norm, stage, where, checkpoints)
+            _refuse_non_finite(norm, stage, _batches(step, config), checkpoints)
             rate = learning_rate(step, config)
             for group in groups:
                 group["lr"] = group["peak"] * rate
@@ -280,6 +261,31 @@ def train(
     with _averaged(stage, average):
         stage.finish(folder)
     return True
+
+
+def backward(
+    stage: Stage, config: TrainConfig, step: int, ahead: Iterator[Any], checkpoints: Path
+) -> tuple[dict[str, float], float]:
+    """The gradients of one update, summed up over its micro steps: the means of its losses, and the seconds that it waited for data."""
+    found: dict[str, list[float]] = {}
+    waited = 0.0
+    for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
+        asked = time.perf_counter()
+        batch = moved(next(ahead), stage.device)
+        waited += time.perf_counter() - asked
+        with _precision(stage, config):
+            losses = stage.loss(batch)
+        _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
+        (losses["loss"] / config.accumulate).backward()
+        for name, value in losses.items():
+            found.setdefault(name, []).append(value.item())
+    return {name: sum(values) / len(values) for name, values in found.items()}, waited  # some are of some batches only
+
+
+def _batches(step: int, config: TrainConfig) -> str:
+    """Which micro batches an update is made of."""
+    first, last = step * config.accumulate, (step + 1) * config.accumulate - 1
+    return f"batch {first}" if first == last else f"batches {first} to {last}"
 
 
 def compile_layers(layers: Iterable[nn.Module], device: torch.device) -> None:
