@@ -169,18 +169,9 @@ class VisualDecoder(nn.Module):
     # ---- drawing -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def decode(
-        self,
-        conditions: Tensor,
-        null: Tensor | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        generator: Generators = None,
-        progress: bool = False,
-    ) -> Tensor:
-        """Draw the pictures of visual embeddings: (B, N, D) -> (B, 3, S, S) in [-1, 1]; see `denoise`."""
-        latents = self.denoise(conditions, null, num_inference_steps, guidance_scale, generator, progress)
-        return self.to_pixels(latents)
+    def decode(self, *args, **kwargs) -> Tensor:
+        """Draw the pictures of visual embeddings, (B, N, D) -> (B, 3, S, S) in [-1, 1]; takes what `denoise` takes."""
+        return self.to_pixels(self.denoise(*args, **kwargs))
 
     def to_pixels(self, latents: Tensor) -> Tensor:
         """(B, K, s, s) -> (B, 3, S, S) in [-1, 1]."""

@@ -422,9 +422,10 @@ def test_bench_table_shows_ratio_and_aim():
     assert "| `image-embeds-n32` | recomputing | ≥ 5 × ✓ | **5.3 ×** | 5.0 – 5.5 × | 3 | 2e-06 |" in text
 
 
-def test_collected_results_say_where_they_come_from():
+def test_collected_results_say_where_they_come_from(monkeypatch):
+    monkeypatch.setattr("minemu.training.run.given", ["evaluate", "c", "--all"])
     collected = report.collect(some_results(), "emu-tiny")
-    assert collected["preset"] == "emu-tiny" and collected["command"]
+    assert collected["preset"] == "emu-tiny" and collected["command"] == "minemu evaluate c --all"
     assert {"command", "commit", "versions", "preset", "results"} <= set(collected)
     assert {"task", "split", "n", "seed", "score", "chance", "blind", "upper_bound", "details"} <= set(
         collected["results"][0]
