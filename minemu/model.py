@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,11 @@ from minemu.loading import check_savable, load_module, main_device
 from minemu.objective import image_loss, text_loss, unified_loss
 from minemu.shards import INDEX, RECORD
 from minemu.visual_encoder import EVAVisionTransformer
-from minemu.weights import load_folder, save_tensors
+from minemu.weights import load_folder, load_strict, part_of, save_tensors
 
 LOGS = "training"  # folder beside the weights of a checkpoint: each stage's settings and log
+LAYERS = "llm.model.layers."
+WRITES = ("self_attn.o_proj.weight", "mlp.down_proj.weight")  # what a layer of the LLM adds to its stream
 LORA_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj")  # what Emu-I adapts, in every layer of the LLM
 
 
@@ -271,3 +273,23 @@ def read_config(folder: Path) -> EmuConfig:
     if values.pop("model_type", None) != "emu":
         raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu'); convert one with minemu official")
     return EmuConfig.from_dict(values)
+
+
+def deepened(model: Emu, layers: int) -> Emu:
+    """The same model with `layers` in its LLM, the new ones spread among the old; it says the same.
+
+    Block expansion (LLaMA Pro, arXiv 2401.02415): each is a copy of the one before it that adds nothing yet.
+    """
+    llm = model.config.llm
+    if layers < llm.layers:
+        raise MinemuError(f"the LLM has {llm.layers} layers, and layers are only added: give llm.layers={llm.layers} or more")
+    larger = Emu(replace(model.config, llm=replace(llm, layers=layers)))
+    had = model.state_dict()
+    state = {name: tensor for name, tensor in had.items() if not name.startswith(LAYERS)}
+    for i in range(layers):
+        old = i * llm.layers // layers
+        copied = i > 0 and (i - 1) * llm.layers // layers == old
+        for name, tensor in part_of(had, f"{LAYERS}{old}").items():
+            state[f"{LAYERS}{i}.{name}"] = tensor * 0 if copied and name in WRITES else tensor
+    load_strict(larger, state, "the model to go on with")
+    return larger

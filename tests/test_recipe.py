@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from minemu import cli
+from minemu.config import EmuConfig
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
-from minemu.model import Emu, read_config
+from minemu.model import Emu, deepened, read_config
 from minemu.pipeline import EmuPipeline, to_pil
 from minemu.processor import normalise
 from minemu.sequence import Video
@@ -31,7 +32,7 @@ from minemu.training.encoder import EncoderStage, augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
 from minemu.training.recipe import build_stage, make_processor, run_recipe, train_stage
-from minemu.training.recipes import STAGES, TRAINABLE, resolve
+from minemu.training.recipes import STAGES, TRAINABLE, resolve, settings_of
 from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
@@ -304,14 +305,38 @@ def test_emu_of_a_finished_checkpoint_goes_on_with_other_documents(finished, tmp
     assert "world" not in record["weights_of"]  # the same scenes
 
 
+def test_emu_of_a_finished_checkpoint_goes_on_with_more_layers_and_other_weights_of_its_losses(finished, tmp_path):
+    folder, stage = finished[1], tmp_path / "emu-nano" / "emu"
+    longer = {**SHORT, "train.emu.steps": 9, "train.emu.restarts": "6"}
+    other = {"llm.layers": 3, "objective.image_loss_weight": 5.0, "objective.hide_written": 0.25}
+    assert not train_stage("emu-nano", "emu", tmp_path, longer | other, stop_after=7, base=folder)
+    began = load_file(stage / "checkpoints" / "step-0000006" / "model.safetensors")
+    deeper = deepened(Emu.from_pretrained(folder), 3)
+    assert all(torch.equal(tensor, began[name]) for name, tensor in deeper.state_dict().items())
+    assert train_stage("emu-nano", "emu", tmp_path, longer | other, base=folder)  # and it is resumed with the same
+    assert Emu.from_pretrained(stage).config.llm.layers == 3
+    record = json.loads((stage / "run.json").read_text())
+    assert record["model"]["llm"]["layers"] == 3 and record["model"]["objective"]["image_loss_weight"] == 5.0
+    had = {"llm": {"layers": 2}, "objective": {"image_loss_weight": 1.0, "hide_written": 0.0}}
+    assert {section: record["weights_of"][section] for section in had} == had
+    with pytest.raises(MinemuError, match="differs from preset emu-nano in 'objective'"):
+        train_stage("emu-nano", "emu", tmp_path / "b", longer | {"objective.image_loss": "cosine"}, base=folder)
+    with pytest.raises(MinemuError, match="differs from preset emu-nano in 'llm'"):
+        train_stage("emu-nano", "emu", tmp_path / "c", longer | {"llm.layers": 1}, base=folder)
+
+
 def test_what_goes_on_from_a_base_may_have_other_files(tmp_path, monkeypatch):
     monkeypatch.setattr("minemu.training.continuing.Emu", Mock())
+    monkeypatch.setattr("minemu.training.continuing.deepened", Mock())
     monkeypatch.setattr(checkpoint, "save", Mock())
     logs, train = tmp_path / "base" / "training", {"steps": 6, "restarts": []}
     logs.mkdir(parents=True)
     (logs / "emu.jsonl").write_text("")
-    (logs / "emu.json").write_text(json.dumps({"commit": "a", "train": train, "listed": {"labels": {"files": 1}}}))
-    lengthen(tmp_path / "base", tmp_path / "emu", {"stage": "emu", "train": {"steps": 9, "restarts": [6]}})
+    model = settings_of("emu", EmuConfig.preset("emu-nano"))
+    its = {"commit": "a", "model": model, "train": train, "listed": {"labels": {"files": 1}}}
+    (logs / "emu.json").write_text(json.dumps(its))
+    facts = {"stage": "emu", "model": model, "train": {"steps": 9, "restarts": [6]}}
+    lengthen(tmp_path / "base", tmp_path / "emu", facts)
     assert "listed" not in json.loads((tmp_path / "emu" / "run.json").read_text())
 
 

@@ -14,7 +14,7 @@ from minemu.config import EmuConfig
 from minemu.data.mixture import MixtureConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_dir, atomic_write, read_json, write_json
-from minemu.model import LOGS, Emu, local_folder, read_config
+from minemu.model import LOGS, Emu, deepened, local_folder, read_config
 from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
 from minemu.sketch import grown
@@ -34,6 +34,7 @@ LEFT_BY = {
 }
 # Which conditions a sketch learns from; it may go on with others.
 IMAGINED = ("captioned", "imagined", "in_context", "laps")
+WEIGHED = ("image_loss_weight", "hide_written")  # and what of the objective an `emu` may weigh otherwise from then on
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 # What a run had whose version of the code knew no such setting.
 AT_FIRST = {
@@ -68,6 +69,8 @@ def begin_from(
         )
     stage = "bridge" if trained_here == "language" else "emu"
     own, its = settings_of(stage, config), settings_of(stage, read_config(folder))
+    if longer:
+        its = goes_on_as(its, own)
     differing = [section for section in own if _flat(own[section]) != _flat(its[section])]
     if differing:
         raise MinemuError(
@@ -75,6 +78,8 @@ def begin_from(
         )
     EmuProcessor.from_pretrained(folder).save_pretrained(root)
     model = Emu.from_pretrained(folder)
+    if longer:
+        model = deepened(model, config.llm.layers)
     for name in stands_for:
         _bring_log(folder, root / name)
     if in_part:
@@ -127,7 +132,14 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     length = {key: its["train"][key] for key in ("steps", "restarts")}
     module: torch.nn.Module
     if stage == "emu":
-        module = Emu.from_pretrained(source)
+        own, had = facts["model"], its["model"]
+        its["model"] = goes_on_as(had, own)
+        changed = {
+            section: {key: had[section][key] for key in had[section] if had[section][key] != its["model"][section][key]}
+            for section in had
+        }
+        weights_of |= {section: values for section, values in changed.items() if values}
+        module = deepened(Emu.from_pretrained(source), own["llm"]["layers"])
     else:
         decoder = VisualDecoder.from_pretrained(source / DECODER_FOLDER)
         own, had = facts["model"]["decoder"], asdict(decoder.config)
@@ -144,6 +156,13 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
         run.pop("listed", None)  # it was of other files
         write_json(temporary / "run.json", run)
         shutil.copy(source / LOGS / f"{stage}.jsonl", temporary / "log.jsonl")
+
+
+def goes_on_as(its: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a model whose `emu` is lengthened: it may get layers, and weigh its losses otherwise."""
+    more = {"layers": max(its["llm"]["layers"], own["llm"]["layers"])}
+    weighed = {key: own["objective"][key] for key in WEIGHED}
+    return its | {"llm": its["llm"] | more, "objective": its["objective"] | weighed}
 
 
 def _scenes(run: dict[str, Any]) -> dict[str, Any]:
