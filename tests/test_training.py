@@ -19,6 +19,7 @@ from minemu.errors import MinemuError
 from minemu.training import checkpoint, loop, machine
 from minemu.training.emu import LanguageStage
 from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
+from minemu.training.muon import Muon, orthogonalised
 from minemu.training.recipe import train_stage
 from minemu.training.run import RunLog, alone, describe
 
@@ -367,7 +368,7 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest(tmp_path):
     config = TrainConfig(steps=6, warmup=1, optimizer="muon", checkpoint_every=3)
     stage = Deep()
     adamw, muon = make_optimizers(stage, config)
-    assert (type(adamw), type(muon)) == (torch.optim.AdamW, torch.optim.Muon)
+    assert (type(adamw), type(muon)) == (torch.optim.AdamW, Muon)
     assert [p for group in muon.param_groups for p in group["params"]] == [stage.module[0].blocks[0].weight]
     assert sum(len(group["params"]) for group in adamw.param_groups) == 5
 
@@ -382,12 +383,33 @@ def test_muon_takes_the_matrices_of_blocks_and_adamw_the_rest(tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_an_old_torch_has_no_muon(monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    stage = Toy()
-    stage.module = torch.nn.ModuleList([torch.nn.Linear(8, 8)])
-    with pytest.raises(MinemuError, match="optimizer=muon needs torch 2.9 or newer"):
-        make_optimizers(stage, TrainConfig(optimizer="muon"))
+@pytest.mark.parametrize("shape", [(24, 24), (40, 16), (16, 40)])
+def test_muon_steps_as_that_of_torch(shape):
+    def weights():
+        torch.manual_seed(0)
+        return torch.nn.Parameter(torch.randn(shape))
+
+    its, own, exact = weights(), weights(), weights()
+    settings = {"lr": 0.01, "weight_decay": 0.05}
+    optimizers = [
+        torch.optim.Muon([its], **settings, adjust_lr_fn="match_rms_adamw"),
+        Muon([own], torch.bfloat16, **settings),
+        Muon([exact], torch.float32, **settings),
+    ]
+    for _ in range(3):
+        gradient = torch.randn(shape)
+        for weight, optimizer in zip((its, own, exact), optimizers, strict=True):
+            weight.grad = gradient.clone()
+            optimizer.step()
+    assert torch.equal(own, its)
+    assert not torch.equal(exact, its)  # bfloat16 rounds
+    torch.testing.assert_close(exact, its, rtol=0, atol=2e-3)  # a step is 0.01
+
+
+def test_muon_makes_all_singular_values_alike():
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(32, 48), torch.float32))
+    assert values.min() > 0.6 and values.max() < 1.3
 
 
 def test_atomic_writes_never_leave_half_a_file(tmp_path):

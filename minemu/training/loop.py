@@ -27,6 +27,7 @@ from minemu.errors import MinemuError
 from minemu.training import checkpoint
 from minemu.training.ahead import read_ahead
 from minemu.training.machine import bfloat16_cost, peak_memory_gb
+from minemu.training.muon import Muon
 from minemu.training.run import RunLog
 
 
@@ -50,7 +51,9 @@ class TrainConfig:
     weight_decay: float = 0.05
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of repeated blocks, AdamW for the rest
     clip: float = 1.0
-    precision: Literal["float32", "bfloat16"] = "float32"  # bfloat16: autocast; weights and moments stay float32
+    precision: Literal["float32", "bfloat16"] = (
+        "float32"  # bfloat16: autocast, and in Muon; weights and moments stay float32
+    )
     ema_decay: float | None = None
     checkpoint_every: int = 200
     log_every: int = 20
@@ -178,9 +181,7 @@ def make_optimizers(stage: Stage, config: TrainConfig) -> list[torch.optim.Optim
         betas = (config.beta1, config.beta2)
         optimizers.append(torch.optim.AdamW(with_adamw, betas=betas, eps=config.eps, fused=True))
     if with_muon := _groups(groups[True]):
-        if not hasattr(torch.optim, "Muon"):
-            raise MinemuError(f"optimizer=muon needs torch 2.9 or newer, not {torch.__version__}: pip install -U torch")
-        optimizers.append(torch.optim.Muon(with_muon, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(Muon(with_muon, getattr(torch, config.precision)))
     return optimizers
 
 
