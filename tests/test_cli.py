@@ -190,6 +190,22 @@ def test_recipe_passes_its_options_on(monkeypatch, tmp_path, capsys):
     assert json.loads((tmp_path / "x.json").read_text())["checkpoint"] == "r/emu-nano/checkpoint"
 
 
+def test_a_precision_is_that_of_all_stages_but_where_one_has_its_own(monkeypatch):
+    from minemu.training import recipe
+    from minemu.training.recipes import TRAINABLE, resolve
+
+    asked = []
+    monkeypatch.setattr(recipe, "run_recipe", lambda *given: asked.append(given[2]) or Path("c"))
+    monkeypatch.setattr(recipe, "train_stage", lambda *given, **more: asked.append(given[3]))
+    own = ["--precision", "float32", "--set", "train.emu.precision=bfloat16"]
+    assert cli.run(["recipe", "emu-tiny", *own]) == 0 and cli.run(["train", "emu", *own]) == 0
+    for changes in asked:
+        _, made = resolve("emu-tiny", changes)
+        assert {stage: getattr(made, stage).precision for stage in TRAINABLE} == {
+            stage: "bfloat16" if stage == "emu" else "float32" for stage in TRAINABLE
+        }
+
+
 class Pipe:
     """A pipeline that draws red and says what it was asked."""
 

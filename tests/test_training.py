@@ -212,7 +212,7 @@ def test_a_gradient_that_is_no_number_names_its_batches(tmp_path):
 def test_a_processor_that_is_slow_in_bfloat16_is_told(tmp_path, monkeypatch, capsys, cost, told):
     monkeypatch.setattr(loop, "bfloat16_cost", lambda device: cost)
     run(tmp_path / "toy", config=replace(CONFIG, steps=1, precision="bfloat16"))
-    says = "stage toy: bfloat16 takes 400 times as long as float32 on this machine; another run folder with --set train.toy"
+    says = "stage toy: bfloat16 takes 400 times as long as float32 on this machine; another run folder with --precision float32"
     assert (says in capsys.readouterr().out) == told
 
 

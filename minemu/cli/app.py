@@ -40,6 +40,12 @@ Set = Annotated[
         "--set", metavar="KEY=VALUE", help="Change a setting, as often as you like: llm.layers=6, train.emu.steps=100."
     ),
 ]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="float32 or bfloat16 for all stages (default: the recipe's); float32 where a processor is slow in bfloat16."
+    ),
+]
 RunDir = Annotated[Path, typer.Option(help="Folder of the runs; a stopped one goes on from its last checkpoint.")]
 LogTo = Annotated[str | None, typer.Option(help="Also log to tensorboard, wandb or trackio.")]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minemu.cli.app import Base, Compile, Device, Json, LogTo, RunDir, Set, Workers, app, overrides, write
+from minemu.cli.app import Base, Compile, Device, Json, LogTo, Precision, RunDir, Set, Workers, app, overrides, write
 
 
 @app.command(short_help="Train one stage, or go on with it.")
@@ -23,16 +23,18 @@ def train(
     device: Device = None,
     workers: Workers = 0,
     compiled: Compile = False,
+    precision: Precision = None,
     json: Json = None,
 ) -> None:
     """Train one stage of a preset, or go on where it stopped."""
     from minemu.training.recipe import train_stage
 
+    changes = in_precision(precision) | overrides(settings)
     complete = train_stage(
         preset,
         stage,
         run_dir,
-        overrides(settings),
+        changes,
         log_to,
         base=base,
         device=device,
@@ -57,15 +59,24 @@ def recipe(
     device: Device = None,
     workers: Workers = 0,
     compiled: Compile = False,
+    precision: Precision = None,
     json: Json = None,
 ) -> None:
     """Train all stages of a preset in order; what is complete is kept."""
     from minemu.training.recipe import run_recipe
 
-    checkpoint = run_recipe(preset, run_dir, overrides(settings), log_to, instruct, base, device, workers, compiled)
+    changes = in_precision(precision) | overrides(settings)
+    checkpoint = run_recipe(preset, run_dir, changes, log_to, instruct, base, device, workers, compiled)
     typer.echo(f"checkpoint: {checkpoint}\ntry it: minemu demo {checkpoint}")
     if instruct:
         typer.echo(
             f"its adapter: {checkpoint}-instruct\ntalk to it: minemu generate {checkpoint}-instruct PICTURE QUESTION"
         )
     write(json, {"preset": preset, "checkpoint": str(checkpoint)})
+
+
+def in_precision(precision: str | None) -> dict[str, str]:
+    """The settings that all stages are computed with it by."""
+    from minemu.training.recipes import TRAINABLE
+
+    return {f"train.{stage}.precision": precision for stage in TRAINABLE} if precision else {}

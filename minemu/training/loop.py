@@ -96,7 +96,7 @@ class TrainConfig:
             )
 
 
-SLOW_BFLOAT16 = 2.0  # times float32: without instructions for it a processor may take 400
+SLOW_BFLOAT16 = 2.0  # times float32: without instructions for it a processor may take 85 or 400
 PLAIN = (SDPBackend.MATH,)  # on CPUs the backward pass of the fused attention is slow at toy lengths
 FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)  # for long rows, and where much has no backward pass
 
@@ -356,5 +356,5 @@ def _tell_of_slow_bfloat16(stage: Stage, config: TrainConfig) -> None:
     if config.precision == "bfloat16" and (cost := bfloat16_cost(stage.device)) > SLOW_BFLOAT16:
         tqdm.write(
             f"stage {stage.name}: bfloat16 takes {cost:.0f} times as long as float32 on this machine; "
-            f"another run folder with --set train.{stage.name}.precision=float32 is faster"
+            f"another run folder with --precision float32 is faster"
         )
