@@ -17,7 +17,7 @@ from minemu.errors import MinemuError
 from minemu.evaluation import efficientnet, judge, report, tasks
 from minemu.evaluation.judge import Judge
 from minemu.evaluation.likelihood import concept_scores
-from minemu.evaluation.metrics import frechet_distance, rate, ratio_interval, wilson
+from minemu.evaluation.metrics import frechet_distance, newcombe, rate, ratio_interval, wilson
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
@@ -126,6 +126,13 @@ def test_judge_among_all_core_concepts():
 
 
 # ---- metrics ---------------------------------------------------------------------------------------------------------
+
+
+def test_newcombes_interval_is_that_of_his_paper():
+    """Statistics in Medicine 17, table II: of 56/70 and 48/80 the difference lies between 0.0524 and 0.3339."""
+    first, second = ([True] * right + [False] * (n - right) for right, n in ((56, 70), (48, 80)))
+    low, high = newcombe((rate(second), *wilson(second)), (rate(first), *wilson(first)))
+    assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
 
 def test_wilson_interval_equals_the_textbook_formula():

@@ -24,6 +24,15 @@ def wilson(right: list[bool], z: float = 1.96) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def newcombe(old: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
+    """Interval of the difference new - old of two rates, each with the ends of its interval: (rate, low, high).
+
+    Statistics in Medicine 17, 873-890. It takes the two for independent; of two models that were asked the same, compare case by case.
+    """
+    (p, low_p, high_p), (q, low_q, high_q) = old, new
+    return q - p - math.hypot(q - low_q, high_p - p), q - p + math.hypot(high_q - q, p - low_p)
+
+
 def ratio_interval(right: list[bool], real: list[bool]) -> tuple[float, float]:
     """Interval of rate(right) / rate(real), cut at 1, from the Wilson intervals of both (MOVER-R, Donner and Zou 2012).
 

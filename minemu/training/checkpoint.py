@@ -7,7 +7,7 @@ of the data and of every random generator; weights, optimizer moments and the mo
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,29 @@ import torch
 from torch import Tensor, nn
 
 from minemu.errors import MinemuError
-from minemu.files import atomic_dir, read_json, write_json
+from minemu.files import atomic_dir, atomic_write, read_json, write_json
 from minemu.weights import load_strict, load_tensors, save_tensors
 
 KEEP = 2  # checkpoints of a stage that stay on disk
+LEFT_BY = {  # what later stages read of a finished one; `emu` leaves a checkpoint as `Emu.save_pretrained` does, and so does `imagine`
+    "encoder": "contrastive.safetensors",
+    "bridge": "bridge.safetensors",
+    "language": "llm.safetensors",
+    "imagine": "model.safetensors",
+    "codec": "codec.safetensors",
+    "sketch": "sketch.safetensors",
+}
+
+
+def leave(stage: str, folder: Path, state: Mapping[str, Tensor]) -> None:
+    """Write to the stage's folder what it has learnt."""
+    with atomic_write(folder / LEFT_BY[stage]) as temporary:
+        save_tensors(state, temporary)
+
+
+def left_by(stage: str, root: Path) -> dict[str, Tensor]:
+    """What a stage has left in the run folder `root`."""
+    return load_tensors(root / stage / LEFT_BY[stage])
 
 
 def latest(folder: Path) -> Path | None:

@@ -13,7 +13,7 @@ import torch
 from minemu.config import EmuConfig
 from minemu.data.mixture import MixtureConfig
 from minemu.errors import MinemuError
-from minemu.files import atomic_dir, atomic_write, read_json, write_json
+from minemu.files import atomic_dir, read_json, write_json
 from minemu.model import LOGS, Emu, deepened, local_folder, read_config
 from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
@@ -23,15 +23,7 @@ from minemu.training.emu import CONDITIONS
 from minemu.training.loop import TrainConfig
 from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, needs, settings_of
 from minemu.visual_decoder import VisualDecoder
-from minemu.weights import save_tensors
 
-LEFT_BY = {
-    "encoder": "contrastive.safetensors",
-    "bridge": "bridge.safetensors",
-    "language": "llm.safetensors",
-    "imagine": "model.safetensors",
-    "codec": "codec.safetensors",
-}
 # Which conditions a sketch learns from; it may go on with others.
 IMAGINED = ("captioned", "imagined", "in_context", "laps")
 WEIGHED = ("image_loss_weight", "hide_written")  # and what of the objective an `emu` may weigh otherwise from then on
@@ -86,8 +78,7 @@ def begin_from(
         visual = {key: tensor for key, tensor in model.state_dict().items() if not key.startswith("llm.")}
         left = {"language": model.llm.state_dict(), "imagine": model.state_dict()}
         for name in stands_for:
-            with atomic_write(root / name / LEFT_BY[name]) as temporary:
-                save_tensors(left.get(name, visual), temporary)
+            checkpoint.leave(name, root / name, left.get(name, visual))
     else:
         model.save_pretrained(root / "emu")
         (root / "emu" / CONDITIONS).unlink(missing_ok=True)
@@ -172,8 +163,7 @@ def _scenes(run: dict[str, Any]) -> dict[str, Any]:
 
 def _bring_codec(base: str | Path, decoder: VisualDecoder, folder: Path) -> None:
     """The latents that the sketch was trained on: a codec that is fitted on other scenes has other axes and signs."""
-    with atomic_write(folder / LEFT_BY["codec"]) as temporary:
-        save_tensors(decoder.codec.state_dict(), temporary)
+    checkpoint.leave("codec", folder, decoder.codec.state_dict())
     _bring_log(local_folder(base), folder)
     write_json(folder / "done.json", {"base": os.path.normpath(base)})
 

@@ -25,6 +25,7 @@ from minemu.files import atomic_write
 from minemu.model import Emu
 from minemu.pipeline import DECODER_FOLDER, EmuPipeline, sheet, to_pil
 from minemu.processor import EmuProcessor, normalise
+from minemu.training import checkpoint
 from minemu.training.emu import CONDITIONS
 from minemu.training.loop import Stage, TrainConfig
 from minemu.visual_decoder import VisualDecoder, build_codec
@@ -60,8 +61,7 @@ class CodecStage(Stage):
 
     def finish(self, folder: Path) -> None:
         self.module.fit(to_range(pixels_of(batch_samples(self.world, 0, FIT_PICTURES))).to(self.device))
-        with atomic_write(folder / "codec.safetensors") as temporary:
-            save_tensors(self.module.state_dict(), temporary)
+        checkpoint.leave(self.name, folder, self.module.state_dict())
 
 
 class Conditions:
@@ -175,7 +175,7 @@ def prepare(
 ) -> tuple[VisualDecoder, EmuPipeline, Conditions]:
     """A decoder with all that is known before it trains: codec and statistics of the conditions."""
     decoder = VisualDecoder(config.decoder)
-    load_strict(decoder.codec, load_tensors(root / "codec" / "codec.safetensors"), "stage codec")
+    load_strict(decoder.codec, checkpoint.left_by("codec", root), "stage codec")
     pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
     conditions = Conditions(config.decoder, pipe, world, root, imagine_on)
     _, embeds = conditions.first(FIT_PICTURES)
@@ -237,8 +237,7 @@ class SketchStage(DrawingStage):
         save_preview(folder, step, [to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))])
 
     def finish(self, folder: Path) -> None:
-        with atomic_write(folder / "sketch.safetensors") as temporary:
-            save_tensors(self.module.state_dict(), temporary)
+        checkpoint.leave(self.name, folder, self.module.state_dict())
 
 
 class DecoderStage(DrawingStage):
@@ -249,7 +248,7 @@ class DecoderStage(DrawingStage):
     def begin(self, pipe: EmuPipeline, root: Path) -> None:
         self.module = self.decoder
         if self.module.config.condition_grid:
-            load_strict(self.module.sketch, load_tensors(root / "sketch" / "sketch.safetensors"), "stage sketch")
+            load_strict(self.module.sketch, checkpoint.left_by("sketch", root), "stage sketch")
         self.module.unet.set_attn_processor(AttnProcessor())  # on a CPU plain attention is a fifth faster than fused
         self.null = torch.cat([pipe.null_embeds(autoencode=True), pipe.null_embeds(autoencode=False)])
 

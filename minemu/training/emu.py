@@ -20,14 +20,14 @@ from minemu.data.mixture import Mixture, MixtureConfig, toy_mixture
 from minemu.data.scene import Scene
 from minemu.data.world import Sample, ToyWorld
 from minemu.errors import MinemuError
-from minemu.files import atomic_write
 from minemu.model import Emu, build_llama
 from minemu.objective import text_loss
 from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, pad_rows, targets
+from minemu.training import checkpoint
 from minemu.training.loop import FUSED, Stage, TrainConfig
 from minemu.training.ready_made import read_llama
-from minemu.weights import load_strict, load_tensors, part_of, save_tensors
+from minemu.weights import load_strict, part_of
 
 GIVEN = "this is the "  # begins the text before a picture that is there to be read
 CONDITIONS = "conditions.safetensors"  # kept beside the weights: what stages `sketch` and `decoder` are trained on
@@ -81,8 +81,7 @@ class LanguageStage(Stage):
         return {"loss": text_loss(logits, targets(batch["input_ids"], self.processor.ids, self.config.objective))}
 
     def finish(self, folder: Path) -> None:
-        with atomic_write(folder / "llm.safetensors") as temporary:
-            save_tensors(self.module.state_dict(), temporary)
+        checkpoint.leave(self.name, folder, self.module.state_dict())
 
 
 def caption_documents(samples: list[Sample]) -> list[Document]:
@@ -181,15 +180,15 @@ def begin(config: EmuConfig, root: Path, imagined: bool) -> Emu:
     """An Emu of what stage `imagine` left in `root`, if there was one, else of what `encoder`, `bridge` and `language` did."""
     model = Emu(config)
     if imagined:
-        load_strict(model, load_tensors(root / "imagine" / "model.safetensors"), "stage imagine")
+        load_strict(model, checkpoint.left_by("imagine", root), "stage imagine")
         return model
-    encoder = load_tensors(root / "encoder" / "contrastive.safetensors")
+    encoder = checkpoint.left_by("encoder", root)
     load_strict(model.visual_encoder, part_of(encoder, "visual_encoder"), "stage encoder")
     if config.bridge.kind == "causal":  # pooling has nothing to load; its way into the LLM begins at random
-        bridge = load_tensors(root / "bridge" / "bridge.safetensors")
+        bridge = checkpoint.left_by("bridge", root)
         for name in ("ln_visual", "causal_transformer"):
             load_strict(model.get_submodule(name), part_of(bridge, name), "stage bridge")
-    load_strict(model.llm, load_tensors(root / "language" / "llm.safetensors"), "stage language")
+    load_strict(model.llm, checkpoint.left_by("language", root), "stage language")
     return model
 
 

@@ -37,12 +37,12 @@ from minemu.data.datasets import batch_samples, pixels_of
 from minemu.data.scene import STYLE_NAMES, STYLES, Group, Scene
 from minemu.data.world import Sample, ToyWorld
 from minemu.errors import MinemuError
-from minemu.files import atomic_write
 from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import pad_rows
+from minemu.training import checkpoint
 from minemu.training.loop import Stage, TrainConfig
 from minemu.visual_encoder import EVAVisionTransformer
-from minemu.weights import load_strict, load_tensors, save_tensors
+from minemu.weights import load_strict
 
 LATENT_WEIGHT = 32.0  # what the tower and the bridge forget, nothing after them can draw
 CODE = DecoderConfig(patch=4, latent_channels=20)  # of the linear code that they are asked for
@@ -254,8 +254,7 @@ class EncoderStage(Stage):
         return self.module(batch, self.texts(batch))
 
     def finish(self, folder: Path) -> None:
-        with atomic_write(folder / "contrastive.safetensors") as temporary:
-            save_tensors(self.module.state_dict(), temporary)
+        checkpoint.leave(self.name, folder, self.module.state_dict())
 
 
 class BridgeStage(EncoderStage):
@@ -263,7 +262,7 @@ class BridgeStage(EncoderStage):
 
     def __init__(self, config: EmuConfig, train: TrainConfig, processor: EmuProcessor, world: ToyWorld, root: Path):
         super().__init__(config, train, processor, world)
-        load_strict(self.module, load_tensors(root / "encoder" / "contrastive.safetensors"), "stage encoder")
+        load_strict(self.module, checkpoint.left_by("encoder", root), "stage encoder")
         self.frozen = self.module.eval().requires_grad_(False)
         self.grid = bridge_grid(config)
         self.module = BridgePretraining(config, self.frozen.alignment.code)
@@ -276,5 +275,4 @@ class BridgeStage(EncoderStage):
         return self.module(features, batch, text)
 
     def finish(self, folder: Path) -> None:
-        with atomic_write(folder / "bridge.safetensors") as temporary:
-            save_tensors(self.module.state_dict(), temporary)
+        checkpoint.leave(self.name, folder, self.module.state_dict())

@@ -632,15 +632,13 @@ show_change(both) if both else None
 # > **Predict.** How many rows are lost?
 
 # %%
-import math
+from minemu.evaluation.metrics import newcombe
 
 
 def change(old, new):
     """The difference of two scores, and the ends of its 95 % interval."""
-    step = new.score - old.score
-    low = step - math.hypot(new.score - new.low, old.high - old.score)
-    high = step + math.hypot(new.high - new.score, old.score - old.low)
-    return step, low, high
+    ends = newcombe((old.score, old.low, old.high), (new.score, new.low, new.high))
+    return new.score - old.score, *ends
 
 
 changes = {title: change(old, new) for title, old, new in both}
