@@ -36,9 +36,10 @@ WORDS = ["a", "an", "two", "big", "llama", "grapes", "left of", "above", "on", "
 @st.composite
 def scenes(draw) -> Scene:
     groups = []
-    for _ in range(draw(st.integers(1, 2))):
+    many = draw(st.integers(1, 2))
+    for _ in range(many):
         label = draw(st.sampled_from(LABELS))
-        groups.append(Group(label, draw(st.integers(1, 3)) if is_countable(label) else 1))
+        groups.append(Group(label, draw(st.integers(1, 4 - many)) if is_countable(label) else 1))
     return Scene(
         tuple(groups),
         draw(st.sampled_from(RELATIONS)) if len(groups) == 2 else None,
@@ -141,6 +142,11 @@ def test_some_labels_take_no_article_and_are_never_counted(label):
     scene = Scene((Group(label),), None, "big", "pink", "noto")
     assert caption(scene) == f"big {label} on a pink background, Noto style"
     assert same(scene, parse(caption(scene), [label]))
+
+
+def test_what_fits_no_picture_is_no_caption():
+    assert parse("two llamas above an ox", LABELS) and parse("three llamas", LABELS)
+    assert parse("three llamas above an ox", LABELS) is None and parse("an ox above three llamas", LABELS) is None
 
 
 def test_several_notes_are_not_the_label_musical_notes():

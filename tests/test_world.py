@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -270,6 +271,33 @@ def test_scenes_that_cannot_be_drawn_are_refused(world):
         world.render(Scene((Group(label),), None, "big", "blue", style))
     with pytest.raises(MinemuError, match="without background or style cannot be drawn: set both"):
         world.render(parse("a llama", world.labels))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("size", "huge", "a scene's size is 'huge': "),
+        ("background", "mauve", "a scene's background is 'mauve': "),
+        ("style", "note", "a scene's style is 'note': did you mean 'noto'"),
+        ("relation", "beside", "a scene's relation is 'beside': "),
+        ("relation", "above", "one group, or two and a relation, not 1 with above"),
+        ("groups", (Group("llama"), Group("snail")), "one group, or two and a relation, not 2 with None"),
+        ("groups", (Group("llama", 4),), "4 drawings of 'llama' do not fit the picture: take 1 to 3"),
+        ("groups", (Group("llama", 0),), "0 drawings of 'llama' do not fit the picture: take 1 to 3"),
+    ],
+)
+def test_scenes_that_fit_no_picture_are_refused(world, field, value, message):
+    scene = Scene((Group("llama"),), None, "big", "blue", "noto")
+    world.render(scene)
+    with pytest.raises(MinemuError, match=message):
+        world.render(replace(scene, **{field: value}))
+
+
+def test_a_half_of_a_picture_holds_two_drawings(world):
+    pair = Scene((Group("llama", 2), Group("snail")), "above", None, "blue", "noto")
+    assert len(world.render(pair)[1]) == 3
+    with pytest.raises(MinemuError, match="3 drawings of 'llama' do not fit the picture: take 1 to 2"):
+        world.render(replace(pair, groups=(Group("llama", 3), Group("snail"))))
 
 
 # ---- data sets -------------------------------------------------------------------------------------------------------

@@ -159,7 +159,8 @@ def _nouns(labels: tuple[str, ...]) -> _Nouns:
 
 
 def parse(text: str, labels: Sequence[str]) -> Scene | None:
-    """Read a caption or prompt back; None if it is not one about these labels. What the text leaves out is None."""
+    """Read a caption or prompt back; None if it is not one about these labels, or of more than fits a picture (two in each half
+    of it). What the text leaves out is None."""
     nouns = _nouns(tuple(labels))
     rest = " ".join(str(text).lower().split()).removesuffix(".")
     style, rest = _cut(_STYLE, rest)
@@ -172,7 +173,7 @@ def parse(text: str, labels: Sequence[str]) -> Scene | None:
         return Scene((group,), None, size, background, style)
     for match in _RELATION.finditer(rest):
         first, second = _read_noun(rest[: match.start()], nouns), _read_noun(rest[match.end() :], nouns)
-        if first and second and first[1] is None and second[1] is None:
+        if first and second and first[1] is None and second[1] is None and max(first[0].count, second[0].count) <= 2:
             return Scene((first[0], second[0]), match[1], None, background, style)
     return None
 

@@ -14,7 +14,8 @@ from minemu.data.world import ToyWorld
 def corpus(world: ToyWorld, each: int = 200) -> list[str]:
     """Texts of `each` samples of every source and every kind of question, from what training may show, and each new name once.
 
-    Beside `captions.tokenizer_corpus`, which names every label once.
+    What is always worded the same (titles, wishes, system messages) comes with each sample, so `each` times. Beside
+    `captions.tokenizer_corpus`, which names every label.
     """
     named = [f"this is a {name}." for name in episodes.NAMES]
     return [*(text for i in range(each) for text in _texts(world, i)), *named]

@@ -7,7 +7,7 @@ from functools import lru_cache
 from minemu.data import samples
 from minemu.data.world import ToyWorld
 
-KINDS = {  # subgroups with five or more of the common concepts
+KIND_NAMES = {  # of the subgroups with five or more of the common concepts; not of weather, say, which is no kind of thing
     "animal-mammal": "mammal",
     "animal-bird": "bird",
     "animal-bug": "bug",
@@ -50,7 +50,7 @@ def _concept(label: str) -> tuple[str, str]:
 
 def kind(label: str) -> str | None:
     """The kind of a concept ("mammal"), or None if it is of no kind that is asked for."""
-    return KINDS.get(_concept(label)[0])
+    return KIND_NAMES.get(_concept(label)[0])
 
 
 def group(label: str) -> str | None:

@@ -70,9 +70,7 @@ def drawings(world: ToyWorld, number: int) -> Document:
 
 def texts(world: ToyWorld, number: int) -> Document:
     """What is said in a conversation, as one text."""
-    turns = conversation(world, number).turns
-    said = [piece for turn in turns for piece in (*turn.user, turn.answer) if isinstance(piece, str)]
-    return [" ".join(said)]
+    return [" ".join(conversation(world, number).texts())]
 
 
 LESSONS: dict[str, Callable[[ToyWorld, int], Document]] = {

@@ -22,10 +22,8 @@ LENGTH = 16  # frames of a movie, of which 8 are taken
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 WAYS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 TRAVEL = 20  # pixels from the first frame to the last, of a picture 64 wide
-MIDDLE = (
-    25,
-    39,
-)  # where a drawing is halfway, on both axes: the frame in the middle says next to nothing about its direction
+# Where a drawing is halfway, on both axes: the frame in the middle says next to nothing about its direction.
+MIDDLE = (25, 39)
 CHANGES = ("background", "size", "drawing")
 
 

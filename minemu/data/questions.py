@@ -1,7 +1,8 @@
 """Questions about toy pictures and clips, with true answers that a blind guesser cannot know.
 
 For each question the answer is drawn first, each equally likely, and then a scene that has it. So the answer follows from
-nothing in the question, and `1 / len(candidates)` is what guessing earns.
+nothing in the question, and `1 / len(candidates)` is what guessing earns. ("What is this?" draws one of the drawings, and a
+label may have up to four: who knows which have most does a little better there.)
 
     asks       "what is this?"                                    the label
                "what kind of thing is this?"                      mammal, fruit, tool, ...
@@ -46,7 +47,7 @@ class Question:
     pictures: tuple[np.ndarray, ...]
     text: str
     answer: str
-    candidates: tuple[str, ...]  # the answers that are equally likely
+    candidates: tuple[str, ...]  # among which the answer was drawn
     sentence: str  # the answer as a whole sentence
     about: Scene | Movie
 

@@ -15,7 +15,7 @@ from minemu.data.world import ToyWorld, new_seed, pick
 INTERVAL = 5.0  # seconds between thumbnails, the same throughout a video as on YouTube
 LEAST, MOST = 3, 5  # scenes
 TITLE = (
-    "a story:"  # begins a document, so that its first picture is not taken for one that stands alone and has a caption
+    "a story:"  # begins a document, so that its first picture is not taken for one that stands alone, with a caption
 )
 
 

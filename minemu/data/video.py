@@ -20,7 +20,7 @@ ANIMATED = (".webp", ".gif", ".png")
 def frame_numbers(total: int, count: int = FRAMES, rng: np.random.Generator | None = None) -> list[int]:
     """Which `count` of `total` frames to take, in order: at random with a generator (training), else spread evenly.
 
-    A clip with fewer frames than `count` shows some of them twice.
+    A clip with fewer frames than `count` shows some of them more than once, and drawn at random perhaps not all.
     """
     if total < 1:
         raise MinemuError("the clip has no frames; give one that has at least one")
@@ -63,7 +63,7 @@ def as_item(item: Item, count: int = FRAMES) -> Item:
 
 
 def as_video(shown: Video | Sequence | str | os.PathLike, count: int = FRAMES) -> Video:
-    """`count` frames of a clip at a path, some of a short one twice; of a `Video` or a list of pictures at most as many."""
+    """`count` frames of a clip at a path, some of a short one more than once; of a `Video` or a list of pictures at most as many."""
     if isinstance(shown, (str, os.PathLike)):
         return Video(read_frames(shown, count))
     frames = shown.frames if isinstance(shown, Video) else shown

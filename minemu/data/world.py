@@ -1,6 +1,6 @@
 """The toy world: endless pictures of drawings on a coloured background, each with a caption that is true and complete.
 
-Sample `i` of a world is a pure function of (seed, split, held_out, i): any process can draw any sample, in any order.
+Sample `i` is a pure function of the world's arguments and of `i`: any process can draw any sample, in any order.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ class ToyWorld:
     """Scenes of one split.
 
     split     "seen": known drawings; "new-drawing": a known concept in a style of it never shown; "new-concept".
-    core      only the 250 common concepts, or all.
+    core      only the common concepts (250 in split "seen"), or all.
     kinds     any of "single", "pair", "count"; None: all three in split "seen", else "single".
     held_out  split "seen" only: False never yields a scene that evaluation owns, True yields nothing else.
 
@@ -169,7 +169,7 @@ class ToyWorld:
         self.kind_limits = (np.cumsum(shares) / shares.sum())[:-1]
 
         self.drawings = _drawings(split, core)
-        # The second of a pair is always a seen drawing, also where the first is new.
+        # Where the world's kinds have pairs, the second of a pair is a seen drawing, also where the first is new.
         self.others = self.drawings if split == "seen" or "pair" not in kinds else _drawings("seen", core)
         self.keys = self.drawings.keys
         self.labels = sorted({label for label, _ in {*self.keys, *self.others.keys}})
@@ -243,10 +243,7 @@ class ToyWorld:
         return Sample(Image.fromarray(pixels), pixels, captions.caption(scene), told, scene, boxes)
 
     def _paint(self, scene: Scene) -> tuple[np.ndarray, list[Box]]:
-        if scene.background is None or scene.style is None:
-            raise MinemuError(
-                "a scene without background or style cannot be drawn: set both (a text may leave them out)"
-            )
+        check_drawable(scene)
         rng = np.random.Generator(np.random.PCG64([scene.seed, 0]))
         canvas = self.canvas(scene.background)
         boxes = []
@@ -281,6 +278,24 @@ class ToyWorld:
         near = suggest(label, labels)
         fix = near if near.startswith("did you mean") else f"choose one of the {len(labels)} labels in ToyWorld.labels"
         raise MinemuError(f"split '{self.split}' has no drawing of '{label}': {fix}")
+
+
+def check_drawable(scene: Scene) -> None:
+    """Refuse a scene of which no picture can be made."""
+    if scene.background is None or scene.style is None:
+        raise MinemuError("a scene without background or style cannot be drawn: set both (a text may leave them out)")
+    known = {"background": BACKGROUNDS, "style": STYLES, "size": SIZES, "relation": RELATIONS}
+    for field, values in known.items():
+        if (value := getattr(scene, field)) is not None and value not in values:
+            raise MinemuError(f"a scene's {field} is '{value}': {suggest(value, values)}")
+    if len(scene.groups) != (1 if scene.relation is None else 2):
+        raise MinemuError(
+            f"a scene has one group, or two and a relation, not {len(scene.groups)} with {scene.relation}"
+        )
+    most = max(ROW) if scene.relation is None else 2
+    for group in scene.groups:
+        if not 1 <= group.count <= most:
+            raise MinemuError(f"{group.count} drawings of '{group.label}' do not fit the picture: take 1 to {most}")
 
 
 def _says_its_size(label: str, labels: set[str]) -> bool:
