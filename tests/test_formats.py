@@ -21,7 +21,7 @@ from minemu.data.formats import FORMATS, DataConfig, listing, open_source
 from minemu.data.formats.chats import Chats
 from minemu.data.formats.mmc4 import MMC4, MMC4Config
 from minemu.data.formats.pairs import Parquet, WebDataset
-from minemu.data.formats.reading import Filtered, Shuffled, checked_text, files
+from minemu.data.formats.reading import EPOCHS, REPLACEMENTS, Filtered, Shuffled, checked_text, files
 from minemu.data.formats.records import Records
 from minemu.data.formats.storyboards import Storyboards
 from minemu.data.formats.webvid import WebVid
@@ -204,12 +204,24 @@ class Counted:
     def __init__(self, blocks: list[int], bad: set[int] = frozenset(), filtered: set[int] = frozenset()):
         self.blocks, self.bad, self.filtered = blocks, bad, filtered
 
+    def name(self, k: int) -> str:
+        return f"sample {k}"
+
     def read(self, k: int, rng: np.random.Generator) -> tuple[int, float]:
         if k in self.filtered:
             raise Filtered(f"sample {k} is left out")
         if k in self.bad:
             raise MinemuError(f"sample {k} is bad")
         return k, rng.random()
+
+
+class Broken(Counted):
+    """The system cannot read what is bad."""
+
+    def read(self, k: int, rng: np.random.Generator) -> tuple[int, float]:
+        if k in self.bad:
+            raise OSError("File name too long")
+        return super().read(k, rng)
 
 
 @settings(max_examples=40, deadline=None)
@@ -244,6 +256,44 @@ def test_samples_are_skipped_alike_whatever_was_read_before(bad, filtered, numbe
     assert fresh.document(number)[0] not in bad | filtered
 
 
+@pytest.mark.parametrize("left_out", ["bad", "filtered"])
+def test_what_stands_in_for_a_sample_comes_from_anywhere_in_its_block(left_out):
+    """Not from beside it, where it would be read twice in one batch."""
+    source = Shuffled(Counted([200, 300], **{left_out: set(range(0, 500, 2))}), seed=1, max_bad=1)
+    order = [source.document(number)[0] for number in range(500)]
+    served = np.bincount(order, minlength=500)
+    assert not served[::2].any() and served[1::2].min() == 1 and served.max() <= 8
+    assert served[:200].sum() == 200 and np.count_nonzero(np.diff(np.array(order) < 200)) == 1
+    assert sum(one == other for one, other in zip(order, order[1:], strict=False)) <= 5
+
+
+def test_a_block_without_a_good_sample_takes_those_of_others():
+    source = Shuffled(Counted([50, 50], filtered=set(range(50))), seed=1)
+    served = np.bincount([source.document(number)[0] for number in range(100)], minlength=100)
+    assert not served[:50].any() and served[50:].min() == 1 and served.max() <= 6
+
+
+def test_sources_of_one_seed_choose_independently():
+    first, second = (Shuffled(Counted([40]), seed=1, name=name) for name in ("labels", "scenes"))
+    ones, others = ([source.document(number) for number in range(40)] for source in (first, second))
+    assert not {draw for _, draw in ones} & {draw for _, draw in others}
+    assert [k for k, _ in ones] != [k for k, _ in others]
+    assert ones == [Shuffled(Counted([40]), seed=1, name="labels").document(number) for number in range(40)]
+
+
+def test_epochs_documents_and_replacements_of_one_number_are_drawn_apart():
+    source = Shuffled(Counted([40]), seed=1)
+    drawn = {source.document(number)[1] for number in range(40)}
+    others = [source._random(stream, number).random() for number in range(40) for stream in (EPOCHS, REPLACEMENTS)]
+    assert len(drawn | set(others)) == 120
+
+
+def test_a_sample_that_the_system_cannot_read_is_bad(caplog):
+    source = Shuffled(Broken([9], {4}))
+    assert {source.document(number)[0] for number in range(9)} == set(range(9)) - {4}
+    assert source.bad == {4: "sample 4: File name too long"}
+
+
 def test_bad_samples_are_named_and_counted_once(caplog):
     told = []
     source = Shuffled(Counted([10], {3, 4}), on_skip=lambda k, why: told.append((k, why)))
@@ -264,7 +314,12 @@ def test_filtered_samples_are_left_out_in_silence(caplog):
     assert {source.document(n)[0] for n in range(1000)} == set(range(3, 1000, 2))
     assert told == [1] and len(caplog.records) == 1
     source = Shuffled(Counted([1000], filtered=filtered))
-    assert [source.document(n)[0] % 2 for n in range(100)] == [1] * 100 and source.tried == 100
+    assert [source.document(n)[0] % 2 for n in range(100)] == [1] * 100 and source.tried == 100 and source.filtered > 50
+    caplog.clear()
+    source = Shuffled(Counted([1000], filtered=set(range(999))))
+    assert {source.document(n)[0] for n in range(20)} == {999}
+    (told,) = caplog.records  # once: it may take long, and a wrong folder is the likely cause
+    assert "none of 101 samples that were tried in a row can be used; the last: sample" in told.getMessage()
     with pytest.raises(MinemuError, match="none of the 3 samples can be used; one of them: sample . is left out"):
         Shuffled(Counted([3], filtered={0, 1, 2})).document(0)
     with pytest.raises(MinemuError, match="none of the 3 samples can be used; one of them: sample 1 is bad"):
@@ -540,7 +595,7 @@ def test_webvid(webvid, monkeypatch):
             2,
             r'the clip .*3.mp4 needs a video decoder: pip install "minemu\[video\]"; or make a folder of frames: mkdir 3; ff',
         ),
-        (3, "row 4 of .*: the clip .*4 is missing .a folder of frames, or .mp4, .webp, .gif, .png"),
+        (3, "row 3 of .*: the clip .*4 is missing .a folder of frames, or .mp4, .webp, .gif, .png"),
         (4, "the clip .*5 has no frames: the folder holds no picture"),
         (5, "the clip .*6.webp is broken; fetch it again or leave it out"),
     ]:
@@ -795,6 +850,15 @@ def test_a_mixture_of_files(shards, pages, storyboards):
     )
 
 
+def test_sources_of_a_mixture_make_choices_of_their_own(shards):
+    """Of one shard, with one seed: the order, and on which side the picture stands."""
+    data = DataConfig("webdataset", shards)
+    mixture = open_mixture(MixtureConfig(), DataFiles(labels=data, scenes=data), None, words, 4, seed=5)
+    one, other = ([shape(mixture.sources[name].document(n)) for n in range(12)] for name in ("labels", "scenes"))
+    assert [sorted(map(str, document)) for document in one] != [sorted(map(str, document)) for document in other]
+    assert [document[0] == "." for document in one] != [document[0] == "." for document in other]
+
+
 def test_every_format_by_configuration(shards, parquet, pages, webvid, storyboards, talks):
     folder = str(talks.parent)
     configs = [
@@ -890,4 +954,4 @@ def test_special_tokens_that_only_the_tokenizer_knows_make_a_bad_sample(shards):
     texts = [piece for n in range(len(plain)) for piece in plain.document(n) if isinstance(piece, str)]
     kept = [piece for n in range(len(plain)) for piece in source.document(n) if isinstance(piece, str)]
     assert any("7" in text.split() for text in texts) and not any("7" in text.split() for text in kept)
-    assert set(told) == {"the text contains the special token '7'"}
+    assert told == [f"sample 2 of {shards.replace('*', '00001')}: the text contains the special token '7'"]

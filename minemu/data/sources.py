@@ -70,7 +70,7 @@ def open_mixture(
         if data.format == TOY:
             sources[name] = ToySource(name, world)
         elif getattr(weights, name):
-            sources[name] = open_source(data, length, n_image, seed, partial(on_skip, name))
+            sources[name] = open_source(data, length, n_image, seed, partial(on_skip, name), name)
     return Mixture(sources, asdict(weights), seed)
 
 
@@ -86,7 +86,7 @@ def open_talks(
     check_talks(DataFiles(conversations=data))
     if data.format == TOY:
         return ToyTalks(world)
-    return open_source(data, length, n_image, seed, partial(on_skip, "conversations"))
+    return open_source(data, length, n_image, seed, partial(on_skip, "conversations"), "conversations")
 
 
 def tell_of_cuts(files: DataFiles, context: int) -> None:

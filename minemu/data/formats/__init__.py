@@ -58,12 +58,14 @@ def open_source(
     n_image: int,
     seed: int = 0,
     on_skip: Callable[[int, str], None] | None = None,
+    name: str = "",
 ) -> Shuffled:
     """A source for `Mixture`: `document(number)` gives a list of text and PIL pictures, "chats" gives a `Conversation`.
 
     length    tokens of a text, such as `lambda text: len(processor.encode(text))`; what it raises makes a sample a bad one
     n_image   embeddings of a picture
     on_skip   is told the number of each bad sample, and why
+    name      of the source: of one seed, sources of other names make other choices
     """
     if config.format not in FORMATS:
         raise MinemuError(f"no data format '{config.format}': {suggest(config.format, FORMATS)}")
@@ -90,7 +92,7 @@ def open_source(
             if isinstance(text, str):
                 length(text)  # a tokenizer may have more special tokens than readers know, and refuses them
 
-    return Shuffled(reader, seed, config.max_bad, on_skip, check)
+    return Shuffled(reader, seed, config.max_bad, on_skip, check, name)
 
 
 def listing(config: DataConfig) -> dict[str, Any]:

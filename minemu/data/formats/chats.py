@@ -33,10 +33,11 @@ class Chats:
         self.records, self.folder = Records(paths), Path(folder)
         self.frames, self.random_frames = frames, random_frames
         self.blocks = self.records.blocks
+        self.name = self.records.name
 
     def read(self, k: int, rng: np.random.Generator) -> Conversation:
         """Pictures, or the frames of a clip, stand before the first question."""
-        name, record = self.records.name(k), self.records[k]
+        name, record = self.name(k), self.records[k]
         try:
             said = _turns(record)
             texts = [(checked_text(question, name), checked_text(answer, name)) for question, answer in said]

@@ -45,10 +45,11 @@ class MMC4:
         self.length, self.picture_length = length, picture_length
         self.config = config
         self.blocks = self.records.blocks
+        self.name = self.records.name
 
     def read(self, k: int, rng: np.random.Generator) -> Document:
         """Sentences in order, their pictures before them or, in another document, after them."""
-        name = self.records.name(k)
+        name = self.name(k)
         sentences, pictures = self._page(self.records[k], name)
         picture_first = rng.random() < 0.5
         document: Document = []

@@ -34,10 +34,14 @@ class WebDataset:
         self.index = [_index(shard) for shard in self.shards]
         self.blocks = [len(entries) for entries in self.index]
 
+    def name(self, k: int) -> str:
+        shard, place = locate(self.blocks, k)
+        return f"sample {place} of {self.shards[shard]}"
+
     def read(self, k: int, rng: np.random.Generator) -> Document:
         """The picture before or after its text."""
+        name = self.name(k)
         shard, place = locate(self.blocks, k)
-        name = f"sample {place} of {self.shards[shard]}"
         picture, text, is_json = np.split(self.index[shard][place], (2, 4))
         with open(self.shards[shard], "rb") as file:
             data = _bytes(file, picture, f"{name}: the picture")
@@ -124,13 +128,17 @@ class Parquet:
             self.blocks += [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         self._group = lru_cache(maxsize=1)(self._read_group)
 
-    def read(self, k: int, rng: np.random.Generator) -> Document:
-        """The picture before or after its text."""
+    def name(self, k: int) -> str:
         block, row = locate(self.blocks, k)
         path, group = self.groups[block]
-        name = f"row {row} of row group {group} of {path}"
+        return f"row {row} of row group {group} of {path}"
+
+    def read(self, k: int, rng: np.random.Generator) -> Document:
+        """The picture before or after its text."""
+        name = self.name(k)
+        block, row = locate(self.blocks, k)
         try:
-            pictures, texts = self._group(path, group)
+            pictures, texts = self._group(*self.groups[block])
         except (pa.ArrowException, OSError) as error:
             raise MinemuError(f"{name} cannot be read ({str(error).splitlines()[0]})") from None
         data = pictures[row].as_py()

@@ -1,7 +1,7 @@
 """What all readers share: samples by number, an order for each epoch, bad samples skipped, and text and pictures checked.
 
 Every file is indexed once, when it is opened; after that a sample is read from its place, whatever was read before. So
-document n of a source is a pure function of (seed, n), and resuming needs no state.
+document n of a source is a pure function of (seed, name of the source, n), and resuming needs no state.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import glob
 import io
 import logging
 import os
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,24 +31,34 @@ FORBIDDEN = ("<s>", "</s>", "<unk>", USER, ASSISTANT, VIDEO, GROUNDING, *SPECIAL
 
 
 class Filtered(MinemuError):
-    """A sound sample that a setting leaves out, such as a page whose pictures fit too badly: it counts as if it were not there."""
+    """A sample that is left out for no fault of its file: a setting says so, as of a page whose pictures fit too badly, or its
+    link was dead and it is not on disk. It counts neither as bad nor as tried."""
 
 
 class Reader(Protocol):
-    """A data set on disk. A sample that cannot be read raises a `MinemuError` that names it; one left out, `Filtered`."""
+    """A data set on disk. A sample that cannot be read raises a `MinemuError` or an `OSError`; one left out, `Filtered`."""
 
     blocks: Sequence[int]  # numbers of samples that are cheap to read one after another: a shard, a row group, a file
 
     def read(self, k: int, rng: np.random.Generator) -> Any:
         """Sample `k`, counted through all blocks. The generator serves for random frames, sides, subsequences."""
 
+    def name(self, k: int) -> str:
+        """For messages, counted from 0 as `k` is: "row 3 of a.csv"."""
+
+
+EPOCHS, DOCUMENTS, REPLACEMENTS = range(3)  # streams of random numbers, each for itself
+
 
 class Shuffled:
     """Endless documents of a reader: each epoch shuffles the blocks, and the samples within each block.
 
-    A bad sample is named in the log and counted, once each, in `bad`, and told to `on_skip` (its number, and why); the next
-    good one of the epoch takes its place. More than `max_bad` of what was tried (of 100 samples at least) stops the run.
-    A filtered one is replaced too, but in silence, and counts neither as bad nor as tried. `check` may refuse what was read.
+    A bad sample is named in the log and counted, once each, in `bad`, and told to `on_skip` (its number, and why). More than
+    `max_bad` of what was tried (of 100 samples at least) stops the run. A filtered one is only counted. `check` may refuse what
+    was read. In the place of either stands a sample from a random place of the block, or where none there is good, of the
+    epoch: so an epoch holds a good sample once at its own place, and once more wherever it stands in for another.
+
+    name   of the source: of one seed, sources of other names make other choices
     """
 
     def __init__(
@@ -57,66 +68,99 @@ class Shuffled:
         max_bad: float = 0.05,
         on_skip: Callable[[int, str], None] | None = None,
         check: Callable[[Any], Any] = lambda document: None,
+        name: str = "",
     ):
         if not 0 <= max_bad <= 1 or seed < 0:
             raise MinemuError(f"max_bad={max_bad:g}, seed={seed}: use a share from 0 to 1, and a seed of 0 or more")
         self.reader, self.seed, self.max_bad, self.on_skip, self.check = reader, seed, max_bad, on_skip, check
+        self.salt = zlib.crc32(name.encode())
         self.sizes = np.asarray(reader.blocks, dtype=np.int64)
         self.starts = np.cumsum(self.sizes) - self.sizes
         self.bad: dict[int, str] = {}
-        self.tried = 0
+        self.tried = self.filtered = 0
+        self.has_told = False
         self._blocks = lru_cache(maxsize=2)(self._shuffled_blocks)
         self._within = lru_cache(maxsize=4)(self._shuffled_within)
 
     def __len__(self) -> int:
-        """Samples of an epoch."""
+        """Documents of an epoch: as many as there are samples, those included that are bad or filtered."""
         return int(self.sizes.sum())
 
     def document(self, number: int) -> Any:
         """Document `number`, of epoch `number // len(self)`."""
         if not len(self):
             raise MinemuError("the data set holds no samples; check the path")
-        epoch, place = divmod(number, len(self))
-        for step in range(len(self)):
-            k = self.sample(epoch, (place + step) % len(self))
-            self.tried += 1
+        epoch, own = divmod(number, len(self))
+        for attempt, place in enumerate(self._places(epoch, own, number)):
+            k = self.sample(epoch, place)
             try:
-                document = self.reader.read(k, np.random.Generator(np.random.PCG64([self.seed, number])))
+                document = self.reader.read(k, self._random(DOCUMENTS, number))
                 self.check(document)
-                return document
             except Filtered as error:
-                self.tried -= 1
-                filtered = str(error)
-            except MinemuError as error:
-                self._skip(k, error)
-        why = next(iter(self.bad.values())) if self.bad else filtered
+                self.filtered += 1
+                why = self._named(k, error)
+            except (MinemuError, OSError) as error:
+                self.tried += 1
+                why = self._named(k, error)
+                self._skip(k, why)
+            else:
+                self.tried += 1
+                return document
+            if attempt == TRIED_AT_LEAST and not self.has_told:
+                self.has_told = True
+                log.warning("none of %d samples that were tried in a row can be used; the last: %s", attempt + 1, why)
+        why = next(iter(self.bad.values()), why)
         raise MinemuError(f"none of the {len(self)} samples can be used; one of them: {why}")
 
     def sample(self, epoch: int, place: int) -> int:
         """Which sample stands at a place of an epoch."""
+        block, first = self._block_at(epoch, place)
+        return int(self.starts[block] + self._within(epoch, block)[place - first])
+
+    def _places(self, epoch: int, own: int, number: int) -> Iterator[int]:
+        """Where a document is looked for: at its own place, at random ones of the same block, which are cheap to read, then of
+        the epoch, and at last, so that it ends, at every one."""
+        yield own
+        rng = self._random(REPLACEMENTS, number)
+        block, first = self._block_at(epoch, own)
+        for _ in range(min(int(self.sizes[block]), TRIED_AT_LEAST)):
+            yield first + int(rng.integers(self.sizes[block]))
+        for _ in range(len(self)):
+            yield int(rng.integers(len(self)))
+        yield from range(len(self))
+
+    def _block_at(self, epoch: int, place: int) -> tuple[int, int]:
+        """The block at a place of an epoch, and the place at which it begins."""
         order, ends = self._blocks(epoch)
         b = int(np.searchsorted(ends, place, side="right"))
-        block = int(order[b])
-        return int(self.starts[block] + self._within(epoch, block)[place - (ends[b] - self.sizes[block])])
+        return int(order[b]), int(ends[b] - self.sizes[order[b]])
 
     def _shuffled_blocks(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        order = np.random.Generator(np.random.PCG64([self.seed, epoch])).permutation(len(self.sizes))
+        order = self._random(EPOCHS, epoch).permutation(len(self.sizes))
         return order, np.cumsum(self.sizes[order])
 
     def _shuffled_within(self, epoch: int, block: int) -> np.ndarray:
-        return np.random.Generator(np.random.PCG64([self.seed, epoch, block + 1])).permutation(self.sizes[block])
+        return self._random(EPOCHS, epoch, block + 1).permutation(self.sizes[block])
 
-    def _skip(self, k: int, error: MinemuError) -> None:
+    def _random(self, *stream: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64([self.seed, self.salt, *stream]))
+
+    def _named(self, k: int, error: Exception) -> str:
+        """What is wrong with sample `k`; what `check` or the system says does not name it."""
+        name, why = self.reader.name(k), str(error)
+        return why if name in why else f"{name}: {why}"
+
+    def _skip(self, k: int, why: str) -> None:
         if k in self.bad:
             return
-        self.bad[k] = str(error)
-        log.warning("bad sample %d skipped: %s", k, error)
+        self.bad[k] = why
+        log.warning("bad sample %d skipped: %s", k, why)
         if self.on_skip:
-            self.on_skip(k, str(error))
+            self.on_skip(k, why)
         if len(self.bad) > self.max_bad * max(self.tried, TRIED_AT_LEAST):
             raise MinemuError(
                 f"{len(self.bad)} of {self.tried} samples are bad, more than max_bad={self.max_bad:g} allows; the last: "
-                f"{error}. Repair the data, or raise max_bad"
+                f"{why}. Repair the data, or raise max_bad"
             ) from None
 
 

@@ -33,6 +33,9 @@ class Storyboards:
         self.videos = videos(self.folder)
         self.blocks = [len(self.videos)]
 
+    def name(self, k: int) -> str:
+        return str(self.videos[k])
+
     def read(self, k: int, rng: np.random.Generator) -> Document:
         """A random part of the video: neighbouring subtitles are one text."""
         video = self.videos[k]

@@ -31,11 +31,13 @@ class WebVid:
         self.rows = [_rows(path) for path in self.paths]
         self.blocks = [len(starts) - 1 for _, starts in self.rows]
 
+    def name(self, k: int) -> str:
+        block, place = locate(self.blocks, k)
+        return f"row {place} of {self.paths[block]}"
+
     def read(self, k: int, rng: np.random.Generator) -> Document:
         """`frames` frames before or after the caption."""
-        block, place = locate(self.blocks, k)
-        name = f"row {place + 1} of {self.paths[block]}"
-        row = self._row(block, place)
+        name, row = self.name(k), self._row(*locate(self.blocks, k))
         text = clean_text(row["name"], name)
         pictures = read_frames(self._clip(row, name), self.frames, rng if self.random_frames else None)
         return [*pictures, text] if rng.random() < 0.5 else [text, *pictures]
