@@ -29,6 +29,8 @@ from minemu.data.mixture import Mixture, MixtureConfig
 from minemu.data.sources import DataFiles, open_mixture, open_talks
 from minemu.data.video import read_frames
 from minemu.errors import MinemuError
+from minemu.processor import EmuProcessor
+from minemu.tokenizer import SPECIAL_TOKEN_SETS, train_tokenizer
 
 LOT = np.random.default_rng(0)
 
@@ -511,10 +513,25 @@ def test_parquet_of_laion_coco_gives_its_captions_and_not_what_the_web_said(tmp_
     assert split(Parquet([tmp_path / "a.parquet"]).read(0, LOT)) == ([3], ["a red square"])
 
 
-@pytest.mark.parametrize("token", ["<unk>", "[USER]", "[ASSISTANT]", "</s>"])
+@pytest.mark.parametrize("token", ["<unk>", "[IMG]", "<image>", "</s>"])
 def test_a_text_with_a_special_token_is_a_bad_sample(token):
     with pytest.raises(MinemuError, match="a.tar: the text contains the special token"):
         checked_text(f"see {token} here", "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("model", "plain"), [("Emu", "[USER] [VIDEO] <grounding> <REC>"), ("Emu2", "[USER]"), ("Emu2-Chat", "")]
+)
+def test_a_text_may_hold_the_special_tokens_of_other_models(tmp_path, model, plain):
+    tokenizer = train_tokenizer(["a dog"], 300)
+    tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKEN_SETS[model])})
+    processor = EmuProcessor(tokenizer, 16, 4)
+    tokens = ["a dog", "[IMG]", "[USER]", "[VIDEO]", "<grounding>", "<REC>"]
+    (tmp_path / "a.json").write_text(json.dumps([{"instruction": token, "output": "see"} for token in tokens]))
+    config = DataConfig("chats", str(tmp_path / "a.json"), max_bad=1)
+    source = open_source(config, lambda text: len(processor.encode(text)), 4)
+    asked = {source.document(number).turns[0].user[0] for number in range(len(tokens))}
+    assert asked == {"a dog", *plain.split()}
 
 
 def test_mmc4_takes_what_emu_took(pages):

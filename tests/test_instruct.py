@@ -25,7 +25,7 @@ from minemu.sequence import IGNORE
 from minemu.training import checkpoint
 from minemu.training.export import export_adapter
 from minemu.training.instruct import ALIKE, InstructStage
-from minemu.training.recipe import make_processor, train_stage
+from minemu.training.recipe import build_stage, make_processor, train_stage
 from minemu.training.recipes import resolve, sources_of
 from minemu.visual_decoder import VisualDecoder
 
@@ -310,6 +310,19 @@ def test_bad_conversations_are_told_of(tmp_path):
     talks = open_talks(data, ToyWorld(), len, 4, 0, lambda *skipped: told.append(skipped))
     assert {talks.document(number).turns[0].answer for number in range(4)} == {"a colour."}
     assert told == [("conversations", 1, f"record 1 of {tmp_path / 'talks.json'} has no text")]
+
+
+def test_conversations_that_hold_the_tokens_of_turns_are_bad(root, tmp_path):
+    """The base's tokenizer has none; the stage adds them."""
+    asked = ["what is red?", "what is [USER]?", "what is [ASSISTANT]?"]
+    talks = [{"instruction": text, "output": "a colour."} for text in asked]
+    (tmp_path / "talks.json").write_text(json.dumps(talks))
+    own = {"format": "chats", "path": str(tmp_path / "talks.json"), "max_bad": 1}
+    config, recipe = resolve("emu-nano", {**SETTINGS, **{f"train.data.conversations.{k}": v for k, v in own.items()}})
+    world = ToyWorld("seen", image_size=32)
+    stage = build_stage("instruct", config, recipe, make_processor(root, config, recipe), world, root)
+    assert {stage.talks.document(number).turns[0].user for number in range(3)} == {("what is red?",)}
+    assert len(stage.talks.bad) == 2
 
 
 def test_emu_i_answers_messages_in_its_template(root):

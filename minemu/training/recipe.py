@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 
+from minemu.adapters import instruct_config
 from minemu.config import EmuConfig
 from minemu.data.captions import tokenizer_corpus
 from minemu.data.corpus import corpus
@@ -213,9 +214,6 @@ def build_stage(
     """The stage `name`, reading what earlier stages left in `root`. Its conditions, if it has some, are imagined on `imagine_on`."""
     settings: TrainConfig = getattr(recipe, name)
 
-    def length(text: str) -> int:
-        return len(processor.encode(text))
-
     if name == "encoder":
         return EncoderStage(config, settings, processor, world)
     if name == "bridge":
@@ -225,6 +223,12 @@ def build_stage(
         return LanguageStage(config, settings, processor, world, said, recipe.llm)
     mixture, skipped = None, SkipList(root / name / "skipped.jsonl")
     n_image, seed = config.bridge.n_image, settings.seed
+    # The stage adds [USER] and [ASSISTANT], and its texts may not hold them.
+    reads = EmuProcessor.of(instruct_config(config), root) if name == "instruct" else processor
+
+    def length(text: str) -> int:
+        return len(reads.encode(text))
+
     if name in ("emu", "instruct") and recipe.source == "mixture":
         mixture = open_mixture(recipe.mixture, recipe.data, world, length, n_image, seed, skipped)
         tell_of_cuts(recipe.data, config.llm.context)
