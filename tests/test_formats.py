@@ -567,11 +567,17 @@ def test_several_pictures_of_one_sentence_stand_together(pages):
     assert shapes(1) == {(".", 0, "."), (".", ".", 0)}  # the one that is there, whichever comes last
 
 
-def test_a_page_whose_pictures_are_gone_is_bad_and_one_whose_pictures_do_not_fit_is_not(pages):
+def test_a_page_with_more_than_five_pictures_fills_its_tokens(pages):
+    """The room of pictures that are left out is that of sentences."""
+    reader = MMC4([pages], pages.parent, words, 6, MMC4Config(tokens=5 * 6 + 8 * 2))
+    assert split(reader.read(2, LOT)) == ([0, 1, 2, 3, 4], [f"sentence {k}." for k in range(8)])
+
+
+def test_pages_whose_pictures_are_gone_or_do_not_fit_are_no_bad_samples(pages):
     lines = [
         page(2, {0: 0.4}),
         *[page(2, {0: 0.1, 1: 0.31})] * 200,
-        page(2, {9: 0.4}, {9: 0}),
+        *[page(2, {9: 0.4}, {9: 0})] * 200,  # its link was dead
         page(2, {0: 0.4}, {0: -1}),
     ]
     pages.write_text("\n".join(lines))
@@ -580,10 +586,9 @@ def test_a_page_whose_pictures_are_gone_is_bad_and_one_whose_pictures_do_not_fit
         DataConfig("mmc4", str(pages), str(pages.parent), max_bad=0.02), words, 4, on_skip=lambda *one: told.append(one)
     )
     assert {tuple(split(source.document(n))[0]) for n in range(len(source))} == {(0,)}
-    assert sorted(told) == [
-        (k, f"record {k} of {pages}: no picture with similarity 0.32 or more in {pages.parent}; fetch them again")
-        for k in (201, 202)
-    ]
+    assert told == [(401, f"record 401 of {pages}: no picture with similarity 0.32 or more has a sentence of the page")]
+    with pytest.raises(Filtered, match="record 201 of .*: no picture with similarity 0.32 or more is in "):
+        source.reader.read(201, LOT)
 
 
 @given(st.integers(8, 80), st.integers(0, 2**31))
@@ -593,10 +598,13 @@ def test_parts_of_a_page_fit_and_keep_pictures_with_their_sentences(tokens, seed
     many = {1: 1, 2: 3, 3: 1, 5: 7, 6: 2, 7: 1}
     sentences, pictures = [f"sentence {k}." for k in range(8)], {k: [Path("a.png")] * n for k, n in many.items()}
     part = reader._part(sentences, pictures, np.random.default_rng(seed), "page")
-    kept = [len(pictures.get(k, [])) for k in part]
-    assert part == list(range(part[0], part[-1] + 1))
+    numbers, kept = [sentences.index(text) for text, _ in part], [len(paths) for _, paths in part]
+    assert numbers == list(range(numbers[0], numbers[-1] + 1))
     assert 1 <= sum(kept) <= 5
-    assert sum(2 + 6 * count for count in kept) <= tokens
+    long = sum(2 + 6 * count for count in kept)
+    following = 2 + 6 * min(many.get(numbers[-1] + 1, 0), 5 - sum(kept))
+    assert long <= tokens and (numbers[-1] == 7 or long + following > tokens)
+    assert {k: len(paths) for k, paths in pictures.items()} == many
 
 
 def test_webvid(webvid, monkeypatch):

@@ -23,7 +23,10 @@ from minemu.processor import read_picture
 
 @dataclass(frozen=True)
 class MMC4Config:
-    """What Emu took of a page (paper, appendix)."""
+    """What Emu took of a page, as a note on its paper says: the numbers are at second hand.
+
+    By the same note it took a second form too, 5 pictures with their sentences in 512 tokens; here is the first one alone.
+    """
 
     similarity: float = 0.32  # a picture that fits its sentence less is left out (CLIP's cosine)
     pictures: int = 5  # at most; later ones are left out
@@ -53,9 +56,9 @@ class MMC4:
         sentences, pictures = self._page(self.records[k], name)
         picture_first = rng.random() < 0.5
         document: Document = []
-        for index in self._part(sentences, pictures, rng, name):
-            seen = [read_picture(path) for path in pictures.get(index, [])]
-            document += [*seen, sentences[index]] if picture_first else [sentences[index], *seen]
+        for sentence, paths in self._part(sentences, pictures, rng, name):
+            seen = [read_picture(path) for path in paths]
+            document += [*seen, sentence] if picture_first else [sentence, *seen]
         return document
 
     def _page(self, page: dict[str, Any], name: str) -> tuple[list[str], dict[int, list[Path]]]:
@@ -74,35 +77,44 @@ class MMC4:
             raise MinemuError(f"{name} is no page of MMC4: text_list or image_info is not as it should be") from None
         if not fitting:
             raise Filtered(f"{name} has no picture with similarity {least:g} or more; lower mmc4.similarity to take it")
+        placed = [(index, path) for index, path in fitting if 0 <= index < len(sentences)]
+        if not placed:
+            raise MinemuError(f"{name}: no picture with similarity {least:g} or more has a sentence of the page")
         pictures: dict[int, list[Path]] = {}
-        for index, path in fitting:
-            if 0 <= index < len(sentences) and path.is_file():
+        for index, path in placed:
+            if path.is_file():
                 pictures.setdefault(index, []).append(path)
         if not pictures:
-            raise MinemuError(
-                f"{name}: no picture with similarity {least:g} or more in {self.folder}; fetch them again"
-            )
+            raise Filtered(f"{name}: no picture with similarity {least:g} or more is in {self.folder}")
         return sentences, pictures
 
     def _part(
         self, sentences: list[str], pictures: dict[int, list[Path]], rng: np.random.Generator, name: str
-    ) -> list[int]:
-        """Which sentences are taken; pictures beyond the most, and beyond what fits with their sentence, are struck.
+    ) -> list[tuple[str, list[Path]]]:
+        """The sentences that are taken, each with those of its pictures that are.
 
         The whole page, or where that is too long as much as fits from a random sentence with a picture on.
         """
         costs = [self.length(text) for text in sentences]
-        for index, paths in pictures.items():
-            fit = (self.config.tokens - costs[index]) // self.picture_length
-            del paths[max(1, min(fit, self.config.pictures)) :]
-            costs[index] += self.picture_length * len(paths)
-        starts = [index for index in sorted(pictures) if costs[index] <= self.config.tokens]
+        starts = [index for index in sorted(pictures) if costs[index] + self.picture_length <= self.config.tokens]
         if not starts:
             raise MinemuError(f"{name}: each sentence and its picture are longer than {self.config.tokens} tokens")
-        start = 0 if sum(costs) <= self.config.tokens else int(rng.choice(starts))
-        stop = start + int((np.cumsum(costs[start:]) <= self.config.tokens).sum())
-        left = self.config.pictures
-        for index in sorted(index for index in pictures if start <= index < stop):
-            del pictures[index][left:]
-            left -= len(pictures[index])
-        return list(range(start, stop))
+        part = self._walk(costs, pictures, 0)
+        if len(part) < len(sentences):
+            part = self._walk(costs, pictures, int(rng.choice(starts)))
+        return [(sentences[index], paths) for index, paths in part]
+
+    def _walk(self, costs: list[int], pictures: dict[int, list[Path]], start: int) -> list[tuple[int, list[Path]]]:
+        """What fits from a sentence on: the numbers of sentences, and their pictures up to the most; of the first one's what fits."""
+        room, left = self.config.tokens, self.config.pictures
+        part: list[tuple[int, list[Path]]] = []
+        for index in range(start, len(costs)):
+            paths = pictures.get(index, [])[:left]
+            if not part:
+                paths = paths[: max(0, (room - costs[index]) // self.picture_length)]
+            room -= costs[index] + self.picture_length * len(paths)
+            if room < 0:
+                break
+            left -= len(paths)
+            part.append((index, paths))
+        return part
