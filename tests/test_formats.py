@@ -5,6 +5,7 @@ import io
 import json
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -626,9 +627,34 @@ def test_webvid(webvid, monkeypatch):
     ]:
         with pytest.raises(MinemuError, match=text):
             reader.read(k, LOT)
+    with pytest.raises(Filtered):  # its link was dead
+        reader.read(3, LOT)
     webvid.write_text("1,2,3\n")
     with pytest.raises(MinemuError, match="has no column videoid, page_dir, name; a WebVid CSV begins with"):
         WebVid([webvid], webvid.parent)
+
+
+def test_rows_that_are_empty_are_no_samples(webvid):
+    head, *lines = webvid.read_text().splitlines()
+    webvid.write_text("\n".join([head, "", *lines[:1], " ", ",,,,", *lines[1:], "", ""]))
+    reader = WebVid([webvid], webvid.parent)
+    assert reader.blocks == [6]
+    assert [split(reader.read(k, LOT))[1] for k in (0, 1)] == [["a snail, slowly"], ['two lines and "quotes"']]
+    webvid.write_text(f'{head}\n1,"{"long " * 40000}",,00_01,a\n{lines[0]}\n')
+    reader = WebVid([webvid], webvid.parent)
+    assert reader.blocks == [2] and split(reader.read(1, LOT))[1] == ["a snail, slowly"]
+    with pytest.raises(MinemuError, match="row 0 of .* has no text"):  # longer than a cell may be
+        reader.read(0, LOT)
+
+
+def test_a_name_that_is_too_long_for_the_system_does_not_end_the_run(webvid, talks):
+    name = "a" * 5000
+    with open(webvid, "a") as file:
+        file.write(f"{name},x,x,00_01,too long\n")
+    talks.write_text(json.dumps([*TALKS, {"video": f"{name}.mp4", "QA": TALKS[1]["QA"]}]))
+    for config in (DataConfig("webvid", str(webvid)), DataConfig("chats", str(talks))):
+        source = open_source(replace(config, folder=str(talks.parent), max_bad=1), words, 4)
+        assert all(source.document(number) for number in range(len(source)))
 
 
 def test_a_clip_that_is_none(tmp_path):

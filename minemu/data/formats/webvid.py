@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from minemu.data.documents import Document
-from minemu.data.formats.reading import BOM, clean_text, locate
+from minemu.data.formats.reading import BOM, Filtered, clean_text, locate
 from minemu.data.video import ANIMATED, FRAMES, read_frames
 from minemu.errors import MinemuError
 
@@ -29,7 +29,7 @@ class WebVid:
         self.paths, self.folder = list(paths), Path(folder)
         self.frames, self.random_frames = frames, random_frames
         self.rows = [_rows(path) for path in self.paths]
-        self.blocks = [len(starts) - 1 for _, starts in self.rows]
+        self.blocks = [len(starts) for _, starts in self.rows]
 
     def name(self, k: int) -> str:
         block, place = locate(self.blocks, k)
@@ -46,8 +46,7 @@ class WebVid:
         columns, starts = self.rows[block]
         with open(self.paths[block], "rb") as file:
             file.seek(starts[place])
-            data = file.read(starts[place + 1] - starts[place])
-        values = _next_row(csv.reader([data.decode("utf-8", errors="replace")])) or []
+            values = _next_row(csv.reader(map(_text, file))) or []
         return dict(zip(columns, values, strict=False)) | dict.fromkeys(columns[len(values) :], "")
 
     def _clip(self, row: dict[str, str], name: str) -> Path:
@@ -57,33 +56,39 @@ class WebVid:
         for path in (stem, *(stem.with_name(stem.name + suffix) for suffix in SUFFIXES)):
             if path.exists():
                 return path
-        raise MinemuError(f"{name}: the clip {stem} is missing (a folder of frames, or {', '.join(SUFFIXES)})")
+        raise Filtered(f"{name}: the clip {stem} is missing (a folder of frames, or {', '.join(SUFFIXES)})")
 
 
 def _rows(path: Path) -> tuple[list[str], np.ndarray]:
-    """The columns, and where each row starts in bytes, with the end of the last one. A quoted caption may span lines."""
+    """The columns, and where each row starts in bytes, but for empty ones. A quoted caption may span lines."""
     at = 0
 
     def lines(file) -> Iterator[str]:
         nonlocal at
         for line in file:
             at += len(line)
-            yield line.removeprefix(BOM).decode("utf-8", errors="replace")
+            yield _text(line)
 
     with open(path, "rb") as file:
         table = csv.reader(lines(file))
         columns = _next_row(table) or []
-        starts = [at]
-        while _next_row(table) is not None:
-            starts.append(at)
+        starts, start = [], at
+        while (row := _next_row(table)) is not None:
+            if any(map(str.strip, row)):
+                starts.append(start)
+            start = at
     if lacking := [name for name in NEEDED if name not in columns]:
         raise MinemuError(f"{path} has no column {', '.join(lacking)}; a WebVid CSV begins with a line of column names")
     return columns, np.array(starts, dtype=np.int64)
 
 
+def _text(line: bytes) -> str:
+    return line.removeprefix(BOM).decode("utf-8", errors="replace")
+
+
 def _next_row(table: Iterator[list[str]]) -> list[str] | None:
-    """None at the end. A row that is no CSV is empty, and so refused when it is read."""
+    """None at the end. A row that is no CSV has one cell, which is not enough, so that it is refused when it is read."""
     try:
         return next(table, None)
     except csv.Error:
-        return []
+        return ["?"]
