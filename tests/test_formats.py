@@ -729,10 +729,35 @@ def test_storyboards(storyboards):
                 assert int(piece.split()[1]) // 2 == number(before)
 
 
+def test_sheets_of_a_storyboard_go_by_their_names_and_are_read_once(storyboards, monkeypatch):
+    path = storyboards / "storyboard" / "00007.json"
+    board = json.loads(path.read_text())
+    sheets = board["yt_meta_dict"]["sb"]
+    board["yt_meta_dict"]["sb"] = dict(reversed(sheets.items()))
+    path.write_text(json.dumps(board))
+    read = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path, whole=Path.read_bytes: read.append(path.name) or whole(path))
+    reader = Storyboards(storyboards, pictures=10)
+    for k in range(20):
+        read.clear()
+        numbers, _ = split(reader.read(0, np.random.default_rng(k)))
+        assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) and numbers[-1] == 9
+        assert [name for name in read if name.endswith("webp")] == ["00007_0.webp", "00007_1.webp"][numbers[0] // 6 :]
+    board["yt_meta_dict"]["sb"] = {f"sheet {k}": grid for k, grid in sheets.items()}
+    path.write_text(json.dumps(board))
+    assert split(reader.read(0, np.random.default_rng(0)))[0][-1] == 9
+
+
+@pytest.mark.parametrize("file", ["subtitle/abc.json", "label/abc.json", "storyboard/00007_0.webp"])
+def test_a_video_of_which_something_was_not_fetched_is_no_bad_sample(storyboards, file):
+    (storyboards / file).unlink()
+    with pytest.raises(Filtered, match=f"{file} is missing"):
+        Storyboards(storyboards, pictures=10).read(0, np.random.default_rng(1))
+
+
 @pytest.mark.parametrize(
     "file, content, text",
     [
-        ("subtitle/abc.json", None, "subtitle/abc.json is missing"),
         ("subtitle/abc.json", "[]", "has no subtitle from second 0 to 20"),
         ("subtitle/abc.json", "{", "is not valid JSON"),
         ("label/abc.json", '{"duration": "long"}', "its subtitle or its label is not as it should be"),
@@ -741,11 +766,10 @@ def test_storyboards(storyboards):
     ],
 )
 def test_bad_storyboards(storyboards, file, content, text):
-    (storyboards / file).unlink()
-    if content is not None:
-        (storyboards / file).write_text(content)
-    with pytest.raises(MinemuError, match=text):
+    (storyboards / file).write_text(content)
+    with pytest.raises(MinemuError, match=text) as error:
         Storyboards(storyboards, pictures=10).read(0, np.random.default_rng(1))
+    assert not isinstance(error.value, Filtered)
 
 
 def test_a_sheet_smaller_than_its_grid(storyboards):
