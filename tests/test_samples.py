@@ -303,6 +303,12 @@ def test_missing_and_damaged_files(monkeypatch, tmp_path):
     (tmp_path / "emoji/seen.parquet").write_bytes((DATA / "emoji/seen.parquet").read_bytes()[:5000])
     with pytest.raises(MinemuError, match="seen.parquet is damaged .*: restore it"):
         samples.load_emoji("seen")
+    whole = bytearray((DATA / "emoji/seen.parquet").read_bytes())
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    whole[footer : footer + 40] = b"\xff" * 40
+    (tmp_path / "emoji/seen.parquet").write_bytes(whole)
+    with pytest.raises(MinemuError, match="seen.parquet is damaged .*: restore it"):
+        samples.load_emoji("seen")
     (tmp_path / "glosses.json").write_text('{"1f999": ', encoding="utf-8")
     with pytest.raises(MinemuError, match="glosses.json is damaged .*: restore it"):
         samples.load_glosses()
@@ -310,3 +316,8 @@ def test_missing_and_damaged_files(monkeypatch, tmp_path):
     shutil.copy(DATA / "clips/metadata.jsonl", tmp_path / "clips")
     with pytest.raises(MinemuError, match="ant.webp is missing: restore it"):
         samples.load_clips()
+    ant = (DATA / "clips/ant.webp").read_bytes()
+    for size in (200, len(ant) - 20):
+        (tmp_path / "clips/ant.webp").write_bytes(ant[:size])
+        with pytest.raises(MinemuError, match="ant.webp is damaged .*: restore it"):
+            samples.load_clips()

@@ -78,7 +78,7 @@ def load_emoji(split: str, core: bool | None = None) -> Dataset:
     path = _existing(f"emoji/{split.replace('-', '_')}.parquet")
     try:
         table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise MinemuError(f"{path} is damaged ({str(error).splitlines()[0]}): {_RESTORE}") from None
     if core is not None:
         table = table.filter(pc.equal(table["core"], core))
@@ -103,11 +103,14 @@ def load_clips() -> list[Clip]:
 
 
 def _read_clip(row: dict[str, Any]) -> Clip:
-    frames = []
-    with Image.open(_existing(f"clips/{row['file_name']}")) as clip:
-        for index in range(row["frames"]):
-            clip.seek(index)
-            frames.append(clip.convert("RGBA"))
+    frames, path = [], _existing(f"clips/{row['file_name']}")
+    try:
+        with Image.open(path) as clip:
+            for index in range(row["frames"]):
+                clip.seek(index)
+                frames.append(clip.convert("RGBA"))
+    except (OSError, EOFError, SyntaxError, ValueError) as error:
+        raise MinemuError(f"{path} is damaged ({error}): {_RESTORE}") from None
     return Clip(row["label"], row["code"], tuple(frames), row["duration_ms"])
 
 
