@@ -507,6 +507,16 @@ def test_a_thumbnail_beside_a_film_is_not_the_clip(tmp_path):
             read(0, LOT)
 
 
+def test_links_alone_are_to_be_fetched_first(tmp_path):
+    """As LAION's own files have them."""
+    for url in ("URL", "url"):
+        pq.write_table(pa.table({url: ["http://x.invalid"], "TEXT": ["a"]}), tmp_path / "a.parquet")
+        with pytest.raises(
+            MinemuError, match=f"no column jpg .*TEXT. '{url}' holds links: fetch the pictures with img2d"
+        ):
+            Parquet([tmp_path / "a.parquet"])
+
+
 def test_parquet_of_laion_coco_gives_its_captions_and_not_what_the_web_said(tmp_path):
     table = {"URL": ["http://x.invalid"], "TEXT": ["IMG_0042 buy now"], "top_caption": ["a red square"]}
     table |= {"all_captions": [["a red square", "a box"]], "jpg": [encoded(coloured(3))]}
@@ -794,6 +804,15 @@ def test_chats(talks):
     assert [(turn.user, turn.answer) for turn in sharegpt.turns] == [(("hi",), "hello")]
 
 
+def test_fields_that_are_null_are_none(talks):
+    """As `datasets` writes records of several kinds into one file."""
+    fields = {name: None for talk in TALKS for name in talk}
+    alone, path = Chats([talks], talks.parent, random_frames=False), talks.with_name("merged.jsonl")
+    path.write_text("".join(json.dumps(fields | talk) + "\n" for talk in TALKS))
+    merged = Chats([path], talks.parent, random_frames=False)
+    assert [merged.read(k, LOT) for k in range(5)] == [alone.read(k, LOT) for k in range(5)]
+
+
 @pytest.mark.parametrize(
     "record, text",
     [
@@ -1004,9 +1023,33 @@ def test_settings_that_a_format_reads_are_not_refused(pages, webvid, storyboards
     assert len(open_talks(files.conversations, None, words, 4, 0)) == 5
 
 
+def test_a_pattern_may_hold_a_range_of_numbers(shards, tmp_path):
+    """As webdataset's do."""
+    whole = files(shards)
+    assert files(tmp_path / "{00000..00001}.tar") == files(tmp_path / "0000{0..1}*") == whole
+    assert files(tmp_path / "{00000..00000}.tar") == whole[:1]
+    assert files(tmp_path / "000{0..0}{0..1}.*") == whole
+    with pytest.raises(MinemuError, match="no file matches .*/00002.tar; check the path"):
+        files(tmp_path / "{00000..00002}.tar")
+    Path(whole[0]).rename(tmp_path / "{1..2}.tar")
+    assert files(tmp_path / "{1..2}.tar") == [tmp_path / "{1..2}.tar"]
+
+
+@pytest.mark.parametrize("form", [form for form in FORMATS if form != "storyboards"])
+def test_a_folder_where_files_are_to_be_named(tmp_path, form):
+    (tmp_path / "own").mkdir()
+    for path in (tmp_path / "own", tmp_path / "o*"):
+        with pytest.raises(
+            MinemuError, match=r"own is a folder; name the files in it with a pattern, such as .*own/\*.json$"
+        ):
+            open_source(DataConfig(form, str(path)), words, 4)
+
+
 def test_bad_configuration(tmp_path):
     with pytest.raises(MinemuError, match="frames=0: take 1 or more of each clip"):
         open_source(DataConfig("storyboards", str(tmp_path), frames=0), words, 4)
+    with pytest.raises(MinemuError, match="folder=gone is no folder; name the one that holds the pictures or clips"):
+        open_source(DataConfig("mmc4", "x", "gone"), words, 4)
     with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'?"):
         open_source(DataConfig("webdatset", "x"), words, 4)
     with pytest.raises(MinemuError, match=r"no file matches .*\*.tar; check the path"):

@@ -35,7 +35,7 @@ class DataConfig:
     """One data set on disk."""
 
     format: str  # one of FORMATS
-    path: str  # a file, a pattern ("laion/*.tar"), or for storyboards a folder
+    path: str  # a file, a pattern ("laion/*.tar", "laion/{000..231}.tar"), or for storyboards a folder
     folder: str = "."  # where the pictures or clips lie that the files name
     max_bad: float = 0.05  # share of bad samples at which the run stops
     mmc4: MMC4Config = MMC4Config()
@@ -72,6 +72,8 @@ def open_source(
     if config.frames < 1:
         raise MinemuError(f"frames={config.frames}: take 1 or more of each clip")
     folder = Path(config.folder)
+    if config.format in READ_BY["folder"] and not folder.is_dir():  # else each sample would be filtered
+        raise MinemuError(f"folder={config.folder} is no folder; name the one that holds the pictures or clips")
     match config.format:
         case "webdataset":
             reader = WebDataset(files(config.path))

@@ -27,7 +27,7 @@ PLACEHOLDERS = ("<image>", "<video>")  # where LLaVA's text says that a picture 
 
 
 class Chats:
-    """Conversations of all four kinds, told apart by their fields; pictures and clips lie in `folder`."""
+    """Conversations of all four kinds, told apart by their fields (null is none); pictures and clips lie in `folder`."""
 
     def __init__(self, paths: Sequence[Path], folder: Path, frames: int = FRAMES, random_frames: bool = True):
         self.records, self.folder = Records(paths), Path(folder)
@@ -55,9 +55,9 @@ class Chats:
 
     def _seen(self, record: dict[str, Any], rng: np.random.Generator) -> tuple[str, list[Picture]]:
         """The system message that fits, and what there is to see."""
-        if "image" in record:
+        if record.get("image") is not None:
             return SYSTEM_IMAGE, [read_picture(self.folder / record["image"])]
-        if "video" in record:
+        if record.get("video") is not None:
             clip = self._clip(self.folder / record["video"])
             return SYSTEM_VIDEO, read_frames(clip, self.frames, rng if self.random_frames else None)
         return "", []
@@ -70,9 +70,9 @@ class Chats:
 
 def _turns(record: dict[str, Any]) -> list[tuple[str, str]]:
     """Questions and answers. What follows the last answer, and what an assistant says unasked at the start, is left out."""
-    if "QA" in record:
+    if record.get("QA") is not None:
         return [(" ".join(qa[part] for part in ("i", "q") if qa.get(part)), qa["a"]) for qa in record["QA"]]
-    if "instruction" in record:
+    if record.get("instruction") is not None:
         return [(" ".join(filter(None, (record["instruction"], record.get("input")))), record["output"])]
     lines = [(line["from"], _without_placeholders(line["value"])) for line in record["conversations"]]
     pairs = zip(lines, lines[1:], strict=False)

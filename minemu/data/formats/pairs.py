@@ -162,4 +162,6 @@ def _column(wanted: Sequence[str], names: Sequence[str], path: Path) -> str:
     for name in wanted:
         if name in names:
             return name
-    raise MinemuError(f"{path} has no column {' or '.join(wanted)}; its columns: {', '.join(names)}. Rename one")
+    links = wanted is PICTURE_COLUMNS and next((name for name in names if name.lower() == "url"), None)
+    fix = f"'{links}' holds links: fetch the pictures with img2dataset first" if links else "Rename one"
+    raise MinemuError(f"{path} has no column {' or '.join(wanted)}; its columns: {', '.join(names)}. {fix}")

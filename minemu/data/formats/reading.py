@@ -10,6 +10,7 @@ import glob
 import io
 import logging
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
@@ -25,6 +26,7 @@ from minemu.sequence import SPECIAL_TOKENS
 
 log = logging.getLogger("minemu.data")
 BOM = b"\xef\xbb\xbf"  # what Windows writes before UTF-8
+RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 TRIED_AT_LEAST = 100  # samples before a share of bad ones means anything
 # Whatever the model; what else its tokenizer reserves, `check` refuses.
 FORBIDDEN = ("<s>", "</s>", "<unk>", *SPECIAL_TOKENS)
@@ -168,11 +170,29 @@ class Shuffled:
 
 
 def files(pattern: str | os.PathLike) -> list[Path]:
-    """The files that a path or a pattern ("laion/*.tar") names, sorted; none is an error."""
-    found = [str(pattern)] if os.path.exists(pattern) else sorted(glob.glob(str(pattern)))
+    """The files that a path or a pattern ("laion/*.tar", "laion/{00000..00231}.tar") names, sorted; none is an error."""
+    found = sorted({path for one in _expanded(str(pattern)) for path in _matches(one)})
+    for path in found:
+        if os.path.isdir(path):
+            raise MinemuError(f"{path} is a folder; name the files in it with a pattern, such as {path}/*.json")
+    return [Path(path) for path in found]
+
+
+def _expanded(pattern: str) -> list[str]:
+    """A range of numbers as a shell and webdataset read it: "{08..10}.tar" is 08.tar, 09.tar and 10.tar."""
+    found = RANGE.search(pattern)
+    if not found or os.path.exists(pattern):
+        return [pattern]
+    first, last = found.groups()
+    numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+    return [one for number in numbers for one in _expanded(pattern[: found.start()] + number + pattern[found.end() :])]
+
+
+def _matches(pattern: str) -> list[str]:
+    found = [pattern] if os.path.exists(pattern) else glob.glob(pattern)
     if not found:
         raise MinemuError(f"no file matches {pattern}; check the path")
-    return [Path(path) for path in found]
+    return found
 
 
 def locate(blocks: Sequence[int], k: int) -> tuple[int, int]:
