@@ -17,6 +17,8 @@ from typing import Any
 
 from minemu.errors import MinemuError
 
+MARK = "[0-9a-f]" * 8  # of what is being written or replaced: .NAME.MARK.tmp, .NAME.MARK.old
+
 
 @contextmanager
 def _atomic(path: str | os.PathLike, is_dir: bool) -> Iterator[Path]:
@@ -28,19 +30,11 @@ def _atomic(path: str | os.PathLike, is_dir: bool) -> Iterator[Path]:
             temporary.mkdir()
         yield temporary
         if is_dir and path.exists():
-            retired = temporary.with_suffix(".old")  # a folder cannot be replaced in one step: swap by two renames
-            os.replace(path, retired)
-            try:
-                os.replace(temporary, path)
-            except OSError:
-                os.replace(retired, path)
-                raise
-            shutil.rmtree(retired, ignore_errors=True)
+            _swap(temporary, path)
         else:
             os.replace(temporary, path)
     except OSError as error:
-        places = (Path(error.filename), *Path(error.filename).parents) if error.filename else (path,)
-        if not {temporary, path, path.parent} & set(places):
+        if not _is_ours(error, path, temporary):
             raise  # of a file that the block reads
         raise MinemuError(
             f"could not write {path}: {error.strerror or error}; what was there before is untouched. "
@@ -51,6 +45,27 @@ def _atomic(path: str | os.PathLike, is_dir: bool) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
         elif temporary.exists():
             temporary.unlink()
+
+
+def _swap(new: Path, path: Path) -> None:
+    """Put a folder in another's place, by two renames: it cannot be done in one step."""
+    retired = new.with_suffix(".old")
+    try:
+        os.replace(path, retired)
+        os.replace(new, path)
+    except BaseException:  # also Ctrl-C
+        if retired.exists() and not path.exists():
+            os.replace(retired, path)
+        raise
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _is_ours(error: OSError, path: Path, temporary: Path) -> bool:
+    """Is the error of what is written: the temporary file or folder, `path`, or a folder that has to be made for it?"""
+    if error.filename is None:
+        return True
+    name = Path(error.filename)
+    return temporary in (name, *name.parents) or name == path or name in path.parents
 
 
 def atomic_write(path: str | os.PathLike):
@@ -64,12 +79,18 @@ def atomic_dir(path: str | os.PathLike):
 
 
 def sweep(folder: str | os.PathLike, name: str = "") -> None:
-    """Remove what a killed process was writing in `folder`, of all names or of one."""
-    for left in Path(folder).glob(f".{name}*.tmp"):
+    """Remove what a killed process was writing in `folder`, of all names or of one; a folder that it had put aside comes back."""
+    for left in Path(folder).glob(f".{name}.*.tmp" if name else ".*.tmp"):
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:
             left.unlink(missing_ok=True)
+    for retired in Path(folder).glob(f".{name or '*'}.{MARK}.old"):
+        place = retired.with_name(retired.name[1 : -len(".01234567.old")])
+        if place.exists():
+            shutil.rmtree(retired, ignore_errors=True)
+        else:
+            os.replace(retired, place)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
