@@ -62,6 +62,19 @@ def test_the_file_says_what_was_run_and_by_what(ran):
     assert numbers["free_by_index"][0] == pytest.approx(numbers["forced_by_index"][0], rel=1e-3)  # words alone are read
 
 
+def test_numbers_that_other_code_measured_are_said_to_be(ran):
+    folder, _, results = ran
+    kept = json.loads((folder / "runs/seed-0/pool/emu-nano/measured.json").read_text())
+    assert (kept["commit"], kept["versions"]) == (results["commit"], results["versions"])
+    assert "commit" not in results["variants"]["pool"]["runs"]["0"] and "earlier_commits" not in results
+    now = {"command": "from Python", "commit": "new", "versions": {"torch": "2"}}
+    runs = {"0": {"nearest": 0.5}, "1": {"nearest": 0.5, "commit": "old", "versions": {"torch": "1"}}, "2": {**now}}
+    found = ablations.collect({"base": runs, "cosine": runs}, ["loss"], made_by=now)
+    assert found["commit"] == "new" and found["earlier_commits"] == ["unknown", "old"]
+    assert found["earlier_versions"] == ["unknown", {"torch": "1"}]
+    assert found["variants"]["base"]["runs"]["1"] == {"nearest": 0.5}
+
+
 def test_stages_are_shared_unless_a_variant_changes_them(ran):
     folder, _, _ = ran
     seed = folder / "runs" / "seed-0"
@@ -137,6 +150,13 @@ def test_bad_input_is_one_line(line, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert cli.run(line.split(" ")) == cli.BAD_INPUT
     assert message in capsys.readouterr().err
+
+
+def test_the_list_of_questions_is_written_too(tmp_path, capsys):
+    assert cli.run(["ablate", "loss", "weight", "--list", "--json", str(tmp_path / "list.json")]) == 0
+    listed = json.loads((tmp_path / "list.json").read_text())
+    assert list(listed) == ["loss", "weight"] and listed["loss"]["variants"] == ["base", "cosine"]
+    assert listed["loss"]["asks"] in capsys.readouterr().out
 
 
 def test_pooling_has_no_bridge_to_train(tmp_path):

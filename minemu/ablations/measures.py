@@ -21,9 +21,11 @@ from minemu.ablations.variants import GROUP, FewThings
 from minemu.data import movies, questions
 from minemu.data.world import Sample, ToyWorld
 from minemu.model import Emu
+from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 
 HELD_OUT, KNOWN, ASKED = 256, 512, 96  # scenes to measure on, scenes that the mean predictor has seen, questions
+BATCH = 64  # samples read at once
 SHOTS = 4
 ASKS = ("colour", "style", "what", "count")  # what the sentences of the examples say
 EVALUATION_SEED = 1000
@@ -55,8 +57,8 @@ def distinct(world: ToyWorld, n: int) -> list[Sample]:
 def last_text_loss(model: Emu, processor: EmuProcessor, samples: Sequence[Sequence], total: bool = False) -> Tensor:
     """Loss of the words of the last text of each sample, given all before it: (n,). Their mean, or their total."""
     found = []
-    for start in range(0, len(samples), GROUP):
-        some = samples[start : start + GROUP]
+    for start in range(0, len(samples), BATCH):
+        some = samples[start : start + BATCH]
         batch = processor(some)
         logits = model(**batch).logits[:, :-1]  # (R, L - 1, words)
         ids, mask = batch["input_ids"][:, 1:], batch["attention_mask"]
@@ -87,8 +89,9 @@ def reading(model: Emu, processor: EmuProcessor, samples: Sequence[Sample], trai
 
 def writing(model: Emu, processor: EmuProcessor, samples: Sequence[Sample], train: Sequence[Sample]) -> dict[str, Any]:
     """What is imagined from captions: the share of variance explained, by index, and how often its own picture is nearest."""
-    true = encode(model, processor, [s.picture for s in samples])  # (n, N, E)
-    average = encode(model, processor, [s.picture for s in train]).mean(0)  # (N, E)
+    pipe = EmuPipeline(model, processor, decoder=None)
+    true = pipe.encode([s.picture for s in samples])  # (n, N, E)
+    average = pipe.encode([s.picture for s in train]).mean(0)  # (N, E)
     batch = processor([[s.caption, s.picture] for s in samples])
     out = model(batch["input_ids"], batch["attention_mask"], image_embeds=true)
     forced = out.predictions[:, :-1][batch["input_ids"][:, 1:] == processor.ids.image].view_as(true)
@@ -105,11 +108,6 @@ def writing(model: Emu, processor: EmuProcessor, samples: Sequence[Sample], trai
         found[f"{name}_by_index"] = (1 - missed / spread).tolist()
     deviation, size = true.var(0).mean().sqrt(), true.square().mean().sqrt()
     return {**found, "apart": (deviation / size).item(), "deviation": deviation.item()}
-
-
-def encode(model: Emu, processor: EmuProcessor, pictures: Sequence[Image.Image]) -> Tensor:
-    """Visual embeddings (n, N, E)."""
-    return model.encode_images(torch.stack([processor.preprocess(picture) for picture in pictures]))
 
 
 def nearest(imagined: Tensor, true: Tensor, group: int = GROUP) -> float:

@@ -25,6 +25,10 @@ Found = dict[str, dict[str, dict[str, Any]]]  # variant -> seed -> numbers
 
 FAR_BELOW = -100.0  # a mean below this, as where nothing varies that could be explained, says no more than its sign
 BEFORE = ("encoder", "language", "bridge", "imagine")  # the stages that variants may share
+MEASURED_BY = {
+    "commit": "earlier_commits",
+    "versions": "earlier_versions",
+}  # of a run; of others than the command's own
 
 
 # ---- training --------------------------------------------------------------------------------------------------------
@@ -36,12 +40,14 @@ def ablate(
     seeds: int = 3,
     changes: dict[str, Any] | None = None,
     report: Callable[[Found], None] = lambda found: None,
+    made_by: dict[str, Any] | None = None,
 ) -> Found:
     """Train and measure every variant of some questions from `seeds` seeds: variant -> seed -> numbers.
 
     What is finished in `run_dir` is not run again. `changes` are settings for all variants; `report` gets all that is known so far
-    after each training.
+    after each training; `made_by` is a `provenance` taken before.
     """
+    made_by = made_by or provenance()
     if seeds < 1:
         raise MinemuError(f"--seeds {seeds} is too few; give 1 or more, 3 to see a spread")
     if own := [key for key in changes or () if key in _seeded(0)]:
@@ -50,13 +56,20 @@ def ablate(
     found: Found = {name: {} for name in wanted}
     for seed in range(seeds):
         for name, variant in wanted.items():
-            found[name][str(seed)] = run_variant(variant, Path(run_dir), seed, changes)
+            found[name][str(seed)] = run_variant(variant, Path(run_dir), seed, changes, made_by)
             report(found)
     return found
 
 
-def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Train one variant from one seed and measure it, unless that is done already."""
+def run_variant(
+    variant: Variant,
+    run_dir: Path,
+    seed: int,
+    changes: dict[str, Any] | None = None,
+    made_by: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train one variant from one seed and measure it, unless that is done already: its numbers, and by what they were measured."""
+    made_by = made_by or provenance()
     start, folder = run_dir / f"seed-{seed}" / "start", run_dir / f"seed-{seed}" / variant.name
     common = {**SETTINGS, **(changes or {}), **_seeded(seed)}
     settings = {**common, **variant.settings}
@@ -83,7 +96,8 @@ def run_variant(variant: Variant, run_dir: Path, seed: int, changes: dict[str, A
             **measure(model, processor, seed, variant.question == "video"),
             "seconds": read_json(trained)["seconds_of_last_run"],
         }
-        write_json(measured, {name: rounded(value) for name, value in numbers.items()})
+        numbers = {name: rounded(value) for name, value in numbers.items()}
+        write_json(measured, {**numbers, **{what: made_by[what] for what in MEASURED_BY}})
     return read_json(measured)
 
 
@@ -125,16 +139,39 @@ def collect(
     changes: dict[str, Any] | None = None,
     made_by: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All numbers as one JSON object, with what a reader needs to get them again (`made_by`: a `provenance` taken before)."""
+    """All numbers as one JSON object, with what a reader needs to get them again (`made_by`: a `provenance` taken before).
+
+    Runs that were finished before may have been measured by other code: its commits and versions are listed too.
+    """
     variants = {variant.name: variant for variant in VARIANTS}
+    made_by = made_by or provenance()
     return {
-        **(made_by or provenance()),
+        **made_by,
+        **_earlier(found, made_by),
         "seeds": sorted({int(seed) for runs in found.values() for seed in runs}),
         "things": len(THINGS),
         "settings": {**SETTINGS, **(changes or {})},
         "questions": {name: asdict(QUESTIONS[name]) for name in names},
-        "variants": {name: {**asdict(variants[name]), "runs": runs} for name, runs in found.items()},
+        "variants": {
+            name: {**asdict(variants[name]), "runs": {seed: _numbers(run) for seed, run in runs.items()}}
+            for name, runs in found.items()
+        },
     }
+
+
+def _earlier(found: Found, made_by: dict[str, Any]) -> dict[str, list[Any]]:
+    """The commits and versions that some of the numbers were measured by, where they are others than those of `made_by`."""
+    earlier: dict[str, list[Any]] = {}
+    for run in (run for runs in found.values() for run in runs.values()):
+        for what, name in MEASURED_BY.items():
+            by = run.get(what, "unknown")  # until this was kept beside the numbers
+            if by not in (made_by[what], *earlier.get(name, ())):
+                earlier.setdefault(name, []).append(by)
+    return earlier
+
+
+def _numbers(run: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in run.items() if name not in MEASURED_BY}
 
 
 def read_ablations(path: str | os.PathLike) -> dict[str, Any]:

@@ -33,7 +33,7 @@ for _stage in ("encoder", "bridge", "language", "emu"):
     }
 DOCUMENTS = {"train.mixture.scenes": 6, "train.mixture.interleaved": 1, "train.mixture.clips": 1}
 
-GROUP = 64  # pictures that an imagined one is looked for among
+GROUP = 64  # pictures that an imagined one is looked for among: chance is 1 in so many
 
 
 @dataclass(frozen=True)

@@ -159,17 +159,19 @@ def ablate(
     from minemu.evaluation.report import provenance
 
     names = questions or list(ablations.QUESTIONS)
-    variants = {
-        name: ablations.variants_of(name) for name in names
-    }  # an unknown name is refused before minutes are spent
+    # An unknown name is refused before minutes are spent.
+    variants = {name: [variant.name for variant in ablations.variants_of(name)] for name in names}
     if show:
         for name in names:
-            typer.echo(f"{name:10} {ablations.QUESTIONS[name].asks}  [{', '.join(v.name for v in variants[name])}]")
-        return
+            typer.echo(f"{name:10} {ablations.QUESTIONS[name].asks}  [{', '.join(variants[name])}]")
+        listed = {name: {"asks": ablations.QUESTIONS[name].asks, "variants": variants[name]} for name in names}
+        return write(json, listed)
     changes, made_by = overrides(settings), provenance()
-    found = ablations.ablate(
-        names, run_dir, seeds, changes, lambda known: write(json, ablations.collect(known, names, changes, made_by))
-    )
+
+    def keep(known: dict) -> None:
+        write(json, ablations.collect(known, names, changes, made_by))
+
+    found = ablations.ablate(names, run_dir, seeds, changes, keep, made_by)
     results = ablations.collect(found, names, changes, made_by)
     for name in names:
         typer.echo("\n".join(ablations.lines(results, name)))
