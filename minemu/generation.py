@@ -5,6 +5,7 @@ The released Emu code runs the whole prefix anew for each of the N embeddings; w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,8 +91,8 @@ class EmuGeneration:
         length, context = inputs.shape[1], self.config.llm.context
         kwargs["max_new_tokens"] = min(_new_tokens(kwargs, length), context - length)
         if self.config.objective.say_image:
-            kwargs.setdefault("eos_token_id", [self.ids.eos, self.ids.image_start])
-        return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **kwargs)
+            default_to(kwargs, eos_token_id=[self.ids.eos, self.ids.image_start])
+        return self.llm.generate(inputs_embeds=inputs, attention_mask=attention_mask, **_in_one(kwargs))
 
     @torch.no_grad()
     def generate_image_embeds(
@@ -174,6 +175,27 @@ class EmuGeneration:
             total = (of_tokens * mask).sum(1)
             scores.append(total / mask.sum(1) if mean else total)
         return torch.cat(scores)
+
+
+def asked(kwargs: dict[str, Any], name: str) -> Any:
+    """What transformers' keywords say, or else a generation_config among them; None where neither does."""
+    return kwargs[name] if name in kwargs else getattr(kwargs.get("generation_config"), name, None)
+
+
+def default_to(kwargs: dict[str, Any], **values: Any) -> None:
+    """Add to the keywords what is not asked otherwise."""
+    for name, value in values.items():
+        if asked(kwargs, name) is None:
+            kwargs.setdefault(name, value)
+
+
+def _in_one(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keywords within a copy of the generation_config, where one is given: transformers takes the one or the other."""
+    if kwargs.get("generation_config") is None:
+        return kwargs
+    config = copy.deepcopy(kwargs.pop("generation_config"))
+    rest = config.update(**kwargs, max_length=None)                                    # max_new_tokens says it
+    return {"generation_config": config, **rest}
 
 
 def _new_tokens(kwargs: dict[str, Any], length: int) -> int:

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from minemu import adapters
 from minemu.data.video import is_clip
 from minemu.errors import MinemuError
+from minemu.generation import asked, default_to
 from minemu.loading import main_device
 from minemu.model import LOGS, Emu, local_folder, push
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
@@ -238,8 +240,9 @@ class EmuPipeline:
         return self.chat_batch([sample], **kwargs)[0]
 
     def chat_batch(self, samples: Sequence[Sample | Sequence[dict]], **kwargs) -> list[EmuText]:
+        _refuse_dict(kwargs)
         if self.model.config.objective.say_image:  # words are asked for, even where it would rather draw
-            kwargs.setdefault("begin_suppress_tokens", [self.model.ids.image_start])
+            default_to(kwargs, begin_suppress_tokens=[self.model.ids.image_start])
         batch = self.processor([self._as_asked(sample) for sample in samples]).to(self.model.device)
         ids = self.model.generate(**batch, **kwargs)
         return [EmuText(self.processor.decode(row), row) for row in ids]
@@ -254,7 +257,8 @@ class EmuPipeline:
         Decoded as published, with beams: they weigh whole texts, where greedy decoding is bound to its first word.
         """
         sample = [Path(shown) if isinstance(shown, str) else shown]
-        return self.chat(sample, **{**DESCRIBE, **kwargs}).text
+        default_to(kwargs, **DESCRIBE)
+        return self.chat(sample, **kwargs).text
 
     def log_likelihoods(self, sample: Sample | Sequence[dict], texts: Sequence[str], mean: bool = False) -> Tensor:
         """log P(text | sample) of each text as what comes next: (R,). With `mean` per token, so that long texts do not lose."""
@@ -289,6 +293,7 @@ class EmuPipeline:
         At most `max_pictures`, drawn as `pipe(...)` draws, and `max_new_tokens` tokens of text in all; kwargs are transformers'
         generation keywords.
         """
+        _refuse_dict(kwargs)
         model, ids = self.model, self.model.ids
         batch = self._document(sample, max_pictures, max_new_tokens)
         pieces: list[str | Image.Image] = []
@@ -362,6 +367,14 @@ def _as_batch(prompt: Sample | Sequence[Sample]) -> list[list]:
 def _refuse_bare(prompt: Sample | Sequence[Sample]) -> None:
     if not isinstance(prompt, (list, tuple)) or not prompt:
         raise MinemuError('give a list of text and pictures: pipe(["a rocket on a purple background, Fluent style"])')
+
+
+def _refuse_dict(kwargs: dict[str, Any]) -> None:
+    if asked(kwargs, "return_dict_in_generate"):
+        raise MinemuError(
+            "return_dict_in_generate gives tensors, and the pipeline texts: leave it out, or ask the model itself: "
+            "pipe.model.generate(...)"
+        )
 
 
 def _is_one_picture(sample: Sequence) -> bool:

@@ -7,7 +7,7 @@ from types import ModuleType
 import pytest
 import torch
 from PIL import Image
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, GenerationConfig
 
 from minemu import loading
 from minemu.config import EmuConfig
@@ -112,6 +112,14 @@ def test_wherever_the_weights_are_the_answers_are_equal(pipe, folder, device_map
     assert said[0] == said[1] and torch.equal(*drawn)
     on_disk = {name for name, p in loaded.model.named_parameters() if p.is_meta}
     assert (len(on_disk) > 0) is (device_map in ("disk", "spread"))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"return_dict_in_generate": True}, {"generation_config": GenerationConfig(return_dict_in_generate=True)}]
+)
+def test_the_pipeline_gives_texts_and_no_dict_of_tensors(pipe, asked):
+    with pytest.raises(MinemuError, match="return_dict_in_generate gives tensors, and the pipeline texts: leave it out"):
+        pipe.chat(["two dogs"], **asked)
 
 
 def test_auto_fills_memory_first_and_then_the_disk(folder):

@@ -257,6 +257,30 @@ def test_the_length_of_an_answer_may_be_said_in_any_of_transformers_ways(process
     assert model.generate(torch.full((1, 3), 9), **forever).shape == (1, 253)
 
 
+def test_a_generation_config_is_kept_to(processor, caplog):
+    model, batch = make("emu-nano", **{"objective.say_image": True}), processor([["two dogs"]])
+    said = model.generate(**batch, max_new_tokens=9, eos_token_id=-1)[0].tolist()
+    first, never = said[0], min(set(range(9, 99)) - set(said))
+    given = GenerationConfig(max_new_tokens=9, eos_token_id=first)
+    room = GenerationConfig(max_length=batch["input_ids"].shape[1] + 4, eos_token_id=never)
+    caplog.clear()
+    assert model.generate(**batch, generation_config=given).tolist() == [[first]]  # it ends where it is told to
+    assert model.generate(**batch, generation_config=given, eos_token_id=never, max_new_tokens=2).shape == (1, 2)
+    assert model.generate(**batch, generation_config=room).shape == (1, 4)
+    assert not caplog.records  # transformers warns of what is said twice
+    assert (given.max_new_tokens, given.eos_token_id, room.max_new_tokens) == (9, first, None)  # a copy is set
+
+
+def test_what_a_generation_config_leaves_open_is_set(processor, monkeypatch):
+    model, passed = make("emu-nano", **{"objective.say_image": True}), {}
+    monkeypatch.setattr(model.llm, "generate", lambda **kwargs: passed.update(kwargs))
+    model.generate(**processor([["two dogs"]]), generation_config=GenerationConfig(num_beams=2), streamer=None)
+    assert set(passed) == {"inputs_embeds", "attention_mask", "generation_config", "streamer"}
+    found = passed["generation_config"]
+    assert (found.max_new_tokens, found.num_beams) == (32, 2)
+    assert found.eos_token_id == [model.ids.eos, model.ids.image_start]
+
+
 def test_more_or_fewer_pictures_than_slots(batch):
     model = make("emu-nano")
     for images in (batch["images"][:2], None):
