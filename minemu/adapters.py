@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
-from minemu.files import read_json, write_json
+from minemu.files import read_object, write_json
 from minemu.model import LORA_LAYERS, Emu, add_lora, lora_config
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import ASSISTANT, USER
@@ -105,7 +105,7 @@ def is_adapter(folder: Path) -> bool:
 def base_folder(folder: Path) -> Path:
     """Where the base of an adapter lies: beside it, under its own name, or as X beside X-instruct."""
     whole = folder.resolve()
-    name = read_json(folder / BASE)["name"] if (folder / BASE).exists() else "?"
+    name = read_object(folder / BASE, "name")["name"] if (folder / BASE).exists() else "?"
     for base in (whole.parent / name, whole.parent / whole.name.removesuffix("-instruct")):
         if (base / "config.json").exists():
             return base
@@ -117,7 +117,7 @@ def base_folder(folder: Path) -> Path:
 
 def read_settings(folder: Path, base: EmuConfig) -> EmuConfig:
     """The configuration of a base with the adapters of a folder."""
-    settings = read_json(folder / CONFIG)
+    settings = read_object(folder / CONFIG)
     if settings.get("peft_type") != "LORA" or not {"r", "lora_alpha"} <= settings.keys():
         raise MinemuError(f"{folder / CONFIG} is of no LoRA; give the folder that minemu train instruct wrote")
     others = [name for name in OTHER_LORA if settings.get(name)]
@@ -161,7 +161,7 @@ def _check_base(model: Emu, folder: Path) -> None:
     """One base is told from another of the same sizes by some of its embeddings, in whatever precision it is loaded."""
     if not (folder / BASE).exists():
         return  # peft's own; shapes have to do
-    told, own = read_json(folder / BASE), torch.tensor(_sampled(model))
+    told, own = read_object(folder / BASE, "name", "embeddings"), torch.tensor(_sampled(model))
     known = torch.tensor(told["embeddings"])
     if own.shape != known.shape or not torch.allclose(own, known, rtol=2e-2, atol=2e-2 * known.abs().mean().item()):
         raise MinemuError(

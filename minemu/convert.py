@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
-from minemu.files import atomic_write, read_json, sweep, write_json
+from minemu.files import atomic_write, read_object, sweep, write_json
 from minemu.model import Emu, read_config
 from minemu.official import Mapping, Shape, map_names, published_name
 from minemu.pipeline import DECODER_FOLDER
@@ -110,7 +110,7 @@ def _record(shards: Shards, **choices: Any) -> dict[str, Any]:
 def _begin(out: Path, record: dict[str, Any]) -> None:
     """Make `out` ready: new, or left unfinished by the same conversion."""
     if (out / RECORD).exists():
-        if (before := read_json(out / RECORD)) != record:
+        if (before := read_object(out / RECORD)) != record:
             raise MinemuError(
                 f"{out} holds another conversion, of {before.get('source')}; delete it or choose another folder"
             )

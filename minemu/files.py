@@ -121,6 +121,18 @@ def read_json(path: str | os.PathLike) -> Any:
         raise MinemuError(f"{path} is not valid JSON ({error}): the file is damaged, fetch or write it again") from None
 
 
+def read_object(path: str | os.PathLike, *keys: str) -> dict[str, Any]:
+    """Read a JSON object that has these keys; what is none, or lacks one, is one clear line."""
+    values = read_json(path)
+    if not isinstance(values, dict):
+        raise MinemuError(f"{path} is no JSON object {{...}}: the file is damaged, fetch or write it again")
+    if lacking := [key for key in keys if key not in values]:
+        raise MinemuError(
+            f"{path} lacks '{lacking[0]}': the file is damaged or of something else, fetch or write it again"
+        )
+    return values
+
+
 def digest(folder: str | os.PathLike) -> str:
     """SHA-256 of all weights below a folder, their names and what they hold."""
     total = hashlib.sha256()

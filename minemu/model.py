@@ -28,7 +28,7 @@ from minemu import sequence
 from minemu.causal_transformer import CausalTransformer, pool_features
 from minemu.config import EmuConfig, LLMConfig
 from minemu.errors import MinemuError
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_write, read_object, write_json
 from minemu.generation import EmuGeneration
 from minemu.loading import check_savable, load_module, main_device
 from minemu.objective import image_loss, text_loss, unified_loss
@@ -269,7 +269,7 @@ def read_config(folder: Path) -> EmuConfig:
         raise MinemuError(f"{folder} is a conversion that was stopped; run the same minemu official command again to finish it")
     if (folder / "adapter_config.json").exists() and not (folder / "config.json").exists():
         raise MinemuError(f"{folder} is an adapter: EmuPipeline.from_pretrained loads it on its base")
-    values = read_json(folder / "config.json")
+    values = read_object(folder / "config.json")
     if values.pop("model_type", None) != "emu":
         raise MinemuError(f"{folder / 'config.json'} is not of a minemu model (model_type is not 'emu'); convert one with minemu official")
     return EmuConfig.from_dict(values)

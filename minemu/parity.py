@@ -25,7 +25,7 @@ from minemu import sequence
 from minemu.config import EmuConfig
 from minemu.convert import load_official
 from minemu.errors import MinemuError
-from minemu.files import read_json
+from minemu.files import read_object
 from minemu.model import EmuOutput
 from minemu.objective import image_loss
 from minemu.official import WORD_TABLE, canonical
@@ -96,7 +96,7 @@ class Recording:
     def __init__(self, folder: Path):
         if not folder.is_dir():
             raise MinemuError(f"there is no recording {folder}; name a folder with config.json, weights and outputs")
-        self.values = read_json(folder / "config.json")
+        self.values = read_object(folder / "config.json")
         self.outputs = load_tensors(folder / "outputs.safetensors")
         weights = Shards(folder / "weights.safetensors")
         try:

@@ -22,6 +22,7 @@ from minemu.errors import MinemuError
 
 DECIMAL = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS = {**DECIMAL, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+MOST_MEMORY = 2**60  # of a device
 MOST_DEVICES = 1024
 MOST = 10_000_000  # of anything that is asked about: beyond it numbers overflow
 VISUAL = ("visual_encoder", "ln_visual", "causal_transformer", "project_up")
@@ -41,7 +42,10 @@ def read_size(text: str) -> int:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if not match or match[2] not in UNITS:
         raise MinemuError(f"'{text}' is no size of memory; write it as 80GiB, 24GB or 512MiB")
-    return int(float(match[1]) * UNITS[match[2]])
+    size = float(match[1]) * UNITS[match[2]]
+    if size > MOST_MEMORY:
+        raise MinemuError(f"'{text[:20]}' is more memory than any device has; write it as 80GiB, 24GB or 512MiB")
+    return int(size)
 
 
 # ---- what a device has to hold ---------------------------------------------------------------------------------------------

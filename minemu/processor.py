@@ -20,7 +20,7 @@ from minemu import sequence
 from minemu.chat import ChatTemplates
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError, suggest
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_write, read_object, write_json
 from minemu.model import local_folder, push, read_config
 from minemu.tokenizer import VIDEO, load_tokenizer, special_tokens
 
@@ -247,7 +247,7 @@ class EmuProcessor(ChatTemplates):
         folder = local_folder(source, revision, token)
         if (folder / "config.json").exists() and not (folder / "processor.json").exists():
             return cls.of(read_config(folder), folder)
-        settings = read_json(folder / "processor.json")
+        settings = read_object(folder / "processor.json", "image_size", "n_image")
         return cls(load_tokenizer(folder), settings["image_size"], settings["n_image"], settings.get("n_frame"))
 
     @classmethod

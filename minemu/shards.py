@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from minemu.errors import MinemuError
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_write, read_json, read_object, write_json
 
 INDEX = "model.safetensors.index.json"
 POINTER = b"version https://git-lfs"  # what a clone without git-lfs has in place of a file
@@ -67,11 +67,7 @@ class Shards:
     def _file(self, path: Path) -> Any:
         if self._open is None or self._open[0] != path:
             self._open = None  # the file before this one is closed first
-            with path.open("rb") as file:
-                if file.read(len(POINTER)) == POINTER:
-                    raise MinemuError(
-                        f"{path} is a pointer of git-lfs, not the file itself; fetch that with: git lfs pull"
-                    )
+            refuse_pointer(path)
             self._open = path, _SafetensorsFile(path) if path.suffix == ".safetensors" else _load_torch(path)
         return self._open[1]
 
@@ -139,6 +135,13 @@ def _damaged(path: Path, error: Exception) -> MinemuError:
     return MinemuError(f"{path} is damaged or truncated ({reason}); fetch it again")
 
 
+def refuse_pointer(path: Path) -> None:
+    """A clone without git-lfs has a few lines of text in place of each large file."""
+    with path.open("rb") as file:
+        if file.read(len(POINTER)) == POINTER:
+            raise MinemuError(f"{path} is a pointer of git-lfs, not the file itself; fetch that with: git lfs pull")
+
+
 def find_checkpoint(path: Path) -> Path:
     """The file that a path means: itself, or in a folder its index, or its only weights file."""
     if path.is_file():
@@ -156,10 +159,11 @@ def find_checkpoint(path: Path) -> Path:
 
 def _read_index(path: Path) -> dict[str, Path]:
     """Name -> file of a sharded checkpoint; a shard that is not there is named."""
-    read = read_json(path)
-    index = read.get("weight_map") if isinstance(read, dict) else None
+    index = read_object(path).get("weight_map")
     if not isinstance(index, dict) or not index:
         raise MinemuError(f"{path} has no weight_map, so it is no index of a checkpoint; fetch it again")
+    if strange := [name for name, file in index.items() if not isinstance(file, str)]:
+        raise MinemuError(f"{path} names no file for {strange[0]} in its weight_map; fetch it again")
     files = {name: path.parent / file for name, file in index.items()}
     for file in sorted(set(files.values())):
         if not file.exists():

@@ -29,7 +29,7 @@ from tqdm import tqdm
 from minemu.codec import build_codec
 from minemu.config import DecoderConfig, VisionConfig, from_dict
 from minemu.errors import MinemuError
-from minemu.files import atomic_write, read_json, write_json
+from minemu.files import atomic_write, read_object, write_json
 from minemu.loading import load_module, read_dtype
 from minemu.sketch import REFINE_GROUPS, Sketch
 from minemu.weights import load_strict, load_tensors, save_tensors
@@ -252,7 +252,7 @@ class VisualDecoder(nn.Module):
     def from_pretrained(cls, folder: str | os.PathLike, dtype: torch.dtype | str = torch.float32) -> VisualDecoder:
         """Load what `save_pretrained` wrote. Strict: every tensor has its place and its shape."""
         folder = Path(folder)
-        values = read_json(folder / "config.json")
+        values = read_object(folder / "config.json")
         if values.pop("model_type", None) != "emu_visual_decoder":
             raise MinemuError(f"{folder / 'config.json'} is not of a visual decoder (model_type is not 'emu_visual_decoder')")
         config = from_dict(DecoderConfig, values, "decoder.")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from minemu.errors import MinemuError
-from minemu.shards import INDEX, Shards
+from minemu.shards import INDEX, Shards, refuse_pointer
 
 
 def save_tensors(
@@ -37,6 +37,7 @@ def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a safetensors file; a missing or truncated one is one clear line."""
     try:
+        refuse_pointer(Path(path))
         return load_file(path)
     except (FileNotFoundError, SafetensorError, OSError) as error:
         reason = "missing" if not Path(path).exists() else f"damaged ({error})"

@@ -14,6 +14,7 @@ from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.shards import Shards, read_table
+from minemu.weights import load_folder
 
 NANO = {"emu": "emu-nano", "emu2": "emu2-nano"}
 SMALL = 50_000  # bytes a file, so that even this model needs several
@@ -165,6 +166,9 @@ def test_what_git_lfs_left_in_place_of_a_file_is_named(tmp_path):
     (tmp_path / "model.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
     with pytest.raises(MinemuError, match="model.bin is a pointer of git-lfs, not the file itself; .* git lfs pull"):
         Shards(tmp_path / "model.bin")
+    (tmp_path / "model.bin").rename(tmp_path / "model.safetensors")
+    with pytest.raises(MinemuError, match="model.safetensors is a pointer of git-lfs, .* with: git lfs pull"):
+        load_folder(tmp_path)
 
 
 def test_a_shard_that_gets_lost_is_named(tmp_path):
@@ -232,6 +236,11 @@ def put(value):
             "sharded bin",
             lambda f: (f / "model.bin.index.json").write_text("{}"),
             "model.bin.index.json has no weight_map, so it is no index of a checkpoint; fetch it again",
+        ),
+        (
+            "sharded bin",
+            lambda f: (f / "model.bin.index.json").write_text('{"weight_map": {"a": 3}}'),
+            "model.bin.index.json names no file for a in its weight_map; fetch it again",
         ),
         ("pt", lambda f: (f / "model.pt").unlink(), "source has no weights file; name one file"),
         (

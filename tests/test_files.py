@@ -1,11 +1,14 @@
-"""Atomic writes: what is visible after an error, after Ctrl-C, and after a process that was killed."""
+"""Atomic writes: what is visible after an error, after Ctrl-C, and after a process that was killed. JSON that is not what it should be."""
 
 import shutil
 
 import pytest
 
-from minemu import files
+from minemu import adapters, files
 from minemu.errors import MinemuError
+from minemu.model import Emu
+from minemu.processor import EmuProcessor
+from minemu.visual_decoder import VisualDecoder
 
 
 def test_a_missing_input_is_not_blamed_on_what_is_written(tmp_path):
@@ -60,3 +63,21 @@ def test_sweeping_one_name_leaves_longer_ones(tmp_path):
         path.mkdir()
     files.sweep(tmp_path, "checkpoint")
     assert [path.exists() for path in written] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "load", "message"),
+    [
+        ("config.json", "[]", Emu.from_pretrained, "config.json is no JSON object"),
+        ("config.json", "[]", VisualDecoder.from_pretrained, "config.json is no JSON object"),
+        ("processor.json", "{}", EmuProcessor.from_pretrained, "processor.json lacks 'image_size'"),
+        ("processor.json", '{"image_size": 32}', EmuProcessor.from_pretrained, "processor.json lacks 'n_image'"),
+        ("base.json", "{}", adapters.base_folder, "base.json lacks 'name'"),
+        ("adapter_config.json", "[]", lambda folder: adapters.read_settings(folder, None), "is no JSON object"),
+    ],
+)
+def test_json_that_is_not_what_it_should_be_is_one_line(tmp_path, name, text, load, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(MinemuError, match=message) as error:
+        load(tmp_path)
+    assert "\n" not in str(error.value) and name in str(error.value)

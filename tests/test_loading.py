@@ -118,7 +118,9 @@ def test_wherever_the_weights_are_the_answers_are_equal(pipe, folder, device_map
     "asked", [{"return_dict_in_generate": True}, {"generation_config": GenerationConfig(return_dict_in_generate=True)}]
 )
 def test_the_pipeline_gives_texts_and_no_dict_of_tensors(pipe, asked):
-    with pytest.raises(MinemuError, match="return_dict_in_generate gives tensors, and the pipeline texts: leave it out"):
+    with pytest.raises(
+        MinemuError, match="return_dict_in_generate gives tensors, and the pipeline texts: leave it out"
+    ):
         pipe.chat(["two dogs"], **asked)
 
 

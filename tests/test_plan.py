@@ -211,6 +211,7 @@ def test_command_line_prints_and_writes_one_object(tmp_path, capsys):
         ("emu-15b", "unknown preset 'emu-15b': did you mean 'emu-14b'?"),
         ("emu-nano --memory 80", "'80' is no size of memory; write it as 80GiB, 24GB or 512MiB"),
         ("emu-nano --memory 80gigs", "'80gigs' is no size of memory"),
+        (f"emu-nano --memory {'9' * 320}GB", "'99999999999999999999' is more memory than any device has"),
         ("emu-nano --devices 0", "--devices 0 is too few; give 1 or more"),
         ("emu-nano --batch 0", "--batch 0 is too few; give 1 or more"),
         ("emu-nano --length 512", "--length 512 is more than the context of 256; shorten it or --set llm.context"),
