@@ -56,9 +56,13 @@ class EmuGeneration:
         images: Tensor | None,
         image_embeds: Tensor | None,
         frames: Tensor | None,
+        frame_embeds: Tensor | None,
         to_come: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Left-padded ids and mask (B, L) and their embeddings (B, L, D); refused where `to_come` more have no room."""
+        """Left-padded ids and mask (B, L) and their embeddings (B, L, D); refused where `to_come` more have no room.
+
+        Pictures and frames that are embeddings already are not encoded again.
+        """
         length, context = input_ids.shape[1], self.config.llm.context
         if length + to_come > context:
             raise MinemuError(
@@ -68,7 +72,8 @@ class EmuGeneration:
             attention_mask = torch.ones_like(input_ids)
         if image_embeds is None and images is not None:
             image_embeds = self.encode_images(images)
-        frame_embeds = None if frames is None else self.encode_images(frames, frames=True)
+        if frame_embeds is None and frames is not None:
+            frame_embeds = self.encode_images(frames, frames=True)
         input_ids, attention_mask = sequence.pad_left(input_ids, attention_mask)
         return input_ids, attention_mask, self.embed(input_ids, image_embeds, frame_embeds)
 
@@ -80,6 +85,7 @@ class EmuGeneration:
         images: Tensor | None = None,
         image_embeds: Tensor | None = None,
         frames: Tensor | None = None,
+        frame_embeds: Tensor | None = None,
         **kwargs,
     ) -> Tensor:
         """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new).
@@ -87,7 +93,7 @@ class EmuGeneration:
         At most what the context has left: positions beyond it were never trained. A model that says [IMG] itself
         (`objective.say_image`) ends there, as words have no more to say.
         """
-        _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come=1)
+        _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, frame_embeds, to_come=1)
         length, context = inputs.shape[1], self.config.llm.context
         kwargs["max_new_tokens"] = min(_new_tokens(kwargs, length), context - length)
         if self.config.objective.say_image:
@@ -102,6 +108,7 @@ class EmuGeneration:
         images: Tensor | None = None,
         image_embeds: Tensor | None = None,
         frames: Tensor | None = None,
+        frame_embeds: Tensor | None = None,
     ) -> Tensor:
         """Regress the N visual embeddings of the next picture, each fed back as the next input. Returns (B, N, E).
 
@@ -111,7 +118,7 @@ class EmuGeneration:
             input_ids, attention_mask = sequence.pad_left(input_ids, attention_mask)  # [IMG] may stand before padding
         to_come = self.config.bridge.n_image + int(not (input_ids[:, -1] == self.ids.image_start).all())
         input_ids, attention_mask, inputs = self._prompt(
-            input_ids, attention_mask, images, image_embeds, frames, to_come
+            input_ids, attention_mask, images, image_embeds, frames, frame_embeds, to_come
         )
         begun = input_ids[:, -1] == self.ids.image_start
         if begun.any() and not begun.all():
@@ -148,6 +155,7 @@ class EmuGeneration:
         images: Tensor | None = None,
         image_embeds: Tensor | None = None,
         frames: Tensor | None = None,
+        frame_embeds: Tensor | None = None,
         mean: bool = False,
     ) -> Tensor:
         """log P(text | prompt) of each of R texts (token ids, at most T) as the words right after one prompt, (1, L): (R,).
@@ -159,7 +167,7 @@ class EmuGeneration:
         if not texts or not all(texts):
             raise MinemuError("there is no text to score, or an empty one; give at least one, each of a word or more")
         to_come = max(map(len, texts))
-        _, _, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, to_come)
+        _, _, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, frame_embeds, to_come)
         scores = []
         for start in range(0, len(texts), SCORED):
             padded = sequence.pad_rows(list(texts[start : start + SCORED]), self.ids)

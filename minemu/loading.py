@@ -1,6 +1,7 @@
 """Loading a checkpoint in any precision, onto any devices, or quantised, with no second copy of its weights in memory.
 
     Emu.from_pretrained(folder, dtype="bfloat16", device_map="auto")       # GPUs first, then memory, then the disk
+    Emu.from_pretrained(folder, dtype="auto")                              # in the precision of the file
     Emu.from_pretrained(folder, quantization_config=BitsAndBytesConfig(load_in_4bit=True))
 
 The model is built without memory (on the meta device). The tensors of the file are mapped, not read, and each is put in its place:
@@ -10,6 +11,7 @@ needed. `minemu plan` says beforehand what fits where.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
@@ -38,6 +40,16 @@ def read_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return DTYPES[name]
 
 
+def choose_dtype(dtype: torch.dtype | str, tensors: dict[str, Tensor]) -> torch.dtype:
+    """A floating-point type, or its name; "auto": the one that most of these numbers have."""
+    if dtype != "auto":
+        return read_dtype(dtype)
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors.values():
+        sizes[tensor.dtype] += tensor.numel() if tensor.is_floating_point() else 0
+    return read_dtype(sizes.most_common(1)[0][0])
+
+
 def load_module(
     build: Callable[[], nn.Module],
     tensors: dict[str, Tensor],
@@ -46,17 +58,19 @@ def load_module(
     device_map: DeviceMap | None = None,
     max_memory: dict[int | str, int | str] | None = None,
     quantization_config: BitsAndBytesConfig | None = None,
+    torch_dtype: Any = None,
 ) -> nn.Module:
     """The module that `build` makes, with `tensors` in place; strict, as `weights.load_strict`.
 
-    dtype                of every weight, and of the quantised LLM's other weights
+    dtype                of every weight, and of the quantised LLM's other weights; "auto": as they lie in the file
     device_map           None or a device for all of it; "auto": as much as fits on GPUs, then CPU, then disk; or {part: device}
     max_memory           for "auto": {0: "20GiB", "cpu": "60GiB"}
     quantization_config  transformers' BitsAndBytesConfig; only the linear layers of `module.llm` are quantised
+    torch_dtype          refused: what transformers called dtype once
     """
-    dtype = read_dtype(dtype)
+    check_placing(device_map, max_memory, quantization_config, torch_dtype)
+    dtype = choose_dtype(dtype, tensors)
     if quantization_config is not None:
-        check_quantization(quantization_config)
         device_map = "auto" if device_map is None else device_map
     with init_empty_weights(include_buffers=False):
         module = build()
@@ -69,6 +83,22 @@ def load_module(
         if (place := _place_of(name, places)) != "disk":
             set_module_tensor_to_device(module, name, place, value=tensor, dtype=dtype)
     return _dispatch(module, tensors, places).eval()
+
+
+def check_placing(
+    device_map: DeviceMap | None = None,
+    max_memory: dict[int | str, int | str] | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+    torch_dtype: Any = None,
+) -> None:
+    """Refuse keywords of `load_module` that nothing would read, or that cannot be followed here, before anything is read."""
+    if torch_dtype is not None:
+        raise MinemuError("the precision is called dtype here: dtype='bfloat16'")
+    if quantization_config is not None:
+        check_quantization(quantization_config)
+    filled = device_map == "auto" or (device_map is None and quantization_config is not None)
+    if max_memory is not None and not filled:
+        raise MinemuError("max_memory is for device_map='auto': add that, or leave max_memory out")
 
 
 def cast_weights(module: nn.Module, dtype: torch.dtype) -> None:

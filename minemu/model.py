@@ -30,7 +30,7 @@ from minemu.config import EmuConfig, LLMConfig
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_object, write_json
 from minemu.generation import EmuGeneration
-from minemu.loading import check_savable, load_module, main_device
+from minemu.loading import check_savable, load_module, main_device, read_dtype
 from minemu.objective import image_loss, text_loss, unified_loss
 from minemu.shards import INDEX, RECORD
 from minemu.visual_encoder import EVAVisionTransformer
@@ -166,17 +166,20 @@ class Emu(nn.Module, EmuGeneration):
         position_ids: Tensor | None = None,
         segment_ids: Tensor | None = None,
         frames: Tensor | None = None,
+        frame_embeds: Tensor | None = None,
     ) -> EmuOutput:
         """Losses, logits and regressed embeddings of a batch.
 
         input_ids, attention_mask (B, L) and images (n, 3, S, S) come from `EmuProcessor`; frames (n, 3, S, S) are those of videos,
         which Emu2 pools to fewer embeddings (Emu reads them as images). `image_embeds` (n, N, E) replace
-        `images` where they are known already; `image_targets` (n, N, E) replace them as regression targets (a frozen teacher's).
+        `images` where they are known already, and `frame_embeds` (n, n_frame, E) `frames`; `image_targets` (n, N, E) replace
+        `image_embeds` as regression targets (a frozen teacher's).
         For packed rows (`sequence.pack_rows`) give position_ids and segment_ids (B, L) in place of the attention mask.
         """
         if image_embeds is None and images is not None:
             image_embeds = self.encode_images(images)                            # (n, N, E)
-        frame_embeds = None if frames is None else self.encode_images(frames, frames=True)
+        if frame_embeds is None and frames is not None:
+            frame_embeds = self.encode_images(frames, frames=True)
         inputs = self.embed(input_ids, image_embeds, frame_embeds)               # (B, L, D)
         if segment_ids is not None:
             if position_ids is None:
@@ -204,10 +207,10 @@ class Emu(nn.Module, EmuGeneration):
 
     # ---- storage -------------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | str | None = None) -> None:
         """Write config.json and model.safetensors (in `dtype`, default: as it is)."""
         check_savable(self)
-        folder = Path(folder)
+        folder, dtype = Path(folder), None if dtype is None else read_dtype(dtype)
         with atomic_write(folder / "model.safetensors") as temporary:
             save_tensors(self.state_dict(), temporary, dtype)
         (folder / INDEX).unlink(missing_ok=True)  # of shards that lay here before, which would be read instead
@@ -224,8 +227,8 @@ class Emu(nn.Module, EmuGeneration):
     ) -> Emu:
         """Load a folder, or a repository of the Hugging Face hub. Strict: every tensor has its place and its shape.
 
-        `revision` and `token` are for the hub; `placing` are device_map, max_memory and quantization_config, as in
-        transformers: see `minemu.loading.load_module`.
+        `dtype` "auto" is the file's own. `revision` and `token` are for the hub; `placing` are device_map, max_memory and
+        quantization_config, as in transformers: see `minemu.loading.load_module`.
         """
         folder = local_folder(source, revision, token)
         config = read_config(folder)

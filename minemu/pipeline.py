@@ -19,7 +19,7 @@ from minemu import adapters
 from minemu.data.video import is_clip
 from minemu.errors import MinemuError
 from minemu.generation import asked, default_to
-from minemu.loading import main_device
+from minemu.loading import check_placing, main_device
 from minemu.model import LOGS, Emu, local_folder, push
 from minemu.processor import EmuProcessor, PictureLike, is_picture_path
 from minemu.prompts import DESCRIBE
@@ -34,9 +34,9 @@ DECODER_FOLDER = "visual_decoder"
 
 @dataclass
 class EmuPipelineOutput:
-    """`images`: PIL pictures (or a tensor (B, 3, S, S) in [-1, 1] with output_type="pt"); `embeds`: what they were decoded from."""
+    """`images`, in the form of `output_type`; `embeds`: what they were decoded from."""
 
-    images: list[Image.Image] | Tensor
+    images: list[Image.Image] | np.ndarray | Tensor
     embeds: Tensor  # (B, N, E)
 
 
@@ -78,7 +78,7 @@ class EmuPipeline:
         token: str | None = None,
         **placing,
     ) -> EmuPipeline:
-        """Load a folder or hub repository; `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
+        """Load a folder or hub repository; `dtype` and `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
 
         Without a folder visual_decoder, as of Emu2-Chat, it reads and speaks, and cannot draw.
 
@@ -86,8 +86,7 @@ class EmuPipeline:
                   the base that lies beside it
         merge     add the adapter to the weights: the same answers, faster, and no need of peft afterwards
         """
-        if "torch_dtype" in placing:
-            raise MinemuError("the precision is called dtype here: dtype='bfloat16'")
+        check_placing(**placing)
         folder = local_folder(source, revision, token)
         if adapter is None and adapters.is_adapter(folder):
             folder, adapter = adapters.base_folder(folder), folder
@@ -113,11 +112,16 @@ class EmuPipeline:
         pipe.logs = [folder / LOGS, adapter / LOGS]
         return pipe
 
-    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | str | None = None) -> None:
+        """Write model, processor and decoder (in `dtype`, default: as they are), in place of those that lay here before."""
         self.model.save_pretrained(folder, dtype)
         self.processor.save_pretrained(folder)
         if self.decoder is not None:
             self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
+        else:
+            shutil.rmtree(
+                Path(folder) / DECODER_FOLDER, ignore_errors=True
+            )  # of another, which would be loaded with this one
         own = Path(folder) / LOGS
         for logs in self.logs:
             if logs.is_dir() and logs.resolve() != own.resolve():
@@ -165,9 +169,11 @@ class EmuPipeline:
         A sample that is one picture alone is rebuilt from its own embeddings; put "" beside it to have the model predict
         a next picture instead. Two pictures blend. Step count and guidance default to the checkpoint's own.
         A list of generators has one for each picture, which is then the same alone and in a batch.
+
+        output_type   as in diffusers: "pil"; "np", an array (B, S, S, 3) in [0, 1]; "pt", a tensor (B, 3, S, S) in [0, 1]
         """
-        if output_type not in ("pil", "pt"):
-            raise MinemuError(f"output_type={output_type!r} is not one of pil, pt")
+        if output_type not in OUTPUTS:
+            raise MinemuError(f"output_type={output_type!r} is not one of {', '.join(OUTPUTS)}")
         self.check_draws()
         samples = _as_batch(prompt)
         alone = [_is_one_picture(sample) for sample in samples]
@@ -177,7 +183,7 @@ class EmuPipeline:
             )
         embeds = self.encode([sample[0] for sample in samples]) if all(alone) else self.imagine(samples)
         pixels = self._draw(embeds, all(alone), num_inference_steps, guidance_scale, generator, progress)
-        return EmuPipelineOutput(pixels if output_type == "pt" else to_pil(pixels), embeds)
+        return EmuPipelineOutput(OUTPUTS[output_type](pixels), embeds)
 
     def check_draws(self) -> None:
         """Refuse what needs the visual decoder where there is none."""
@@ -316,7 +322,7 @@ class EmuPipeline:
         return pieces
 
     def _document(self, sample: Sample, max_pictures: int, max_new_tokens: int) -> dict[str, Tensor | None]:
-        """A sample to go on with, its pictures as embeddings; refused where the model cannot, or has no room for it."""
+        """A sample to go on with, its pictures and frames as embeddings; refused where the model cannot, or has no room for it."""
         _refuse_bare(sample)
         if not self.model.config.objective.say_image:
             raise MinemuError(
@@ -338,14 +344,31 @@ class EmuPipeline:
                 f"max_pictures={max_pictures} and max_new_tokens={max_new_tokens} take {needed} places, and after what is given "
                 f"{room} are left; lower them, or give less"
             )
-        embeds = None if images is None else self.model.encode_images(images)
-        return {"input_ids": batch["input_ids"], "image_embeds": embeds, "frames": batch.get("frames")}
+        frames = batch.get("frames")
+        return {
+            "input_ids": batch["input_ids"],
+            "image_embeds": None if images is None else self.model.encode_images(images),
+            "frame_embeds": None if frames is None else self.model.encode_images(frames, frames=True),
+        }
 
 
 def to_pil(pixels: Tensor) -> list[Image.Image]:
     """(B, 3, S, S) in [-1, 1] -> PIL pictures."""
     array = ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(np.ascontiguousarray(picture)) for picture in array]
+
+
+def to_shares(pixels: Tensor) -> Tensor:
+    """(B, 3, S, S) in [-1, 1] -> the same in [0, 1]."""
+    return (pixels.clamp(-1, 1) + 1) / 2
+
+
+def to_arrays(pixels: Tensor) -> np.ndarray:
+    """(B, 3, S, S) in [-1, 1] -> (B, S, S, 3) in [0, 1]."""
+    return to_shares(pixels.float()).permute(0, 2, 3, 1).cpu().numpy()
+
+
+OUTPUTS = {"pil": to_pil, "np": to_arrays, "pt": to_shares}
 
 
 def sheet(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:

@@ -30,7 +30,7 @@ from minemu.codec import build_codec
 from minemu.config import DecoderConfig, VisionConfig, from_dict
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_object, write_json
-from minemu.loading import load_module, read_dtype
+from minemu.loading import choose_dtype, load_module, read_dtype
 from minemu.sketch import REFINE_GROUPS, Sketch
 from minemu.weights import load_strict, load_tensors, save_tensors
 
@@ -241,24 +241,26 @@ class VisualDecoder(nn.Module):
 
     # ---- files ---------------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(self, folder: str | os.PathLike, dtype: torch.dtype | str | None = None) -> None:
         """Write config.json and model.safetensors (in `dtype`, default: as it is)."""
-        folder = Path(folder)
+        folder, dtype = Path(folder), None if dtype is None else read_dtype(dtype)
         with atomic_write(folder / "model.safetensors") as temporary:
             save_tensors(self.state_dict(), temporary, dtype)
         write_json(folder / "config.json", {"model_type": "emu_visual_decoder", **asdict(self.config)})
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike, dtype: torch.dtype | str = torch.float32) -> VisualDecoder:
-        """Load what `save_pretrained` wrote. Strict: every tensor has its place and its shape."""
+        """Load what `save_pretrained` wrote, in `dtype` ("auto": the file's own). Strict: every tensor has its place and its shape."""
         folder = Path(folder)
         values = read_object(folder / "config.json")
         if values.pop("model_type", None) != "emu_visual_decoder":
             raise MinemuError(f"{folder / 'config.json'} is not of a visual decoder (model_type is not 'emu_visual_decoder')")
         config = from_dict(DecoderConfig, values, "decoder.")
-        decoder = load_module(lambda: cls(config), load_tensors(folder / "model.safetensors"), str(folder), dtype)
-        decoder.to(read_dtype(dtype))  # the position channels too, which no file holds
-        if read_dtype(dtype) == torch.float16:
+        tensors = load_tensors(folder / "model.safetensors")
+        dtype = choose_dtype(dtype, tensors)
+        decoder = load_module(lambda: cls(config), tensors, str(folder), dtype)
+        decoder.to(dtype)  # the position channels too, which no file holds
+        if dtype == torch.float16:
             decoder.codec.float()  # SDXL's autoencoder overflows in half precision
         return decoder
 

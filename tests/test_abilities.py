@@ -408,7 +408,7 @@ class Painter(Pipe):
 
     def __call__(self, prompts, output_type, generator):
         drawn = [Image.fromarray(self.known[key(prompt)]) for prompt in prompts]
-        return SimpleNamespace(images=torch.stack(judge.as_tensors(drawn)))
+        return SimpleNamespace(images=(torch.stack(judge.as_tensors(drawn)) + 1) / 2)
 
 
 def test_blends_drawn_by_an_oracle_and_by_a_fool(eye):

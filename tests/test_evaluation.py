@@ -208,7 +208,7 @@ class Oracle:
 
     def __call__(self, prompts, output_type, generator):
         keys = [item if isinstance(item, str) else item.tobytes() for (item,) in prompts]
-        return SimpleNamespace(images=torch.stack(judge.as_tensors([self.pictures[key] for key in keys])))
+        return SimpleNamespace(images=(torch.stack(judge.as_tensors([self.pictures[key] for key in keys])) + 1) / 2)
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import os
 import sys
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -179,6 +180,38 @@ def test_a_dtype_by_name_and_the_rotary_table_stays_exact(pipe, folder, dtype, d
     torch.testing.assert_close(rounded.float(), exact, atol=0.05, rtol=0)
 
 
+@pytest.mark.parametrize("saved", ["float16", torch.bfloat16])
+def test_a_checkpoint_is_saved_in_a_dtype_by_name_and_loaded_as_it_lies(pipe, tmp_path, saved):
+    pipe.save_pretrained(tmp_path, dtype=saved)
+    kind = loading.read_dtype(saved)
+    assert {tensor.dtype for tensor in load_tensors(tmp_path / "model.safetensors").values()} == {kind}
+    loaded = EmuPipeline.from_pretrained(tmp_path, dtype="auto")
+    assert {p.dtype for p in loaded.model.parameters()} == {kind} == {p.dtype for p in loaded.decoder.unet.parameters()}
+    assert {p.dtype for p in EmuPipeline.from_pretrained(tmp_path).model.parameters()} == {torch.float32}
+    with pytest.raises(MinemuError, match="unknown dtype 'half'"):
+        pipe.save_pretrained(tmp_path / "other", dtype="half")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_pipeline_without_a_decoder_is_saved_without(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    EmuPipeline(pipe.model, pipe.processor, None).save_pretrained(tmp_path)
+    assert EmuPipeline.from_pretrained(tmp_path).decoder is None
+
+
+def test_pictures_come_in_the_forms_of_diffusers(pipe):
+    def draw(kind):
+        return pipe(["two dogs"], generator=torch.Generator().manual_seed(0), output_type=kind).images
+
+    drawn = {kind: draw(kind) for kind in ("pil", "np", "pt")}
+    assert drawn["pt"].shape == (1, 3, 32, 32) and 0 <= drawn["pt"].min() < drawn["pt"].max() <= 1
+    assert drawn["np"].shape == (1, 32, 32, 3) and drawn["np"].dtype == np.float32
+    assert np.array_equal(drawn["np"], drawn["pt"].permute(0, 2, 3, 1).numpy())
+    assert abs(np.asarray(drawn["pil"][0]) - 255 * drawn["np"][0]).max() <= 0.51
+    with pytest.raises(MinemuError, match="output_type='latent' is not one of pil, np, pt"):
+        draw("latent")
+
+
 def test_weights_are_never_there_twice(folder, monkeypatch):
     """Building takes no memory, and on the CPU each weight is the mapped file itself."""
     mapped, built = load_tensors(folder / "model.safetensors"), []
@@ -222,6 +255,8 @@ def test_a_spread_model_is_neither_saved_nor_moved(folder, tmp_path):
         ({"device_map": {"": "cpu", "llm": "disk"}}, "device_map names '' and 'llm' inside it; give each part one device"),
         ({"device_map": {"visual_encoder.blocks": "cpu"}}, "device_map splits visual_encoder, which has to be on one device"),
         ({"device_map": "auto", "max_memory": {"cpu": "much"}}, "max_memory={'cpu': 'much'} does not do"),
+        ({"max_memory": {"cpu": "1GB"}}, "max_memory is for device_map='auto': add that, or leave max_memory out"),
+        ({"torch_dtype": torch.bfloat16}, "the precision is called dtype here: dtype='bfloat16'"),
         ({"quantization_config": {"load_in_4bit": True}}, "quantization_config is a dict; give transformers' BitsAndBytesConfig"),
         ({"quantization_config": FOUR_BIT}, "8- and 4-bit loading needs bitsandbytes: pip install bitsandbytes"),
     ],

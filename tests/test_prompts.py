@@ -12,10 +12,12 @@ from minemu.chat import CHAT_TEMPLATES, user_message
 from minemu.config import EmuConfig
 from minemu.errors import MinemuError
 from minemu.model import Emu
+from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.prompts import EMU_I_IMAGE, PROMPTS, dialogue, few_shot
 from minemu.sequence import Video
 from minemu.tokenizer import SPECIAL_TOKEN_SETS, load_tokenizer
+from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "emu1"
 IMG = Image.new("RGB", (8, 8), "red")
@@ -325,6 +327,23 @@ def test_a_conversation_about_a_video_and_a_picture_is_answered():
     assert batch["frames"].shape == (4, 3, 32, 32) and batch["images"].shape == (2, 3, 32, 32)
     answers = model.generate(**batch, **{**CHAT_TEMPLATES["emu2-chat"].decoding, "max_new_tokens": 4})
     assert len(processor.batch_decode(answers)) == 2
+
+
+def test_a_document_with_a_clip_encodes_its_frames_once(monkeypatch):
+    sizes = {"llm.words": 420, "llm.special_tokens": 274, "llm.frame_slot": True, "llm.context": 1024}
+    config = EmuConfig.preset("emu2-nano").override({**sizes, "objective.say_image": True})
+    pipe = EmuPipeline(Emu(config), EmuProcessor.of(config, GOLDEN), VisualDecoder(config.decoder))
+    encoded, encode = [], pipe.model.encode_images
+    monkeypatch.setattr(
+        pipe.model, "encode_images", lambda images, frames=False: encoded.append(frames) or encode(images, frames)
+    )
+    turns = iter([[5, pipe.model.ids.image_start], [pipe.model.ids.image_start], [6]])
+    monkeypatch.setattr(pipe.model.llm, "generate", lambda **kwargs: torch.tensor([next(turns)]))
+    pieces = pipe.continue_document(
+        [Video([IMG, IMG]), IMG, "what happens?"], num_inference_steps=1, guidance_scale=1.0
+    )
+    assert [isinstance(piece, str) for piece in pieces] == [True, False, False, True]
+    assert sorted(encoded) == [False, True]  # the picture, and the frames
 
 
 def test_a_path_among_the_words_is_a_picture_as_everywhere_else():

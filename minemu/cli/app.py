@@ -19,11 +19,15 @@ Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also 
 Base = Annotated[
     str | None,
     typer.Option(
-        help="Begin with this checkpoint in place of the stages before: all up to emu; for language, imagine and emu, encoder and bridge."
+        help="Begin with this checkpoint in place of the stages before. Stages language, imagine and emu take its encoder and "
+        "bridge, later ones all of it up to emu."
     ),
 ]
 Device = Annotated[
     str | None, typer.Option(help="Where to compute, such as cuda:0 or cpu (default: a GPU where there is one).")
+]
+Dtype = Annotated[
+    str, typer.Option(help="Precision of the weights: float32, bfloat16, float16, or auto, that of the file.")
 ]
 Workers = Annotated[
     int, typer.Option(min=0, help="Processes that make batches, if one thread does not keep a GPU busy.")
@@ -74,13 +78,13 @@ def overrides(settings: list[str] | None) -> dict[str, str]:
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
-def load(checkpoint: str, device: str | None) -> EmuPipeline:
+def load(checkpoint: str, device: str | None, dtype: str) -> EmuPipeline:
     """The pipeline of a checkpoint, on a device or on a GPU where there is one."""
     from minemu.loading import device_of
     from minemu.pipeline import EmuPipeline
 
     at = device_of(device)  # before seconds are spent
-    return EmuPipeline.from_pretrained(checkpoint).to(at)
+    return EmuPipeline.from_pretrained(checkpoint, dtype).to(at)
 
 
 def write(path: Path | None, value: dict[str, Any]) -> None:

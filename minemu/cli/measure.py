@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from minemu.cli.app import Device, Json, RunDir, Seed, Set, app, load, overrides, write
+from minemu.cli.app import Device, Dtype, Json, RunDir, Seed, Set, app, load, overrides, write
 from minemu.errors import MinemuError, suggest
 
 CHECKPOINT, ADAPTER = Path("data_samples/emu-tiny"), Path("data_samples/emu-tiny-instruct")
@@ -32,6 +32,7 @@ def evaluate(
         bool, typer.Option("--list", help="Say what each task is, on which splits, and what is not trained yet.")
     ] = False,
     device: Device = None,
+    dtype: Dtype = "float32",
     json: Json = None,
 ) -> None:
     """Measure a checkpoint on held-out samples, beside chance, a blind baseline and an upper bound."""
@@ -63,16 +64,15 @@ def evaluate(
         tasks.check(name, on, n, examples)  # before minutes are spent
     if task is not None:
         tasks.check_trained(task, checkpoint)
-    made_by, pipe = report.provenance(), load(checkpoint, device)
+    made_by, pipe = report.provenance(), load(checkpoint, device, dtype)
     measured = {**made_by, **report.weights_of(checkpoint), "device": pipe.model.device.type}
     results = []
     for name, on, examples, n in wanted:
         results.append(tasks.evaluate(pipe, name, on, n, seed, shots=examples))
         typer.echo(report.line(results[-1]))
         if all_tasks:
-            write(
-                json, report.collect(results, pipe.model.config.name, measured)
-            )  # also what is known so far survives a stop
+            # Also what is known so far survives a stop.
+            write(json, report.collect(results, pipe.model.config.name, measured))
     if not all_tasks:
         write(json, {**results[0].to_dict(), **measured, "preset": pipe.model.config.name})
 

@@ -115,7 +115,7 @@ def official(
         raise typer.Exit(1)
     if out is not None:
         convert(source, EmuConfig.preset(preset), out, into, keep_lora)
-        typer.echo(f"wrote {out}; load it with Emu.from_pretrained('{out}')")
+        typer.echo(f"wrote {out}; load it with Emu.from_pretrained('{out}', dtype='{dtype or 'auto'}')")
 
 
 def _official_decoder(source: Path, preset: str, out: Path | None, dtype: Any, json: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from minemu.cli.app import Device, Json, Seed, app, load, write
+from minemu.cli.app import Device, Dtype, Json, Seed, app, load, write
 from minemu.errors import MinemuError
 
 PICTURE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -67,6 +67,7 @@ def generate(
     max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of text to say (default: 64).")] = None,
     seed: Seed = 0,
     device: Device = None,
+    dtype: Dtype = "float32",
     json: Json = None,
 ) -> None:
     """Continue words and pictures with words (Emu-I answers them), a picture (--out) or both (--document), or rank answers (--rank).
@@ -78,7 +79,7 @@ def generate(
     _refuse_together(out, document, rank, examples, shots, steps, guidance, max_new_tokens)
     most = 64 if max_new_tokens is None else max_new_tokens
     sample = [_piece(piece) for piece in prompt]
-    pipe = load(checkpoint, device)
+    pipe = load(checkpoint, device, dtype)
     if examples is not None:
         sample = [*_nearest_examples(pipe, sample, examples, shots), *sample]
     generator = torch.Generator().manual_seed(seed)

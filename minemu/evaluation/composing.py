@@ -30,10 +30,10 @@ def draw(question: Question, prompts: Sequence[list[Any]]) -> Tensor:
     """One picture for each prompt: (n, 3, S, S) in [-1, 1]."""
     generator = torch.Generator().manual_seed(question.seed)
     drawn = [
-        question.pipe(list(batch), generator=generator, output_type="pt").images.cpu()
+        question.pipe(list(batch), generator=generator, output_type="pt").images.cpu()  # in [0, 1]
         for batch in question.batches(prompts, BATCH)
     ]
-    return torch.cat(drawn)
+    return 2 * torch.cat(drawn) - 1
 
 
 Pair = tuple[Image.Image, Image.Image]
