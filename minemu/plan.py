@@ -23,7 +23,7 @@ from minemu.errors import MinemuError
 DECIMAL = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS = {**DECIMAL, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MOST_MEMORY = 2**60  # of a device
-MOST_DEVICES = 1024
+DEVICES = [2**k for k in range(11)]  # numbers of devices that are tried
 MOST = 10_000_000  # of anything that is asked about: beyond it numbers overflow
 VISUAL = ("visual_encoder", "ln_visual", "causal_transformer", "project_up")
 TRAINING_PARTS = ("weights", "gradients", "moments", "gathered", "activations", "logits")
@@ -149,12 +149,6 @@ def plan(config: EmuConfig, devices: int, memory: int, load: Load) -> dict[str, 
     def inference(weights_in: str, n: int) -> Inference:
         return inference_memory(config, counts, n, load, weights_in)
 
-    def rows(needs: Callable[[Any, int], Training | Inference], choices: Iterable) -> list[dict[str, Any]]:
-        found = [(needs(choice, devices), _fewest(lambda n, c=choice: needs(c, n).total, memory)) for choice in choices]
-        return [
-            {**asdict(row), "total": row.total, "fits": row.total <= memory, "devices_needed": n} for row, n in found
-        ]
-
     forward = sum(cost.flops for cost in costs.values())
     result = {
         "preset": config.name,
@@ -165,8 +159,8 @@ def plan(config: EmuConfig, devices: int, memory: int, load: Load) -> dict[str, 
         "forward_flops": {**{name: cost.flops for name, cost in costs.items()}, "total": forward},
         "training_step_flops": {"plain": 3 * forward, "checkpointing": 4 * forward},
         "decoder_flops_a_picture": decoder_flops(config),
-        "training": rows(training, [False, True]),
-        "inference": rows(inference, WEIGHT_BYTES),
+        "training": _rows(training, (False, True), devices, memory),
+        "inference": _rows(inference, WEIGHT_BYTES, devices, memory),
     }
     return {**result, "advice": [_advice_training(result), _advice_inference(result)]}
 
@@ -188,25 +182,39 @@ def _check(config: EmuConfig, devices: int, load: Load) -> None:
         )
 
 
-def _fewest(needs: Callable[[int], float], memory: int) -> int | None:
-    """The smallest power of two of devices on which it fits; None where even many do not help."""
-    return next((n for n in (2**k for k in range(MOST_DEVICES.bit_length())) if needs(n) <= memory), None)
+def _rows(
+    needs: Callable[[Any, int], Training | Inference], choices: Iterable, devices: int, memory: int
+) -> list[dict[str, Any]]:
+    """What each of `devices` holds by each choice, and on how many it fits: the fewest of DEVICES, or None."""
+    rows = []
+    for choice in choices:
+        row = needs(choice, devices)
+        enough = [n for n in DEVICES if needs(choice, n).total <= memory]
+        needed = enough[0] if enough else None
+        rows.append({**asdict(row), "total": row.total, "fits": row.total <= memory, "devices_needed": needed})
+    return rows
 
 
 def _advice_training(found: dict[str, Any]) -> str:
     plain, checkpointed = found["training"]
-    where = f"{found['devices']} x {_gib(found['memory'])}"
+    where, several = f"{found['devices']} x {_gib(found['memory'])}", found["devices"] > 1
     if plain["fits"]:
-        return f"training fits {where}, without activation checkpointing"
+        return f"training fits {where}, without activation checkpointing{_not_here(sharded=several)}"
     if checkpointed["fits"]:
-        return f"training fits {where} with activation checkpointing"
+        return f"training fits {where} with activation checkpointing{_not_here(several, checkpointed=True)}"
     if (needed := checkpointed["devices_needed"]) is not None:
         return (
-            f"training does not fit {where}: take {needed} such devices with FSDP and activation checkpointing, "
-            "or train LoRA adapters alone"
+            f"training does not fit {where}: take {needed} such devices with FSDP and activation checkpointing"
+            f"{_not_here(sharded=True, checkpointed=True)}, or train LoRA adapters alone"
         )
     kept = _gib(sum(checkpointed[part] for part in ("gathered", "activations", "logits")))
     return f"training does not fit {where}: what is not sharded is {kept} a device; lower --batch or --length"
+
+
+def _not_here(sharded: bool, checkpointed: bool = False) -> str:
+    """What of it other code has to do: minemu trains on one device, and keeps all activations."""
+    lacks = [name for name, asked in (("FSDP", sharded), ("activation checkpointing", checkpointed)) if asked]
+    return f" (not in minemu: {', '.join(lacks)})" if lacks else ""
 
 
 def _advice_inference(found: dict[str, Any]) -> str:
