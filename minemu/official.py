@@ -119,30 +119,43 @@ def map_names(shapes: dict[str, Shape], config: EmuConfig, keep_lora: bool = Fal
     ours = our_shapes(mapping.config)
     renamed = {name: rename(canonical(name), RULES[config.bridge.kind]) for name in shapes}
     adapted = {name.partition(".lora_")[0] for name in renamed.values() if name and ".lora_" in name}
-    factors: dict[str, dict[str, str]] = {}  # adapted module -> {"A": published name, "B": published name}
+    factors: dict[
+        str, dict[str, str]
+    ] = {}  # our name of an adapted weight -> {"A": published name, "B": published name}
     absent = set(ours)
     for published, name in renamed.items():
-        module, _, factor = (name or "").partition(".lora_")
-        if keep_lora and module.removesuffix(".weight") in adapted and not factor:
-            name = f"{module.removesuffix('.weight')}.base_layer.weight"
+        place, factor = place_of(name or "", adapted, keep_lora)
         if why := why_unused(published):
             mapping.unused[published] = why
-        elif factor and not keep_lora:
-            factors.setdefault(module, {})[factor[0]] = published
-        elif name not in absent:
+        elif factor:
+            factors.setdefault(place, {})[factor] = published
+        elif place not in absent:
             mapping.unexpected.append(published)
+        elif shapes[published] != ours[place]:
+            absent.remove(place)
+            mapping.wrong_shape.append(
+                f"{published} is {list(shapes[published])}, this configuration needs {list(ours[place])}"
+            )
         else:
-            absent.remove(name)
-            if shapes[published] == ours[name]:
-                mapping.loaded[name] = published
-            else:
-                mapping.wrong_shape.append(
-                    f"{published} is {list(shapes[published])}, this configuration needs {list(ours[name])}"
-                )
-    for module, pair in factors.items():
-        _merge_into(mapping, f"{module}.weight", pair, shapes, ours)
+            absent.remove(place)
+            mapping.loaded[place] = published
+    for name, pair in factors.items():
+        _merge_into(mapping, name, pair, shapes, ours)
     mapping.missing = [name for name in ours if name in absent]
     return mapping
+
+
+def place_of(name: str, adapted: set[str], keep_lora: bool) -> tuple[str, str]:
+    """Where a renamed tensor goes: the name of a weight of ours, and "A" or "B" if it is a factor that is merged into that.
+
+    Beside factors that are kept, the weight of an `adapted` module is that of its base layer.
+    """
+    module, _, factor = name.partition(".lora_")
+    if factor and not keep_lora:
+        return f"{module}.weight", factor[0]
+    if keep_lora and name.removesuffix(".weight") in adapted:
+        return f"{name.removesuffix('.weight')}.base_layer.weight", ""
+    return name, ""
 
 
 def _merge_into(

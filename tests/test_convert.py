@@ -105,7 +105,7 @@ def test_the_command_converts_and_the_tokenizer_comes_along(tmp_path, capsys):
     assert cli.run(["official", str(tmp_path / "emu2"), "--back", "--out", str(tmp_path / "theirs")]) == 0
     shutil.copy(source / "tokenizer.json", tmp_path / "theirs")
     assert cli.run(["official", str(tmp_path / "theirs"), "--preset", "emu2-nano", "--out", str(tmp_path / "out")]) == 0
-    assert "load it with Emu.from_pretrained" in capsys.readouterr().out
+    assert f"load it with Emu.from_pretrained('{tmp_path / 'out'}', dtype='auto')" in capsys.readouterr().out
     assert (tmp_path / "out" / "tokenizer.json").exists()
     assert Emu.from_pretrained(tmp_path / "out").config == ours
     assert cli.run(["official", str(source), "--preset", "emu2-nano", "--out", str(tmp_path / "no")]) == 1

@@ -202,6 +202,13 @@ def test_a_table_of_another_model_is_not_complete(tmp_path, capsys, name, preset
         ('{"a": 3}', ["--preset", "emu-14b"], "is no table of names and shapes; it should read"),
         ('{"a": [3', ["--preset", "emu-14b"], "is not valid JSON"),
         ("{}", ["--back"], "--back writes a checkpoint: name its folder with --out FOLDER"),
+        ("{}", ["--back", "--out", "x", "--keep-lora"], "leave out --preset and --keep-lora"),
+        ("{}", ["--back", "--out", "x", "--preset", "emu-14b"], "leave out --preset and --keep-lora"),
+        (
+            "{}",
+            ["--preset", "emu-14b", "--dtype", "bfloat16"],
+            "--dtype is of what is written: name a folder with --out",
+        ),
     ],
 )
 def test_bad_input_is_one_clear_line(tmp_path, capsys, content, arguments, message):

@@ -111,6 +111,7 @@ def test_a_published_folder_loads_and_converts(tmp_path, monkeypatch):
     drawn = [d.decode(torch.ones(1, 3, 24), generator=torch.Generator().manual_seed(0)) for d in
              (loaded, VisualDecoder.from_pretrained(tmp_path / "out" / "visual_decoder"))]  # fmt: skip
     assert torch.equal(*drawn)
+    assert cli.run(["official", str(tmp_path), "--preset", "small", "--keep-lora"]) == cli.BAD_INPUT
     with pytest.raises(MinemuError, match="unet: .* has shape .* but this configuration needs"):
         VisualDecoder.from_diffusers(tmp_path, replace(SMALL_SDXL, condition_width=32))
     with pytest.raises(MinemuError, match="unet is no UNet2DConditionModel of diffusers .*; fetch it again"):

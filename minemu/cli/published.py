@@ -92,6 +92,10 @@ def official(
     from minemu.shards import read_table
 
     into = None if dtype is None else read_dtype(dtype)
+    if back and (preset is not None or keep_lora):
+        raise MinemuError("--back reads what it needs from the minemu folder: leave out --preset and --keep-lora")
+    if into is not None and out is None:
+        raise MinemuError("--dtype is of what is written: name a folder with --out FOLDER, or leave it out")
     if back:
         if out is None:
             raise MinemuError("--back writes a checkpoint: name its folder with --out FOLDER")
@@ -102,6 +106,8 @@ def official(
     if preset is None:
         raise MinemuError("say what it is a checkpoint of: --preset emu-14b or --preset emu2-37b")
     if (source / "unet").is_dir():
+        if keep_lora:
+            raise MinemuError(f"--keep-lora is of a language model, and {source} is a decoder: leave it out")
         return _official_decoder(source, preset, out, into, json)
     if out is not None and source.suffix == ".json" and not source.name.endswith(".index.json"):
         raise MinemuError(
