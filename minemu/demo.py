@@ -72,6 +72,7 @@ def run_demo(
     at = device_of(device)
     started = time.time()
     pipe = EmuPipeline.from_pretrained(folder).to(at)
+    pipe.check_draws()  # before minutes are spent on captions
     with atomic_dir(out) as gallery:
         results = Demo(pipe, gallery, seed).run() | {
             "checkpoint": _short(folder),
@@ -104,10 +105,9 @@ class Demo:
     def __post_init__(self) -> None:
         (self.folder / "pictures").mkdir()
         size = self.pipe.processor.image_size
-        self.unseen = ToyWorld(
-            "seen", seed=self.seed, image_size=size, held_out=True
-        )  # scenes that training never shows
-        self.new = ToyWorld("new-drawing", seed=self.seed, image_size=size)  # concepts in a style new to them
+        # Scenes that training never shows, and concepts in a style new to them.
+        self.unseen = ToyWorld("seen", seed=self.seed, image_size=size, held_out=True)
+        self.new = ToyWorld("new-drawing", seed=self.seed, image_size=size)
         self.generator = torch.Generator().manual_seed(self.seed)
         self.bar = tqdm(total=SEEN + NEW_DRAWINGS + len(PROMPTS) + 2 + REBUILT + len(BLENDS), **_quiet())
 

@@ -238,14 +238,15 @@ def _lines(text: str) -> list[str]:
             lines[-1] = longer
         else:
             lines.append(word)
-    shown = [_cut(line) for line in lines if line]
-    return shown if len(shown) <= LINES else [*shown[: LINES - 1], _cut(shown[LINES - 1], "…")]
+    shown = [line if _fits(line) else _cut(line) for line in lines if line]
+    return shown if len(shown) <= LINES else [*shown[: LINES - 1], _cut(shown[LINES - 1].removesuffix("…"))]
 
 
-def _cut(line: str, end: str = "") -> str:
-    while not _fits(line + end):
+def _cut(line: str) -> str:
+    """The line, or its beginning, with "…" behind it."""
+    while not _fits(f"{line}…"):
         line = line[:-1]
-    return line + end
+    return f"{line}…"
 
 
 def _fits(line: str) -> bool:

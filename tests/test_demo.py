@@ -192,11 +192,21 @@ def test_a_folder_with_other_files_is_not_replaced(checkpoint, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_a_checkpoint_that_cannot_draw_is_refused_before_it_reads(checkpoint, tmp_path, monkeypatch):
+    folder = shutil.copytree(checkpoint, tmp_path / "emu-nano")
+    shutil.rmtree(folder / "visual_decoder")
+    monkeypatch.setattr(Demo, "captions", lambda self: pytest.fail("it captions"))
+    with pytest.raises(MinemuError, match="this checkpoint has no visual decoder, so it cannot draw"):
+        run_demo(folder, tmp_path / "out")
+
+
 def test_captions_fit_below_their_picture():
     for text in (PROMPTS[6], "<unused1>" * 40, "", "a " * 200):
         lines = gallery._lines(text)
         assert len(lines) <= gallery.LINES and all(gallery._fits(line) for line in lines)
     assert " ".join(gallery._lines(PROMPTS[6])) == PROMPTS[6]
+    assert [line.endswith("…") for line in gallery._lines("a " + 99 * "w")] == [False, True]
+    assert gallery._lines(" ".join([99 * "w"] * 9))[-1].count("…") == 1
 
 
 def test_a_wrong_answer_shows_the_truth(demo):
