@@ -15,40 +15,52 @@ from torch import Tensor, nn
 
 from minemu import sequence
 from minemu.adapters import instruct_config
-from minemu.bench.speed import recompute
+from minemu.bench.speed import PICTURES, prompt, recompute
 from minemu.config import EmuConfig
+from minemu.costs import count_parameters
 from minemu.errors import MinemuError
 from minemu.loading import load_module
 from minemu.model import Emu, add_lora
 from minemu.plan import Load, plan
 from minemu.visual_decoder import VisualDecoder
 
-PICTURES, WORDS, SAID = 4, 24, 64  # the prompt's pictures and words, and the tokens said after it
+SAID = 64  # tokens after the prompt
+DEVIATION = 0.02  # of random weights, and of the prompt's embeddings
 DTYPE = torch.bfloat16
+MEMORY = 80 * 10**9  # bytes of the GPU
 
 
-def run_full_scale(preset: str, device: str | torch.device, length: int = 1024) -> dict[str, Any]:
+def run_full_scale(
+    preset: str,
+    device: str | torch.device,
+    length: int = 1024,
+    keep: Callable[[dict[str, Any]], None] = lambda found: None,
+) -> dict[str, Any]:
     """`{"machine", "preset", "rows": {NAME: {"seconds", "bytes", "planned_bytes", "said", ...}}}`; prints each row as it is known.
 
-    `length` is that of the training rows, which hold all gradients of the model, and no optimizer.
+    `length` is that of the training rows, which hold all gradients of the model, and no optimizer. `keep` gets what is known after
+    each row: one that does not fit does not take those before with it.
     """
     config, device = EmuConfig.preset(preset), torch.device(device)
-    if config.bridge.kind != "causal":
-        raise MinemuError(f"{preset} does not fit one GPU; take emu-14b")
-    rows: dict[str, dict[str, Any]] = {}
+    if 2 * DTYPE.itemsize * count_parameters(config)["total"] > MEMORY:  # weights and gradients
+        raise MinemuError(f"{preset} does not fit one GPU of {MEMORY / 1e9:.0f} GB; take emu-14b")
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    machine, rows = {"device": name, "torch": torch.__version__}, {}
+    found = {"machine": machine, "preset": preset, "length": length, "rows": rows}
 
     def tell(name: str, row: dict[str, Any]) -> None:
         rows[name] = row
         print(f"{name:17} {row['said']}", flush=True)
+        keep(found)
 
     torch.manual_seed(0)
-    row, embeds = prompt(config, device)
+    row, embeds = prompt(config, DEVIATION)
+    row, embeds = row.to(device), embeds.to(device, DTYPE)
     planned = plan(config, 1, 0, Load(1, row.shape[1] + SAID, PICTURES))
     weights = next(entry for entry in planned["inference"] if entry["weights_in"] == "bfloat16")
     model = with_random_weights(lambda: Emu(config), device)
-    decoder = with_random_weights(lambda: VisualDecoder(config.decoder), device).to(
-        DTYPE
-    )  # buffers too, as it loads itself
+    decoder = with_random_weights(lambda: VisualDecoder(config.decoder), device)
+    decoder.to(DTYPE)  # buffers too, as it loads itself
     tell("weights", _memory(device, weights["weights"] + weights["decoder"]))
     tell("words", say(model, row, device, weights["total"]))
     tell("visual embeddings", imagine(model, row, embeds, device))
@@ -57,8 +69,7 @@ def run_full_scale(preset: str, device: str | torch.device, length: int = 1024) 
     tell("training step", step(model, plan(config, 1, 0, Load(1, length, 1)), length, device))
     model.zero_grad(set_to_none=True)
     tell("Emu-I step", instruct_step(model, length, device))
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {"machine": {"device": name, "torch": torch.__version__}, "preset": preset, "length": length, "rows": rows}
+    return found
 
 
 def with_random_weights(build: Callable[[], nn.Module], device: torch.device) -> nn.Module:
@@ -72,16 +83,7 @@ def with_random_weights(build: Callable[[], nn.Module], device: torch.device) ->
 def _random(name: str, shape: torch.Size, device: torch.device) -> Tensor:
     if len(shape) == 1:  # of norms, and of what is normalised
         return torch.full(shape, float(not name.endswith(("bias", "mean"))), dtype=DTYPE, device=device)
-    return torch.randn(shape, dtype=DTYPE, device=device).mul_(0.02)
-
-
-def prompt(config: EmuConfig, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Four pictures with six words before each: ids (1, L) and what would be their embeddings (4, N, E)."""
-    words = torch.randint(3, config.llm.words, (PICTURES, WORDS // PICTURES)).tolist()
-    n, ids = config.bridge.n_image, sequence.TokenIds.of(config.llm)
-    row = sequence.interleave([piece for text in words for piece in (text, sequence.PICTURE)], ids, n)
-    embeds = 0.02 * torch.randn(PICTURES, n, config.embed_width, dtype=DTYPE, device=device)
-    return torch.tensor([row], device=device), embeds
+    return torch.randn(shape, dtype=DTYPE, device=device).mul_(DEVIATION)
 
 
 # ---- what it does ----------------------------------------------------------------------------------------------------------
@@ -148,7 +150,6 @@ def step(model: Emu, planned: dict[str, Any], length: int, device: torch.device)
 
 def instruct_step(model: Emu, length: int, device: torch.device) -> dict[str, Any]:
     """A step of Emu-I: forward and backward through the frozen model into its adapters, and AdamW on these."""
-    _forget_peak(device)
     model.requires_grad_(False)
     config = instruct_config(model.config)
     model.llm = add_lora(model.llm, config.llm).to(device)

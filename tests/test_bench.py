@@ -71,6 +71,14 @@ def test_a_loss_over_words_alone_keeps_less_and_says_the_same():
     assert row["error"] < 1e-5 and 1.2 < row["ratio"] < 10 and row["said"].endswith(" MiB")
 
 
+def test_a_conversion_that_fails_says_why(monkeypatch):
+    small = {"vision.width": 88, "vision.mlp_width": 64, "bridge.width": 24, "bridge.ff_width": 32, "llm.words": 300,
+             "llm.width": 40, "llm.heads": 2, "llm.ff_width": 64, "decoder.condition_width": 40}  # fmt: skip
+    monkeypatch.setattr(memory, "write_published", lambda *_: [1])  # no checkpoint
+    with pytest.raises(MinemuError, match="the conversion to be measured failed: .*there is no checkpoint .*published"):
+        memory.convert_peak(1, small)
+
+
 def test_a_row_that_fails_leaves_the_others(monkeypatch):
     def fails():
         raise MinemuError("no make here")

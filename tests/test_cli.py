@@ -206,6 +206,9 @@ def test_a_precision_is_that_of_all_stages_but_where_one_has_its_own(monkeypatch
         }
 
 
+asked_dtypes = []
+
+
 class Pipe:
     """A pipeline that draws red and says what it was asked."""
 
@@ -213,7 +216,8 @@ class Pipe:
     processor = SimpleNamespace(special={})
 
     @classmethod
-    def from_pretrained(cls, source):
+    def from_pretrained(cls, source, dtype):
+        asked_dtypes.append(dtype)
         if source == "nowhere":
             raise MinemuError("there is no checkpoint folder nowhere")
         return cls()
@@ -247,6 +251,13 @@ def test_generate_says_or_draws(pipe, tmp_path, capsys):
         assert cli.run(["generate", "c", "a llama", "--out", str(out), "--seed", seed, "--steps", "7"]) == 0
         drawn.append(Image.open(out).getpixel((0, 0)))
     assert drawn[0] == drawn[1] != drawn[2] and drawn[0][1] == 7
+
+
+def test_a_checkpoint_is_loaded_in_the_precision_that_is_asked_for(pipe, measured):
+    asked_dtypes.clear()
+    for line in (["generate", "c", "a llama"], ["evaluate", "c", "--task", "caption"]):
+        assert cli.run(line) == cli.run([*line, "--dtype", "auto"]) == 0
+    assert asked_dtypes == ["float32", "auto"] * 2
 
 
 def test_generate_passes_its_options_on(pipe, tmp_path, monkeypatch):
@@ -492,6 +503,9 @@ def test_evaluate_all_and_report(measured, tmp_path):
     assert (
         "new concepts, 4 examples of each" in page.read_text() and "new concepts, 1 example of each" in page.read_text()
     )
+    page.write_text("<!-- results:begin -->\n<!-- results:end -->\n<!-- bench:begin -->\n<!-- bench:end -->\n")
+    assert cli.run(["report", str(out), str(page), "--bench", str(tmp_path / "none.json")]) == cli.BAD_INPUT
+    assert report.table(collected) not in page.read_text()  # it is left alone where an input is missing
     assert cli.run(["evaluate", "c", "--all", "--limit", "5", "--shots", "2", "--json", str(out)]) == 0
     collected = json.loads(out.read_text())
     assert [result["details"].get("shots") for result in collected["results"]][-2:] == [None, 2]

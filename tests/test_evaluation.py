@@ -443,13 +443,17 @@ def test_fill_replaces_only_what_stands_between_the_marks(tmp_path):
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- results:begin -->\nold\n<!-- results:end -->\nafter\n")
     for text in ("new", "newer"):
-        report.fill(page, "results", text)
+        report.fill(page, {"results": text})
     assert page.read_text() == "before\n<!-- results:begin -->\nnewer\n<!-- results:end -->\nafter\n"
     page.write_text("nothing here")
     with pytest.raises(MinemuError, match="has no place for the table; write the two lines <!-- results:begin -->"):
-        report.fill(page, "results", "new")
+        report.fill(page, {"results": "new"})
     with pytest.raises(MinemuError, match="there is no file"):
-        report.fill(tmp_path / "missing.md", "results", "new")
+        report.fill(tmp_path / "missing.md", {"results": "new"})
+    page.write_text("<!-- results:begin -->\n<!-- results:end -->\n")
+    with pytest.raises(MinemuError, match="the two lines <!-- bench:begin -->"):
+        report.fill(page, {"results": "new", "bench": "new"})
+    assert "new" not in page.read_text()
 
 
 def test_a_file_without_results_is_refused(tmp_path):

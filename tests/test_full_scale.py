@@ -26,8 +26,19 @@ def test_a_cache_that_is_wrong_is_seen(monkeypatch):
     assert run_full_scale("emu-nano", "cpu", length=48)["rows"]["visual embeddings"]["error"] > 0.5
 
 
+def test_a_row_that_does_not_fit_leaves_those_before(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("minemu.full_scale.step", full)
+    kept = []
+    with pytest.raises(torch.OutOfMemoryError):
+        run_full_scale("emu2-nano", "cpu", length=48, keep=lambda found: kept.append([*found["rows"]]))
+    assert kept == [ROWS[:n] for n in range(1, 5)]
+
+
 def test_what_does_not_fit_is_refused(capsys):
-    with pytest.raises(MinemuError, match="emu2-37b does not fit one GPU; take emu-14b"):
+    with pytest.raises(MinemuError, match="emu2-37b does not fit one GPU of 80 GB; take emu-14b"):
         run_full_scale("emu2-37b", "cpu")
     assert cli.run(["bench", "--full-scale"]) == 2
     assert "--full-scale needs a GPU of 80 GB, and none is visible here" in capsys.readouterr().err

@@ -55,7 +55,7 @@ ROWS: dict[str, tuple[str, Callable[[], dict[str, Any]]]] = {  # what it is, and
         partial(matmul_share, "small"),
     ),
     "logit-memory": (
-        "what a loss over the logits of all positions keeps for its backward pass against minemu's, of those that say a word",
+        "what a loss over all positions keeps for its backward pass against minemu's, over those that say a word",
         logit_memory,
     ),
     "guidance": ("guided drawing with both conditions in one pass against a pass for each, float32", guidance),

@@ -18,6 +18,7 @@ from minemu.bench.speed import documents_of
 from minemu.config import EmuConfig
 from minemu.convert import convert, split_by_size
 from minemu.costs import measure
+from minemu.errors import MinemuError
 from minemu.files import read_json, write_json
 from minemu.model import Emu
 from minemu.objective import text_loss
@@ -37,10 +38,11 @@ def convert_peak(layers: int = 6, changes: dict[str, Any] | None = None, shard_b
         shards = write_published(Path(folder) / "published", config, shard_bytes)
         write_json(Path(folder) / "config.json", config.to_dict())
         command = [sys.executable, "-c", "from minemu.bench import memory; memory.print_peak()", folder]
-        printed = subprocess.run(
-            command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]
-        ).stdout
-    peak, largest, whole = json.loads(printed)["peak"], max(shards), sum(shards)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1:] or [f"it ended with status {done.returncode}"]
+        raise MinemuError(f"the conversion to be measured failed: {last[0]}; free memory and disk space")
+    peak, largest, whole = json.loads(done.stdout)["peak"], max(shards), sum(shards)
     ratio = peak / largest
     return {
         "ratio": ratio, "min": ratio, "max": ratio, "runs": 1, "against": "its largest shard; all of it would not fit a small machine",
@@ -70,13 +72,15 @@ def print_peak() -> None:
     our_shapes(config)  # what is imported and built for any checkpoint does not count
     before = memory("VmRSS")
     convert(folder / "published", config, folder / "converted")
-    print(
-        json.dumps({"peak": memory("VmHWM") - before})
-    )  # ru_maxrss would also remember the process that started this one
+    # ru_maxrss would also remember the process that started this one.
+    print(json.dumps({"peak": memory("VmHWM") - before}))
 
 
 def logit_memory(documents: int = 64) -> dict[str, Any]:
-    """What cross-entropy keeps for its backward pass: where a picture is, no word is said, and minemu takes no logits."""
+    """What cross-entropy keeps for its backward pass, over all positions and, as in minemu, over those alone that say a word.
+
+    There are logits of all positions in both; where a picture is, minemu spares their float32 copy and its log-softmax.
+    """
     model = Emu(EmuConfig.preset("emu-tiny"))
     _, padded = documents_of(model, documents)
     targets = sequence.targets(padded["input_ids"], model.ids, model.config.objective)

@@ -1,4 +1,4 @@
-"""What was measured elsewhere, or by hand: training logs, and how long a command of the README takes."""
+"""What training logs tell, and how long a command of the README takes."""
 
 from __future__ import annotations
 

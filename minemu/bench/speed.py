@@ -37,14 +37,14 @@ def small(n: int) -> Emu:
     return Emu(config).eval()
 
 
-def prompt(model: Emu) -> tuple[Tensor, Tensor]:
-    """Four pictures with words before each: ids (1, L), their embeddings (4, N, E)."""
-    n, generator = model.config.bridge.n_image, torch.Generator().manual_seed(0)
-    words = torch.randint(3, model.config.llm.words, (WORDS,), generator=generator).tolist()
+def prompt(config: EmuConfig, deviation: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Four pictures with words before each: ids (1, L), and what may be their embeddings (4, N, E)."""
+    n, generator = config.bridge.n_image, torch.Generator().manual_seed(0)
+    words = torch.randint(3, config.llm.words, (WORDS,), generator=generator).tolist()
     each = WORDS // PICTURES
     pieces = [piece for k in range(PICTURES) for piece in (words[k * each : (k + 1) * each], sequence.PICTURE)]
-    embeds = 0.5 * torch.randn(PICTURES, n, model.config.embed_width, generator=torch.Generator().manual_seed(1))
-    return torch.tensor([sequence.interleave(pieces, model.ids, n)]), embeds
+    embeds = deviation * torch.randn(PICTURES, n, config.embed_width, generator=torch.Generator().manual_seed(1))
+    return torch.tensor([sequence.interleave(pieces, sequence.TokenIds.of(config.llm), n)]), embeds
 
 
 def image_embeds(n: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def image_embeds(n: int, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     model = small(n)
     fast = model if dtype == torch.float32 else small(n)
     cast_weights(fast, dtype)
-    row, embeds = prompt(model)
+    row, embeds = prompt(model.config)
     slow_seconds, fast_seconds = [], []
     fast.generate_image_embeds(row, image_embeds=embeds.to(dtype))  # warm up
     for _ in range(RUNS):
@@ -91,7 +91,7 @@ def recompute(model: Emu, input_ids: Tensor, image_embeds: Tensor, fed: Tensor |
 def image_embeds_bound(n: int) -> dict[str, Any]:
     """What of cached generation its linear layers alone take: each once for the prompt, and once for each embedding."""
     model = small(n)
-    row, embeds = prompt(model)
+    row, embeds = prompt(model.config)
     linear = [module for module in model.llm.model.modules() if isinstance(module, nn.Linear)]
 
     def products() -> Tensor:

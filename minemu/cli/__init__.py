@@ -25,7 +25,8 @@ GO_ON = ("train", "recipe", "ablate", "official")  # commands that go on where t
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
-    command, training_run.given = typer.main.get_command(app), arguments
+    training_run.given = arguments  # what is written will name them
+    command = typer.main.get_command(app)
     try:
         status = int(command.main(arguments or ["--help"], prog_name="minemu", standalone_mode=False) or 0)
     except MinemuError as error:

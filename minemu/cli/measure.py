@@ -119,17 +119,18 @@ def report(
     from minemu.evaluation import report as reporting
     from minemu.model import LOGS
 
-    reporting.fill(page, "results", reporting.table(reporting.read_results(results)))
+    tables = {"results": reporting.table(reporting.read_results(results))}
     if reporting.has_place(page, "aims"):
-        reporting.fill(page, "aims", reporting.table(reporting.read_results(results), aims_alone=True))
+        tables["aims"] = reporting.table(reporting.read_results(results), aims_alone=True)
     if instruct is not None:
-        reporting.fill(page, "instruct", reporting.table(reporting.read_results(instruct)))
+        tables["instruct"] = reporting.table(reporting.read_results(instruct))
     if times is not None:
-        reporting.fill(page, "bench", reporting.bench_table(reporting.read_bench(times)))
+        tables["bench"] = reporting.bench_table(reporting.read_bench(times))
     if parity is not None:
-        reporting.fill(page, "parity", reporting.parity_table(reporting.read_parity(parity)))
+        tables["parity"] = reporting.parity_table(reporting.read_parity(parity))
     if full_scale is not None:
-        reporting.fill(page, "full-scale", reporting.full_scale_table(reporting.read_full_scale(full_scale)))
+        tables["full-scale"] = reporting.full_scale_table(reporting.read_full_scale(full_scale))
+    reporting.fill(page, tables)
     written = [page]
     for folder in {results.parent, *([instruct.parent] if instruct else [])}:
         if (folder / LOGS).is_dir():
@@ -193,6 +194,7 @@ def bench(
 
     if full_scale and (rows or show):
         raise MinemuError("--full-scale has no rows: it runs emu-14b as a whole; leave the others out")
+    made_by = provenance()
     if full_scale:
         import torch
 
@@ -200,8 +202,8 @@ def bench(
 
         if not torch.cuda.is_available():
             raise MinemuError("--full-scale needs a GPU of 80 GB, and none is visible here; minemu plan needs none")
-        return write(json, {**run_full_scale("emu-14b", "cuda:0"), **provenance()})
-
+        run_full_scale("emu-14b", "cuda:0", keep=lambda found: write(json, {**found, **made_by}))
+        return
     if show:
         about = {name: says for name, (says, _) in benchmarks.ROWS.items()}
         for name, says in about.items():
@@ -210,5 +212,4 @@ def bench(
     for row in rows or ():
         if row not in benchmarks.ROWS:
             raise MinemuError(f"unknown bench row '{row}': {suggest(row, benchmarks.ROWS)}")
-    versions = provenance()
-    benchmarks.run_bench(rows or list(benchmarks.ROWS), lambda found: write(json, {**found, **versions}))
+    benchmarks.run_bench(rows or list(benchmarks.ROWS), lambda found: write(json, {**found, **made_by}))

@@ -292,20 +292,26 @@ def has_place(path: str | os.PathLike, name: str) -> bool:
     return Path(path).is_file() and f"<!-- {name}:begin -->" in Path(path).read_text(encoding="utf-8")
 
 
-def fill(path: str | os.PathLike, name: str, text: str) -> None:
-    """Put `text` between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a Markdown file, in place of what stands there."""
+def fill(path: str | os.PathLike, tables: Mapping[str, str]) -> None:
+    """Put each text between `<!-- NAME:begin -->` and `<!-- NAME:end -->` of a Markdown file, in place of what stands there.
+
+    All of them or, where one has no place, none.
+    """
     path = Path(path)
     if not path.is_file():
         raise MinemuError(f"there is no file {path} to write the table into; check the path")
-    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-    before, found_begin, rest = path.read_text(encoding="utf-8").partition(begin)
-    _, found_end, after = rest.partition(end)
-    if not (found_begin and found_end):
-        raise MinemuError(
-            f"{path} has no place for the table; write the two lines {begin} and {end} where it should stand"
-        )
+    whole = path.read_text(encoding="utf-8")
+    for name, text in tables.items():
+        begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+        before, found_begin, rest = whole.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not (found_begin and found_end):
+            raise MinemuError(
+                f"{path} has no place for the table; write the two lines {begin} and {end} where it should stand"
+            )
+        whole = f"{before}{begin}\n{text}\n{end}{after}"
     with atomic_write(path) as temporary:
-        temporary.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+        temporary.write_text(whole, encoding="utf-8")
 
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
