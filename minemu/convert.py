@@ -1,7 +1,8 @@
 """A published checkpoint -> a minemu folder, and back, one output file after another.
 
-Only one tensor is in memory at a time, beside the memory map of one input file. Each output file appears whole or not at all, and
-config.json (for the way back: the index) comes last, so a folder without it is no model yet. Stopped, the same command goes on.
+Only one tensor is read and written at a time, with the factors that are merged into it in float32, beside the memory map of one
+input file. Each output file appears whole or not at all, and config.json (for the way back: the index) comes last, so a folder
+without it is no model yet. Stopped, the same command goes on.
 """
 
 from __future__ import annotations

@@ -119,9 +119,8 @@ class EmuPipeline:
         if self.decoder is not None:
             self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
         else:
-            shutil.rmtree(
-                Path(folder) / DECODER_FOLDER, ignore_errors=True
-            )  # of another, which would be loaded with this one
+            # That of another pipeline would be loaded with this one.
+            shutil.rmtree(Path(folder) / DECODER_FOLDER, ignore_errors=True)
         own = Path(folder) / LOGS
         for logs in self.logs:
             if logs.is_dir() and logs.resolve() != own.resolve():

@@ -138,9 +138,8 @@ def train_tokenizer(corpus: Sequence[str], vocab_size: int) -> PreTrainedTokeniz
     )
     core.train_from_iterator(corpus, trainer)
     core = _bytes_as_words(core)
-    if (
-        core.get_vocab_size() < words
-    ):  # a small corpus has too few pairs; unused places keep the sizes of model and tokenizer equal
+    # A small corpus has too few pairs; unused places keep the sizes of model and tokenizer equal.
+    if core.get_vocab_size() < words:
         core.add_tokens([f"<unused{i}>" for i in range(words - core.get_vocab_size())])
     tokenizer = _llama_like(core)
     tokenizer.add_special_tokens({"additional_special_tokens": list(SPECIAL_TOKENS[1:])})

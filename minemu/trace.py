@@ -72,9 +72,8 @@ def trace(pipe: EmuPipeline, batch: dict[str, Tensor], generator: torch.Generato
     finally:
         for hook in hooks:
             hook.remove()
-    latents = pipe.decoder.denoise(
-        predicted[None], pipe.null_embeds(autoencode=False), generator=generator
-    )  # (1, K, s, s)
+    null = pipe.null_embeds(autoencode=False)
+    latents = pipe.decoder.denoise(predicted[None], null, generator=generator)  # (1, K, s, s)
     pixels = pipe.decoder.to_pixels(latents)  # (1, 3, S, S)
     return Trace(
         preset=model.config.name,

@@ -25,10 +25,8 @@ Found = dict[str, dict[str, dict[str, Any]]]  # variant -> seed -> numbers
 
 FAR_BELOW = -100.0  # a mean below this, as where nothing varies that could be explained, says no more than its sign
 BEFORE = ("encoder", "language", "bridge", "imagine")  # the stages that variants may share
-MEASURED_BY = {
-    "commit": "earlier_commits",
-    "versions": "earlier_versions",
-}  # of a run; of others than the command's own
+# What a run was measured by; what those are called that are others than the command's own.
+MEASURED_BY = {"commit": "earlier_commits", "versions": "earlier_versions"}
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

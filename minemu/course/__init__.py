@@ -53,9 +53,8 @@ def start(preset: str = "emu-tiny") -> tuple[EmuPipeline, ToyWorld]:
     else:
         pipe = untrained(EmuConfig.preset(preset))
     at = device_of(None)
-    if (
-        at.type == "cuda"
-    ):  # else it may read ten bits of a number, and cells that compare two ways to compute would not agree
+    # Else a GPU may read ten bits of a number, and cells that compare two ways to compute would not agree.
+    if at.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return pipe.to(at), ToyWorld("seen", held_out=True, image_size=pipe.processor.image_size)
 

@@ -9,7 +9,7 @@ bridge      where each query looks, what a pooling cell averages
 heads       slots overwritten, attention, two heads that take turns
 gradients   which position predicts which target, which module learns from which loss
 cache       what a key-value cache saves
-mixture     the five sources of pretraining, their documents, how rows are packed
+mixture     the sources of pretraining, their documents, how rows are packed
 training    losses, rates and progress of training
 imagined    embeddings that the model imagined beside the true ones
 diffusion   the Visual Decoder: what its codec keeps, noise schedules, loss by noise level
