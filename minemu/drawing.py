@@ -13,8 +13,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from torch import Tensor
 
-from minemu.processor import EmuProcessor
-from minemu.trace import unnormalise
+from minemu.processor import EmuProcessor, unnormalise
 
 INK, FAINT, LINE = "#1f2933", "#66727f", "#cbd2d9"
 SAYS, REGRESSES = "#2563c9", "#d9730d"  # the two kinds of targets
@@ -32,6 +31,11 @@ def drawable(text: str, font: str = "DejaVu Sans") -> str:
     """`text` with a question mark for each character that the font lacks: a model may say anything."""
     known = get_font(findfont(font))
     return "".join(letter if known.get_char_index(ord(letter)) else "?" for letter in text)
+
+
+def rgb(colour: str) -> tuple[int, int, int]:
+    """`"#2563c9"` as red, green and blue, 0 to 255 each."""
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -64,6 +68,33 @@ def add_arrow(axes: Axes, start: tuple[float, float], stop: tuple[float, float])
     axes.add_patch(
         FancyArrowPatch(start, stop, arrowstyle="-|>", mutation_scale=10, color=FAINT, lw=1.4, shrinkA=0, shrinkB=0)
     )
+
+
+def add_strip(
+    axes: Axes,
+    name: str,
+    place: tuple[float, float],
+    cell: float,
+    height: float,
+    texts: Sequence[str],
+    fills: Sequence[str | None],
+    inks: Sequence[str] | None = None,
+    edge: str = "white",
+    size: float = 7.0,
+    rotation: float = 90,
+) -> None:
+    """A row of cells from `place` on, its name before it: in each a text on a colour. A cell without colour has a line around it."""
+    left, y = place
+    axes.text(left - 8, y + height / 2, name, ha="right", va="center")
+    inks = inks or [INK] * len(texts)
+    for position, (text, fill, ink) in enumerate(zip(texts, fills, inks, strict=True)):
+        x = left + position * cell
+        shape = {"facecolor": fill or "white", "edgecolor": edge if fill else LINE}
+        axes.add_patch(Rectangle((x, y), cell - 1, height, lw=0.5, **shape))
+        axes.text(
+            x + (cell - 1) / 2, y + height / 2, drawable(text, MONO), family=MONO, size=min(size, cell * 0.6),
+            rotation=rotation, ha="center", va="center", color=ink,
+        )  # fmt: skip
 
 
 # ---- lines of token chips ----------------------------------------------------------------------------------------------

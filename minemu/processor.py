@@ -269,6 +269,12 @@ def normalise(pixels: Tensor) -> Tensor:
     return ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2).contiguous()
 
 
+def unnormalise(images: Tensor) -> np.ndarray:
+    """CLIP-normalised (n, 3, S, S) -> uint8 (n, S, S, 3): the inverse of `normalise`."""
+    pixels = images.detach().float().cpu().permute(0, 2, 3, 1) * CLIP_STD + CLIP_MEAN
+    return (pixels.clamp(0, 1) * 255).round().byte().numpy()
+
+
 def is_picture_path(text: Any) -> bool:
     """Is this item of a sample a text that names a picture or film? One with spaces only if there is such a file: it may be a sentence."""
     if not isinstance(text, str):

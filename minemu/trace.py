@@ -15,7 +15,7 @@ from minemu import sequence
 from minemu.errors import MinemuError
 from minemu.model import EmuOutput
 from minemu.pipeline import EmuPipeline, to_pil
-from minemu.processor import CLIP_MEAN, CLIP_STD
+from minemu.processor import unnormalise
 
 
 @dataclass(frozen=True)
@@ -159,12 +159,6 @@ def _stages(
 
 def _count(*modules: nn.Module) -> int:
     return sum(parameter.numel() for module in modules for parameter in module.parameters())
-
-
-def unnormalise(images: Tensor) -> np.ndarray:
-    """CLIP-normalised (n, 3, S, S) -> uint8 (n, S, S, 3): the inverse of `processor.normalise`."""
-    pixels = images.detach().float().cpu().permute(0, 2, 3, 1) * CLIP_STD + CLIP_MEAN
-    return (pixels.clamp(0, 1) * 255).round().byte().numpy()
 
 
 def _main_directions(tokens: Tensor) -> np.ndarray:

@@ -295,7 +295,7 @@ class Script:
     def __init__(self, pipe, *turns):
         self.turns, self.model, self.seen = iter(turns), pipe.model, []
 
-    def __call__(self, input_ids, image_embeds, frames, max_new_tokens, **kwargs):
+    def __call__(self, input_ids, image_embeds, frame_embeds, max_new_tokens, **kwargs):
         self.seen.append((input_ids, image_embeds))
         self.model.embed(input_ids, image_embeds)  # refuses pictures that are not in their places
         return torch.tensor([next(self.turns)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from minemu.drawing import FAINT, LINE, REGRESSES, SAYS
+from minemu.drawing import FAINT, LINE, REGRESSES, SAYS, rgb
 from minemu.errors import MinemuError
 from minemu.figures.charts import SERIES, charts, label, legend
 
@@ -73,12 +73,11 @@ def show_tokens_processed(prompt: int, n: int, totals: Mapping[str, Sequence[int
 
 def _staircase(prompt: int, n: int) -> np.ndarray:
     """Colours (n, prompt + n - 1, 3): row k is the step that predicts embedding k + 1."""
-    rgb = {name: [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)] for name, colour in
-           {"again": AGAIN, "once": ONCE}.items()}  # fmt: skip
+    again, once = np.array(rgb(AGAIN)) / 255, np.array(rgb(ONCE)) / 255
     cells = np.ones((n, prompt + n - 1, 3))
     for step in range(n):
-        cells[step, : prompt + step] = rgb["again"]
-        cells[step, (0 if step == 0 else prompt + step - 1) : prompt + step] = rgb["once"]
+        cells[step, : prompt + step] = again
+        cells[step, (0 if step == 0 else prompt + step - 1) : prompt + step] = once
     return cells
 
 

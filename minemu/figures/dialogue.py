@@ -19,7 +19,6 @@ from torch import Tensor
 from minemu.drawing import (
     CHIP,
     FAINT,
-    INK,
     LINE,
     REGRESSES,
     SAYS,
@@ -32,7 +31,7 @@ from minemu.drawing import (
     lay_out,
 )  # fmt: skip
 from minemu.errors import MinemuError
-from minemu.figures.charts import charts, label
+from minemu.figures.charts import charts, label, legend
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
 from minemu.tokenizer import ASSISTANT, USER
@@ -97,7 +96,7 @@ def show_change(rows: Sequence[tuple[str, Measured, Measured]], width: float = 7
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlim(-0.02, 1.02)
     label(axes, "score, with its 95 % interval")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    legend(axes, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), handlelength=2.0)
     return figure
 
 

@@ -12,11 +12,11 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, Rectangle
+from matplotlib.patches import FancyArrowPatch
 from torch import Tensor
 
 from minemu.config import ObjectiveConfig
-from minemu.drawing import CHIP, FAINT, INK, LINE, MONO, REGRESSES, SAYS, STYLE, canvas, token_words
+from minemu.drawing import CHIP, FAINT, INK, LINE, REGRESSES, SAYS, STYLE, add_strip, canvas, token_words
 from minemu.errors import MinemuError
 from minemu.figures.charts import SERIES, charts, label, legend
 from minemu.processor import EmuProcessor
@@ -40,11 +40,12 @@ def show_pairs(
     with rc_context(STYLE):
         figure, axes = canvas(left + cell * len(words) + 14, 2 * tall + 116)
         top, low = 24, 24 + tall + 56
-        for y, name in ((top, "the model reads"), (low, "it has to predict")):
-            axes.text(left - 8, y + tall / 2, name, ha="right", va="center")
-            for position, (word, fill) in enumerate(zip(words, fills, strict=True)):
-                asked = y == top or (position > 0 and (says[position - 1] or regresses[position - 1]))
-                _cell(axes, left + position * cell, y, cell - 1, tall, word, fill if asked else "white", asked)
+        style = {"edge": LINE, "size": min(7.5, (cell - 1) * 0.6)}
+        add_strip(axes, "the model reads", (left, top), cell, tall, words, fills, **style)
+        asked = [False, *(say or regress for say, regress in zip(says, regresses, strict=True))]
+        shown = [fill if ask else None for fill, ask in zip(fills, asked, strict=True)]
+        inks = [INK if ask else LINE for ask in asked]
+        add_strip(axes, "it has to predict", (left, low), cell, tall, words, shown, inks, **style)
         for position in range(len(words)):
             axes.text(left + (position + 0.5) * cell, 13, str(position), size=6.5, color=FAINT, ha="center")
         for position, (say, regress) in enumerate(zip(says, regresses, strict=True)):
@@ -54,14 +55,6 @@ def show_pairs(
                 _pair(axes, start, stop, SAYS if say else REGRESSES, dashed=regress)
         _legend(axes, left, low + tall + 24)
     return figure
-
-
-def _cell(axes: Axes, x: float, y: float, width: float, height: float, word: str, fill: str, asked: bool) -> None:
-    axes.add_patch(Rectangle((x, y), width, height, facecolor=fill, edgecolor=LINE, lw=0.5))
-    axes.text(
-        x + width / 2, y + height / 2, word, family=MONO, size=min(7.5, width * 0.6), rotation=90, ha="center", va="center",
-        color=INK if asked else LINE,
-    )  # fmt: skip
 
 
 def _pair(axes: Axes, start: tuple[float, float], stop: tuple[float, float], colour: str, dashed: bool) -> None:

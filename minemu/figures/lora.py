@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from minemu.drawing import FAINT, INK, LINE, MONO, REGRESSES, SAYS, STYLE, add_heat, canvas
+from minemu.drawing import FAINT, LINE, MONO, REGRESSES, SAYS, STYLE, add_heat, canvas
 from minemu.errors import MinemuError
-from minemu.figures.charts import charts, label
+from minemu.figures.charts import charts, label, legend
 
 
 def show_low_rank(weight: Tensor, b: Tensor, a: Tensor, scale: float, width: float = 760) -> Figure:
@@ -77,5 +77,5 @@ def show_spectrum(weight: Tensor, added: Tensor, rank: int, width: float = 480) 
     axes.axvline(rank + 0.5, color=FAINT, lw=0.9, ls=":")
     axes.text(rank + 3, axes.get_ylim()[0] * 1.5, f"rank {rank}", color=FAINT, va="bottom", size=8)
     label(axes, "singular value, by size", "value")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    legend(axes, handlelength=2.0)
     return figure

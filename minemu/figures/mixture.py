@@ -21,7 +21,7 @@ from torch import Tensor
 
 from minemu.data.documents import Document
 from minemu.data.mixture import ALL_SOURCES
-from minemu.drawing import CHIP, FAINT, LINE, STYLE, add_box, add_picture, canvas, drawable
+from minemu.drawing import CHIP, FAINT, LINE, STYLE, add_box, add_picture, canvas, drawable, rgb
 from minemu.errors import MinemuError
 from minemu.sequence import TokenIds
 
@@ -139,7 +139,7 @@ def show_rows(batches: Mapping[str, Tensor], ids: TokenIds, width: float = 760, 
     """Batches of `input_ids` (B, L), all to one scale: a line a row, a cell a position, coloured by what stands there."""
     if not batches or any(tensor.ndim != 2 for tensor in batches.values()):
         raise MinemuError("give batches of input_ids, each of shape (B, L)")
-    palette = np.array([[int(colour[i : i + 2], 16) for i in (1, 3, 5)] for colour in KINDS.values()], dtype=np.uint8)
+    palette = np.array([rgb(colour) for colour in KINDS.values()], dtype=np.uint8)
     cell = (width - 24) / max(tensor.shape[1] for tensor in batches.values())
     with rc_context(STYLE):
         figure, axes = canvas(width, 34 + sum(len(tensor) * tall + 30 for tensor in batches.values()))

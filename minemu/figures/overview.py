@@ -18,7 +18,6 @@ import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from PIL import Image
 from torch import Tensor
 
@@ -27,7 +26,6 @@ from minemu.config import ObjectiveConfig
 from minemu.drawing import (
     CHIP,
     FAINT,
-    LINE,
     MONO,
     SAYS,
     STYLE,
@@ -37,6 +35,7 @@ from minemu.drawing import (
     add_heat,
     add_legend,
     add_picture,
+    add_strip,
     canvas,
     chips_of_batch,
     drawable,
@@ -140,17 +139,9 @@ def _draw_strips(strips: dict[str, list[tuple[str, str | None]]], length: int) -
             axes.text(left + (position + 0.5) * cell, top - 8, str(position), size=6.5, color=FAINT, ha="center")
         y = top
         for name, cells in strips.items():
-            axes.text(left - 8, y + heights[name] / 2, name, ha="right", va="center")
-            for position, (text, colour) in enumerate(cells):
-                x = left + position * cell
-                edge = LINE if colour is None else "white"
-                axes.add_patch(
-                    Rectangle((x, y), cell - 1, heights[name], facecolor=colour or "white", edgecolor=edge, lw=0.5)
-                )
-                axes.text(
-                    x + (cell - 1) / 2, y + heights[name] / 2, text, family=MONO, size=min(7.0, cell * 0.6),
-                    rotation=0 if longest[name] == 1 else 90, ha="center", va="center",
-                )  # fmt: skip
+            texts, fills = zip(*cells, strict=True)
+            rotation = 0 if longest[name] == 1 else 90
+            add_strip(axes, name, (left, y), cell, heights[name], texts, fills, rotation=rotation)
             y += heights[name] + 6
     return figure
 

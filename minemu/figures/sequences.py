@@ -18,13 +18,13 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from minemu.config import ObjectiveConfig
-from minemu.drawing import CHIP, FAINT, INK, LINE, MONO, REGRESSES, SAYS, STYLE, canvas, drawable
+from minemu.drawing import CHIP, FAINT, LINE, REGRESSES, SAYS, STYLE, add_strip, canvas
 from minemu.errors import MinemuError
 from minemu.sequence import IGNORE, TokenIds, block_mask, targets
 
 SPANS = {"text": "#cfe0fa", "picture": "#f8cfa4", "padding": "#eef1f4"}
 SAMPLES = ("#9ec9ec", "#f2bd83", "#a9d8c3", "#e6b8d0", "#f1e08f", "#c3bde8")  # light tints of Okabe and Ito's colours
-LEFT, WIDTH = 112, 780
+LEFT, WIDTH, GAP = 112, 780, 7
 
 
 def show_spans(
@@ -50,16 +50,19 @@ def show_spans(
         for position in range(0, len(row), 1 if cell > 14 else 5):
             axes.text(LEFT + (position + 0.5) * cell, 12, str(position), size=6.5, color=FAINT, ha="center")
         fills = [CHIP["pad" if kind == "padding" else "picture" if kind == "picture" else "word"] for kind in kinds]
-        y = _strip(axes, "position\ntoken id", 20, height["ids"], cell, map(str, row), fills)
-        y = _strip(axes, "token", y, height["words"], cell, words, fills)
-        y = _spans(axes, kinds, y, cell, _pictures(row, ids))
+        add_strip(axes, "position\ntoken id", (LEFT, 20), cell, height["ids"], [*map(str, row)], fills)
+        y = 20 + height["ids"] + GAP
+        add_strip(axes, "token", (LEFT, y), cell, height["words"], words, fills)
+        y = _spans(axes, kinds, y + height["words"] + GAP, cell, _pictures(row, ids))
         following = [*words[1:], ""]
         for name, told, colour in (
             ("LM head\nclassifies", says, SAYS),
             ("regression head\nregresses", regresses, REGRESSES),
         ):
             marked = [word if goal else "" for word, goal in zip(following, told, strict=True)]
-            y = _strip(axes, name, y, height["words"], cell, marked, [colour if t else None for t in told], "white")
+            fills, inks = [colour if goal else None for goal in told], ["white"] * len(told)
+            add_strip(axes, name, (LEFT, y), cell, height["words"], marked, fills, inks)
+            y += height["words"] + GAP
     return figure
 
 
@@ -72,22 +75,6 @@ def _kind(token: int, ids: TokenIds) -> str:
 def _pictures(row: list[int], ids: TokenIds) -> list[int]:
     """For each position, how many pictures have begun."""
     return torch.tensor([token == ids.image_start for token in row]).cumsum(0).tolist()
-
-
-def _strip(
-    axes: Axes, name: str, y: float, height: float, cell: float, texts, fills, ink: str = INK
-) -> float:  # fmt: skip
-    """A row of cells; returns where the next one begins."""
-    axes.text(LEFT - 8, y + height / 2, name, ha="right", va="center")
-    for position, (text, colour) in enumerate(zip(texts, fills, strict=True)):
-        x = LEFT + position * cell
-        edge = "white" if colour else LINE
-        axes.add_patch(Rectangle((x, y), cell - 1, height, facecolor=colour or "white", edgecolor=edge, lw=0.5))
-        axes.text(
-            x + (cell - 1) / 2, y + height / 2, drawable(text, MONO), family=MONO, size=min(7.0, cell * 0.6), rotation=90,
-            ha="center", va="center", color=ink,
-        )  # fmt: skip
-    return y + height + 7
 
 
 def _spans(axes: Axes, kinds: list[str], y: float, cell: float, pictures: list[int]) -> float:

@@ -19,10 +19,9 @@ from PIL import Image
 
 from minemu.drawing import FAINT, INK, LINE, REGRESSES, SAYS, STYLE, add_picture, canvas, drawable
 from minemu.errors import MinemuError
-from minemu.figures.charts import charts, label
+from minemu.figures.charts import SERIES, charts, label, legend
 
 Log = Sequence[Mapping[str, float]]  # the entries of a log.jsonl
-PENS = ((SAYS, "-"), (REGRESSES, "--"), ("#0b7a5e", "-."), ("#7b3f98", ":"))  # lines differ in colour and in dashes
 
 
 def show_schedule(panels: Mapping[str, Mapping[str, Sequence[float]]], width: float = 760) -> Figure:
@@ -31,13 +30,13 @@ def show_schedule(panels: Mapping[str, Mapping[str, Sequence[float]]], width: fl
         raise MinemuError("give each panel at least one line of learning rates")
     figure, found = charts(width, 230, len(panels))
     for axes, (title, lines) in zip(found, panels.items(), strict=True):
-        for (name, rates), (colour, dashes) in zip(lines.items(), PENS, strict=False):
+        for (name, rates), (colour, dashes, _) in zip(lines.items(), SERIES, strict=False):
             axes.plot(rates, color=colour, ls=dashes, lw=1.8, label=name)
         label(axes, "step", "learning rate", title)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.4)  # room for the legend above the peaks
         axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         axes.yaxis.get_offset_text().set_size(8)
-        axes.legend(loc="upper right", frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
+        legend(axes, loc="upper right", handlelength=2.8)
     return figure
 
 
@@ -86,7 +85,7 @@ def show_losses(
         axes.set_xlim(left=min(1.0, steps.min()) if window == 1 else steps.min() * 0.8)
         axes.set_ylim(0, axes.get_ylim()[1] * 1.1)
         label(axes, "step", title=name.replace("_", " "))
-        axes.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
+        legend(axes, handlelength=2.8)
     return figure
 
 
@@ -95,13 +94,13 @@ def show_targets(runs: Mapping[str, Log], apart: Mapping[str, float], window: in
     if not runs or runs.keys() != apart.keys():
         raise MinemuError("give the same runs twice: their logs, and how far their embeddings are apart")
     figure, (left, right) = charts(width, 220, 2)
-    for (name, log), (colour, dashes) in zip(runs.items(), PENS, strict=False):
+    for (name, log), (colour, dashes, _) in zip(runs.items(), SERIES, strict=False):
         steps, losses = (averaged(values, window) for values in series(log, "image_loss"))
         left.plot(steps, losses, color=colour, ls=dashes, lw=1.6, label=name)
     left.set_ylim(bottom=0)
     label(left, "step", title="image loss")
-    left.legend(frameon=False, fontsize=8, labelcolor=INK, handlelength=2.8)
-    right.barh(list(apart), list(apart.values()), color=[pen[0] for pen in PENS[: len(apart)]], height=0.5)
+    legend(left, handlelength=2.8)
+    right.barh(list(apart), list(apart.values()), color=[colour for colour, *_ in SERIES[: len(apart)]], height=0.5)
     right.bar_label(right.containers[0], fmt="%.2g", padding=4, fontsize=8, color=INK)
     right.set_xlim(0, max(apart.values()) * 1.15)
     right.invert_yaxis()

@@ -28,6 +28,7 @@ from minemu.drawing import (
     add_picture,
     canvas,
     drawable,
+    rgb,
 )
 from minemu.errors import MinemuError
 
@@ -83,8 +84,7 @@ def spotlight(pixels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     grey = (grey + GREYED * (255 - grey))[..., None]
     cell = size // grid
     opacity = 0.85 * np.clip(weights, 0, 1).repeat(cell, 0).repeat(cell, 1)[..., None]
-    colour = np.array([int(REGRESSES[i : i + 2], 16) for i in (1, 3, 5)])
-    return ((1 - opacity) * grey + opacity * colour).round().astype(np.uint8)
+    return ((1 - opacity) * grey + opacity * np.array(rgb(REGRESSES))).round().astype(np.uint8)
 
 
 def patch_box(number: int, grid: int, size: int) -> Box:
