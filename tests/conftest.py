@@ -17,6 +17,9 @@ import pytest
 import torch
 from hypothesis import settings
 
+from minemu.data.scene import Scene
+from minemu.data.world import ToyWorld
+
 settings.register_profile("here", deadline=None, derandomize=True)  # on any machine, however busy, the same examples
 settings.load_profile("here")
 
@@ -24,3 +27,16 @@ settings.load_profile("here")
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list[Scene]:
+    """Every scene that is rendered."""
+    scenes, paint = [], ToyWorld._paint
+
+    def spy(self, scene):
+        scenes.append(scene)
+        return paint(self, scene)
+
+    monkeypatch.setattr(ToyWorld, "_paint", spy)
+    return scenes

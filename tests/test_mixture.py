@@ -10,9 +10,10 @@ from minemu.data import documents, kinds, movies, storyboards, world
 from minemu.data.captions import noun_phrase, parse, plural, same, unsaid
 from minemu.data.documents import by_time
 from minemu.data.lessons import LESSONS
-from minemu.data.mixture import ALL_SOURCES, SOURCES, Mixture, ToySource, toy_mixture
+from minemu.data.mixture import ALL_SOURCES, SOURCES, Mixture, MixtureConfig, ToySource, toy_mixture
 from minemu.data.movies import DIRECTIONS, Movie
 from minemu.data.scene import Group, Scene
+from minemu.data.sources import DataFiles, open_mixture
 from minemu.data.video import frame_numbers
 from minemu.data.world import ToyWorld, is_held_out
 from minemu.errors import MinemuError
@@ -76,6 +77,12 @@ def test_the_papers_weights(training):
     assert halves.weights == {"a": 1, "b": 1}
 
 
+def test_another_seed_is_another_order_of_documents(training):
+    mixtures = [open_mixture(MixtureConfig(), DataFiles(), training, len, 4, seed) for seed in (0, 1)]
+    one, other = ([mixture.place(i) for i in range(22)] for mixture in mixtures)
+    assert one != other
+
+
 @pytest.mark.parametrize(
     "weights, text",
     [
@@ -129,16 +136,20 @@ def test_pictures_stand_on_either_side_of_their_text(name, training):
         assert sum(first) < 35
 
 
-def test_a_picture_alone_is_mostly_followed_by_its_caption(training):
-    """Whatever else begins with one picture and goes on in words competes with it: labels, and what a dictionary says."""
-    weights = RECIPES["emu-tiny"].mixture
-    mixture, followed = toy_mixture(training, weights), []
-    for i in range(2500):
+def test_a_picture_alone_is_mostly_followed_by_its_caption(training, monkeypatch):
+    """Whatever else begins with one picture and goes on in words competes with it: labels, and what a dictionary says.
+
+    The share is 0.78, with a standard error of 0.012.
+    """
+    blank = np.zeros((64, 64, 3), np.uint8)
+    monkeypatch.setattr(ToyWorld, "_paint", lambda self, scene: (blank, []))
+    mixture, followed = toy_mixture(training, RECIPES["emu-tiny"].mixture), []
+    for i in range(7500):
         document = mixture.document(i)
         if not isinstance(document[0], str) and isinstance(document[1], str):
             followed.append(parse(document[1], training.labels))
     full = [scene for scene in followed if scene is not None and scene.style and scene.background]
-    assert len(followed) > 300 and len(full) / len(followed) > 0.75
+    assert len(followed) > 1000 and len(full) / len(followed) > 0.75
 
 
 def test_a_clip_alone_is_mostly_followed_by_its_caption(training):
@@ -182,23 +193,22 @@ def test_the_given_pictures_of_a_lesson_are_read_and_the_last_is_written(trainin
     assert not any(follow_text(LESSONS["questions"](training, 0)))
 
 
-def test_full_captions_are_true(training):
-    for i in range(60):
-        text = texts(ToySource("scenes", training).document(i))[0]
-        assert parse(text, training.labels) is not None, text
+@pytest.mark.parametrize("name", ["labels", "scenes"])
+def test_captions_tell_the_scene_that_is_shown(name, training, shown):
+    for i in range(40):
+        shown.clear()
+        (text,) = texts(ToySource(name, training).document(i))
+        (scene,), read = shown, parse(text, training.labels)
+        assert same(scene, read, ignore=unsaid(read)), text
 
 
-@pytest.fixture
-def shown(monkeypatch) -> list[Scene]:
-    """Every scene that is rendered."""
-    scenes, paint = [], ToyWorld._paint
-
-    def spy(self, scene):
-        scenes.append(scene)
-        return paint(self, scene)
-
-    monkeypatch.setattr(ToyWorld, "_paint", spy)
-    return scenes
+def test_sentences_tell_the_scenes_that_are_shown_in_their_order(training, shown):
+    for i in range(20):
+        shown.clear()
+        _, *rest = documents._sentences(training, training.generator(i))
+        for scene, text in zip(shown, texts(rest), strict=True):
+            read = parse(text, training.labels)
+            assert same(scene, read, ignore=unsaid(read)), text
 
 
 @pytest.mark.parametrize("name", ALL_SOURCES)
@@ -287,6 +297,17 @@ def test_captions_of_changes():
     assert movies.caption(Movie(llama, llama, "up")) == "a llama moves up on a green background, Noto style"
 
 
+def test_captions_of_clips_tell_the_movie_that_is_shown(training, monkeypatch):
+    made, any_movie = [], movies.any_movie
+    monkeypatch.setattr(movies, "any_movie", lambda *args: made.append(any_movie(*args)) or made[-1])
+    told = []
+    for i in range(40):
+        document = ToySource("clips", training, frames=1).document(i)
+        if len(made) > len(told):  # and no shipped animation
+            told += texts(document)
+    assert len(told) > 20 and told == [movies.caption(movie) for movie in made]
+
+
 def test_the_parts_of_a_caption_are_read_back(training):
     for i in range(60):
         movie = movies.any_movie(training, training.generator(i))
@@ -338,6 +359,17 @@ def test_a_storyboard_tells_what_follows(training):
         assert "this is a" in " ".join(texts(document)[:2])
 
 
+def test_a_storyboard_says_where_its_things_stand(training):
+    said = 0
+    for i in range(30):
+        story = storyboards.storyboard(training, training.generator(i))
+        for (_, scene), (_, text) in zip(story.thumbnails, story.subtitles, strict=True):
+            if scene.relation and "background" not in text:
+                said += 1
+                assert f" is {scene.relation} " in text
+    assert said > 10
+
+
 @given(st.lists(st.tuples(st.floats(0, 99), st.sampled_from(["a", "b"]))), st.lists(st.floats(0, 99)))
 def test_pictures_and_subtitles_come_in_the_order_of_their_times(subtitles, times):
     document = by_time([(time, np.array(time)) for time in times], subtitles)
@@ -353,4 +385,3 @@ def test_prompts_come_before_pictures_and_captions_after(training):
         document = ToySource("scenes", training).document(i)
         read = parse(texts(document)[0], training.labels)
         assert isinstance(document[0], str) or not {"background", "style"} & set(unsaid(read))
-        assert same(read, read)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from minemu.data import kinds, questions
-from minemu.data.captions import parse
+from minemu.data.captions import noun_phrase, parse
 from minemu.data.conversations import (
     FORMS,
     SYSTEM_IMAGE,
@@ -88,6 +88,17 @@ def test_yes_and_no_are_balanced_for_what_is_named(world):
             assert abs(share - expected) < 4 * np.sqrt(0.25 / n), (named, counts)
 
 
+def asked_of_what_is_true(scene: Scene) -> set[str]:
+    """Every question whose answer is yes."""
+    asked = {f"is the background {scene.background}?"}
+    if not scene.relation:
+        return asked | {f"is this {noun_phrase(Group(scene.groups[0].label))}?"}
+    for told in (scene, scene.turned()):
+        first, second = told.groups
+        asked.add(f"{questions.verb(first)} {questions.the(first)} {told.relation} {questions.the(second)}?")
+    return asked
+
+
 def test_answers_are_true(world):
     for i in range(300):
         one = question(world, i)
@@ -110,6 +121,35 @@ def test_answers_are_true(world):
                 assert told.shows()[:2] == scene.shows()[:2]
             case "kind":
                 assert one.answer == kinds.kind(scene.groups[0].label)
+            case "group":
+                assert one.answer == kinds.group(scene.groups[0].label)
+            case "yes-no":
+                assert one.answer == ("yes" if one.text in asked_of_what_is_true(scene) else "no"), one.text
+            case _:
+                pytest.fail(f"is {one.asks} true?")
+
+
+def test_a_yes_is_said_of_what_is_true_and_of_nothing_else(world):
+    for i in range(200):
+        one = question(world, i, "yes-no")
+        assert one.answer == ("yes" if one.text in asked_of_what_is_true(one.about) else "no"), (one.text, one.about)
+
+
+def test_answers_about_clips_are_true(world):
+    for i in range(60):
+        for asks, truth in (
+            ("direction", lambda movie: movie.direction),
+            ("order", lambda movie: movie.first.groups[0].label),
+            ("change", lambda movie: questions.CHANGE_NAMES[movie.change]),
+        ):
+            one = clip_question(world, i, asks, frames=1)
+            assert one.answer == truth(one.about), (one.text, one.about)
+
+
+def test_the_picture_of_a_question_is_what_it_asks_about(world, pictures):
+    for i in range(20):
+        one = question(world, i)
+        assert np.array_equal(one.pictures[0], np.asarray(world.render(one.about)[0]))
 
 
 def test_words_of_questions_and_sentences():
@@ -164,10 +204,7 @@ def test_training_asks_about_no_scene_of_evaluation(world):
 
 
 @pytest.mark.parametrize("draw", [conversation, dialogue, lambda world, i: names_episode(world, i, 2)])
-def test_training_conversations_show_no_scene_of_evaluation(draw, world, monkeypatch):
-    shown = []
-    blank = np.zeros((64, 64, 3), np.uint8)
-    monkeypatch.setattr(ToyWorld, "_paint", lambda self, scene: shown.append(scene) or (blank, []))
+def test_training_conversations_show_no_scene_of_evaluation(draw, world, shown):
     for i in range(60):
         draw(world, i)
     assert len(shown) >= 40 and not any(is_held_out(scene) for scene in shown)
@@ -204,6 +241,12 @@ def test_candidates_of_a_dialogue(world):
         dialogue(world, 0, turns=0, candidates=3)
 
 
+def test_the_picture_of_a_dialogue_is_that_of_its_scene(world, pictures):
+    for i in range(20):
+        one = dialogue(world, i)
+        assert np.array_equal(one.picture, np.asarray(world.render(one.scene)[0]))
+
+
 # ---- episodes --------------------------------------------------------------------------------------------------------
 
 
@@ -219,6 +262,16 @@ def test_names_are_given_by_the_examples_alone(shots, pictures):
         assert Counter(said[1:-1]) == Counter({f"this is a {name}.": shots for name in one.candidates if shots})
         assert one.answer in one.candidates and set(one.candidates) <= set(TEST_NAMES)
         assert not set(one.labels) & set(ToyWorld().labels)
+
+
+def test_the_name_that_is_asked_for_is_the_one_its_drawing_was_given(shown):
+    new = ToyWorld("new-concept")
+    for i in range(20):
+        shown.clear()
+        one = names_episode(new, i, 2)
+        *examples, asked = [scene.groups[0].label for scene in shown]
+        told = {text for label, text in zip(examples, one.prompt[2:-2:2], strict=True) if label == asked}
+        assert told == {f"this is a {one.answer}."}
 
 
 def test_names_cannot_be_guessed():
