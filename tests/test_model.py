@@ -13,7 +13,7 @@ from minemu.bench import speed
 from minemu.causal_transformer import CausalTransformer
 from minemu.config import BridgeConfig, EmuConfig, VisionConfig
 from minemu.errors import MinemuError
-from minemu.model import Emu
+from minemu.model import Emu, deepened
 from minemu.objective import image_loss, text_loss
 from minemu.processor import EmuProcessor
 from minemu.tokenizer import train_tokenizer
@@ -184,6 +184,21 @@ def test_every_picture_loses_queries_of_its_own():
     assert not torch.equal(*seen[0])
 
 
+def test_queries_are_lost_in_training_alone():
+    torch.manual_seed(0)
+    bridge = BridgeConfig(n_image=6, width=32, heads=4, ff_width=64, dropout=0.5)
+    transformer, features = CausalTransformer(bridge, VisionConfig(width=24, head_width=8), 16), torch.randn(2, 10, 24)
+    assert not torch.equal(transformer(features), transformer(features))
+    transformer.eval()
+    assert torch.equal(transformer(features), transformer(features))
+
+
+def test_queries_begin_with_the_spread_that_is_set():
+    torch.manual_seed(0)
+    queries = CausalTransformer(BridgeConfig(n_image=64, width=64, query_std=0.02), VisionConfig(), 16).queries
+    assert queries.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 def test_causal_embeddings_do_not_see_later_ones():
     torch.manual_seed(0)
     transformer = CausalTransformer(
@@ -205,14 +220,15 @@ def test_regression_targets_are_detached_unless_asked_for(batch, targets, reache
     assert (aim.grad is not None and bool(aim.grad.abs().sum() > 0)) is reaches
 
 
-def test_cosine_loss_forgets_the_length():
+@pytest.mark.parametrize(("factor", "distance"), [(3, 0), (-1, 2)])
+def test_cosine_loss_forgets_the_length_but_not_the_direction(factor, distance):
     objective = EmuConfig.preset("emu-nano").override({"objective.image_loss": "cosine"}).objective
     ids = sequence.TokenIds.of(EmuConfig.preset("emu-nano").llm)
     row = torch.tensor([sequence.interleave([sequence.PICTURE], ids, 4)])
     found = sequence.targets(row, ids, objective)
     embeddings = torch.randn(1, row.shape[1], 8)
-    predictions = torch.cat([3 * embeddings[:, 1:], embeddings[:, :1]], 1)
-    assert image_loss(predictions, embeddings, found, objective).abs() < 1e-6
+    predictions = torch.cat([factor * embeddings[:, 1:], embeddings[:, :1]], 1)
+    assert image_loss(predictions, embeddings, found, objective).item() == pytest.approx(distance, abs=1e-5)
 
 
 def test_text_alone_has_no_image_loss_and_nothing_is_not_a_number(processor):
@@ -313,6 +329,14 @@ def test_save_and_load_is_bit_equal_and_strict(tmp_path, batch):
     (tmp_path / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MinemuError, match="model.safetensors is damaged"):
         Emu.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("layers", [3, 5])
+def test_a_deepened_model_says_what_it_said_with_fewer_layers(layers):
+    model, ids = make("emu-nano"), torch.arange(3, 20)[None]
+    deeper = deepened(model, layers).eval()
+    assert (len(model.llm.model.layers), len(deeper.llm.model.layers)) == (2, layers)
+    torch.testing.assert_close(deeper(ids).logits, model(ids).logits)
 
 
 def test_a_folder_that_is_no_checkpoint(tmp_path):

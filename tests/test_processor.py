@@ -44,6 +44,11 @@ def test_pixels_are_clip_normalised(processor):
     assert torch.allclose(pixels[:, 3, 3] * CLIP_STD + CLIP_MEAN, torch.tensor([200, 30, 30]) / 255, atol=1e-6)
 
 
+def test_a_picture_is_resized_by_bicubic_interpolation(processor):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 40, 3), dtype=np.uint8))
+    assert np.array_equal(processor.pixels(picture), picture.resize((16, 16), Image.Resampling.BICUBIC))
+
+
 @given(text=st.text(max_size=40))
 @settings(max_examples=60)
 def test_any_text_comes_back(processor, text):

@@ -59,6 +59,24 @@ def test_samplers_take_the_published_steps(preset, first, last):
     assert (max(steps), min(steps)) == (first, last)
 
 
+def test_pndm_is_set_as_stable_diffusion_publishes_it():
+    config = build_sampler(EmuConfig.preset("emu-14b").decoder).config
+    assert (config.set_alpha_to_one, config.skip_prk_steps, config.steps_offset) == (False, True, 1)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "pndm", "euler"])
+def test_the_unet_sees_noise_of_unit_variance_first(sampler):
+    decoder, spreads = make(replace(SMALL_SDXL, sampler=sampler)), []
+
+    def predict(noisy, t, conditions):
+        spreads.append(noisy.std().item())
+        return torch.zeros_like(noisy)
+
+    decoder.predict = predict
+    decoder.denoise(torch.randn(64, 3, 24), guidance_scale=1.0, generator=torch.Generator().manual_seed(0))
+    assert spreads[0] == pytest.approx(1, abs=0.05)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "pndm", "euler"])
 def test_with_an_oracle_each_sampler_draws_the_clean_latents(sampler):
     decoder = make(replace(SMALL_SDXL, sampler=sampler))

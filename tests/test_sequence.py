@@ -39,6 +39,13 @@ def test_a_quoted_picture_is_none():
     assert targets(row, IDS, ObjectiveConfig()).image.nonzero()[:, 1].tolist() == [6, 7, 8]
 
 
+def test_frames_of_a_video_are_neither_written_nor_regressed():
+    ids = TokenIds.of(LLMConfig(words=100, special_tokens=5, frame_slot=True))
+    row = torch.tensor([[ids.bos, ids.image_start, ids.frame, ids.frame, ids.image_end, 7]])
+    found = targets(row, ids, ObjectiveConfig(end_of_image_pair=False))
+    assert found.text.tolist() == [[-100, -100, -100, -100, 7]] and not found.image.any()
+
+
 @given(samples, st.integers(1, 5), st.booleans())
 def test_every_interleaving_keeps_its_counts(pieces, n_image, pair):
     row = torch.tensor([interleave(pieces, IDS, n_image, eos=True)])
