@@ -20,7 +20,7 @@ from minemu.errors import MinemuError
 from minemu.evaluation.tasks import check_trained, trained_on
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
-from minemu.processor import EmuProcessor
+from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import IGNORE
 from minemu.training import checkpoint
 from minemu.training.export import export_adapter
@@ -106,6 +106,21 @@ def test_every_fourth_batch_rehearses_pretraining(root, stage):
     loss.backward()
     learnt = {name for name, parameter in rehearsing.emu.named_parameters() if parameter.grad is not None}
     assert torch.isfinite(loss) and learnt and all("lora_" in name for name in learnt)
+
+
+def test_what_is_rehearsed_is_hidden_where_it_is_written_and_regressed_as_it_is(root, monkeypatch):
+    config, recipe = resolve("emu-nano", SETTINGS)
+    world = ToyWorld("seen", image_size=32)
+    stage = InstructStage(config, recipe.instruct, root, ToyTalks(world), toy_mixture(world), every=4)
+    stage.config = stage.config.override({"objective.hide_written": 1.0})
+    batch, given, forward = stage.batch(3), {}, stage.emu.forward
+    monkeypatch.setattr(stage.emu, "forward", lambda **batch: given.update(batch) or forward(**batch))
+    with torch.no_grad():
+        true = stage.emu.encode_images(normalise(batch["pixels"]))
+        stage.loss(dict(batch))
+    torch.testing.assert_close(given["image_targets"], true)
+    changed = (given["image_embeds"] - true).abs().amax((1, 2)) > 1e-4
+    assert changed.tolist() == batch["after_text"].tolist()
 
 
 def test_training_and_asking_write_the_same_rows(stage):

@@ -762,6 +762,23 @@ def test_what_is_regressed_is_the_truth_and_what_is_read_of_it_may_be_noise(fini
     assert changed.tolist() == batch["after_text"].tolist()
 
 
+def test_what_is_regressed_with_a_frozen_target_is_the_truth_of_the_teacher(finished, monkeypatch):
+    root, _ = finished
+    config, recipe = resolve("emu-nano", {"objective.targets": "frozen"})
+    world = ToyWorld("seen", image_size=32)
+    stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
+    with torch.no_grad():
+        stage.module.causal_transformer.queries.add_(1)  # as if it had learnt
+    given, forward = {}, stage.module.forward
+    monkeypatch.setattr(stage.module, "forward", lambda **batch: given.update(batch) or forward(**batch))
+    batch = stage.batch(0)
+    with torch.no_grad():
+        aims = stage.teacher.encode_images(normalise(batch["pixels"]))
+        stage.loss(dict(batch))
+    torch.testing.assert_close(given["image_targets"], aims)
+    assert not torch.allclose(given["image_embeds"], aims, atol=1e-3)
+
+
 def test_what_is_hidden_keeps_mean_and_variance_and_nothing_else():
     torch.manual_seed(0)
     x = 3 + 2 * torch.randn(400, 16, 64)

@@ -8,19 +8,23 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from minemu import files
+from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.training import checkpoint, loop, machine
+from minemu.training import run as run_module
 from minemu.training.emu import LanguageStage
+from minemu.training.encoder import EncoderStage
 from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
 from minemu.training.muon import Muon, orthogonalised
-from minemu.training.recipe import train_stage
+from minemu.training.recipe import make_processor, train_stage
+from minemu.training.recipes import resolve
 from minemu.training.run import RunLog, alone, describe
 
 
@@ -157,6 +161,13 @@ def test_the_average_is_what_is_kept(tmp_path):
     assert kept == {"step-0000008", "step-0000012"}
 
 
+def test_another_seed_ends_with_other_weights(tmp_path):
+    run(tmp_path / "one")
+    run(tmp_path / "other", config=replace(CONFIG, seed=1))
+    one, other = bits(tmp_path / "one"), bits(tmp_path / "other")
+    assert not torch.equal(one["model.safetensors:0.weight"], other["model.safetensors:0.weight"])
+
+
 def test_losing_steps_since_the_last_checkpoint_changes_nothing(tmp_path):
     """A kill between checkpoints: what is on disk is an older step, and log lines after it are written anew."""
     run(tmp_path / "whole")
@@ -170,16 +181,28 @@ def test_losing_steps_since_the_last_checkpoint_changes_nothing(tmp_path):
     assert "lost" not in (tmp_path / "killed" / "log.jsonl").read_text()
 
 
+class Halves(Toy):
+    """The same rows, in batches of any size, without dropout."""
+
+    def __init__(self, micro_size):
+        super().__init__(micro_size=micro_size)
+        self.module[1].p = 0.0
+
+    def batch(self, index):
+        rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(7))
+        return rows[index * self.micro_size : (index + 1) * self.micro_size]
+
+
+def test_accumulated_gradients_are_those_of_one_large_batch(tmp_path):
+    gradients = []
+    for count in (1, 2):
+        stage = Halves(8 // count)
+        loop.backward(stage, replace(CONFIG, accumulate=count), 0, map(stage.batch, range(count)), tmp_path)
+        gradients.append([parameter.grad for parameter in stage.module.parameters()])
+    torch.testing.assert_close(*gradients)
+
+
 def test_accumulation_equals_one_large_batch(tmp_path):
-    class Halves(Toy):
-        def __init__(self, micro_size):
-            super().__init__(micro_size=micro_size)
-            self.module[1].p = 0.0
-
-        def batch(self, index):
-            rows = torch.randn(200, 3, generator=torch.Generator().manual_seed(7))
-            return rows[index * self.micro_size : (index + 1) * self.micro_size]
-
     large, small = Halves(8), Halves(4)
     run(tmp_path / "large", large, TrainConfig(steps=6, warmup=1, accumulate=1))
     run(tmp_path / "small", small, TrainConfig(steps=6, warmup=1, accumulate=2))
@@ -337,6 +360,17 @@ def test_a_resumed_run_keeps_the_commits_it_began_with(tmp_path, monkeypatch):
     assert record["commit"] == "c" and record["earlier_commits"] == ["a", "b"]
 
 
+def test_a_commit_with_changes_says_so(monkeypatch):
+    said = iter(["abc\n", " M minemu/model.py\n"])
+    monkeypatch.setattr(run_module.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(said)))
+    assert run_module.commit() == "abc+changes"
+
+
+def test_adamw_has_the_betas_and_epsilon_that_are_set():
+    (optimizer,) = make_optimizers(Toy(), TrainConfig(beta1=0.7, beta2=0.8, eps=1e-3))
+    assert {(*group["betas"], group["eps"]) for group in optimizer.param_groups} == {(0.7, 0.8, 1e-3)}
+
+
 def test_rates_of_modules_and_frozen_ones():
     class Two(Toy):
         def parameter_lrs(self, config):
@@ -451,6 +485,15 @@ def test_stages_learn_and_resume_exactly(tmp_path, stage):
     assert {"command", "commit", "versions", "model", "train", "world", "preset", "stage"} <= record.keys()
     with pytest.raises(MinemuError, match="was begun with another train setting of 'lr'; use another --run-dir"):
         train_stage("emu-nano", stage, tmp_path / "whole", {**shorter, f"train.{stage}.lr": 0.5})
+
+
+@pytest.mark.parametrize("kind", [LanguageStage, EncoderStage])
+def test_a_stage_begins_with_the_weights_of_its_seed(kind, tmp_path):
+    config, recipe = resolve("emu-nano", {})
+    world, processor = ToyWorld("seen", image_size=32), make_processor(tmp_path, config, recipe)
+    stages = [kind(config, replace(recipe.language, seed=seed), processor, world) for seed in (0, 1)]
+    one, other = (next(stage.module.parameters()) for stage in stages)
+    assert not torch.equal(one, other)
 
 
 def test_what_cannot_be_trained_is_said(tmp_path):
