@@ -426,18 +426,60 @@ def test_blends_drawn_by_an_oracle_and_by_a_fool(eye):
         tasks.evaluate(Painter([]), "blend", None, len(episodes.blends()) + 1, SEED, eye)
 
 
-def test_drawn_in_context_by_an_oracle_and_by_a_fool():
+@pytest.fixture(scope="module")
+def in_context():
+    """What is to be drawn, its world, and an eye for it."""
     world = ToyWorld("seen", seed=SEED, held_out=True)
     made = [episodes.in_context(world, i) for i in range(24)]
     shown = sorted({group.label for one in made for scene in one.scenes for group in scene.groups})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(efficientnet, "pretrained", Thumbnails)
-        eye = Judge(labels=shown, cache="")
+        return made, world, Judge(labels=shown, cache="")
+
+
+def test_drawn_in_context_by_an_oracle_and_by_a_fool(in_context):
+    made, _, eye = in_context
     result = tasks.evaluate(Painter(made), "in-context-draw", None, 24, SEED, eye)
     assert result.score == 1.0 and result.upper_bound > 0.8
     assert result.blind <= 0.1 and 0 < result.chance < 0.02
     assert set(result.details["wishes"]) == set(episodes.WISHES) and result.details["nearer_than_chance"] > 0.5
     assert tasks.evaluate(Painter(made, turn=7), "in-context-draw", None, 24, SEED, eye).score <= 0.1
+
+
+def rate_drawn_with(in_context, **other):
+    """The share that is right of drawings that are as wished but for `other`."""
+    made, world, eye = in_context
+    drawn = [replace(one, target=np.asarray(world.render(replace(one.scenes[2], **other))[0])) for one in made]
+    return tasks.evaluate(Painter(drawn), "in-context-draw", None, len(made), SEED, eye).details["rate"]
+
+
+def test_what_is_drawn_in_context_has_to_have_the_background_that_was_told(in_context):
+    right = [one.scenes[2].background == "gray" for one in in_context[0]]
+    assert 0 < sum(right) < len(right)
+    assert rate_drawn_with(in_context, background="gray") == np.mean(right)
+
+
+def test_what_is_drawn_in_context_has_to_have_the_size_that_was_told(in_context):
+    right = [one.scenes[2].size in (None, "small") for one in in_context[0]]
+    assert rate_drawn_with(in_context, size="small") <= np.mean(right) < 1
+
+
+def test_nothing_is_nearer_than_chance_when_it_is_as_near():
+    x, y = torch.eye(2)
+    eye = SimpleNamespace(features=lambda pictures: torch.stack(list(pictures)))
+    found = composing.nearness(eye, torch.stack([x]), [(x, y)], [(y, x)])
+    assert found["nearness"] == found["chance_nearness"] == 0 and found["nearer_than_chance"] == 0
+
+
+def test_drawings_of_a_task_are_of_its_seed():
+    class Noting(Pipe):
+        def __call__(self, prompts, output_type, generator):
+            seeds.append(generator.initial_seed())
+            return SimpleNamespace(images=torch.zeros(len(prompts), 3, 8, 8))
+
+    seeds = []
+    composing.draw(tasks.Question(Noting(), "blend", "all", 2, 7), [["a"], ["b"]])
+    assert seeds == [7]
 
 
 def test_judge_tells_sizes_apart():

@@ -249,6 +249,19 @@ def test_caption_details_say_which_part_was_wrong(oracle):
     assert set(result.details["examples"][0]) == {"true", "said"}
 
 
+def test_chance_in_captions_is_every_part_guessed(oracle):
+    result = tasks.evaluate(oracle, "caption", "seen", n=4, seed=5)
+    assert result.chance == pytest.approx(1 / (250 * 3 * 8 * 4))
+
+
+def test_style_and_background_of_a_drawing_are_those_asked_for(oracle, fool, eye):
+    right, wrong = (
+        tasks.evaluate(pipe, "text-to-image", "seen", n=24, seed=5, judge=eye).details for pipe in (oracle, fool)
+    )
+    assert right["style"] == right["background"] == 1
+    assert wrong["style"] < 0.7 and wrong["background"] < 0.5
+
+
 def test_new_drawing_ranks_all_core_labels(monkeypatch, oracle):
     labels = ToyWorld("seen").labels
 
