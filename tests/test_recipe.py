@@ -19,6 +19,7 @@ from minemu import cli
 from minemu.config import EmuConfig
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
+from minemu.files import write_json
 from minemu.model import Emu, deepened, read_config
 from minemu.pipeline import EmuPipeline, to_pil
 from minemu.processor import normalise
@@ -546,6 +547,16 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     assert losses_of(other)[:6] == losses_of(stage)[:6] and losses_of(other)[6] != losses_of(stage)[6]
     codec = load_file(other.parent / "codec" / "codec.safetensors")
     assert all(torch.equal(tensor.half(), ended[f"codec.{name}"]) for name, tensor in codec.items())
+
+    deeper = tmp_path / "deeper"  # the base of this sketch has got a layer since
+    shutil.copytree(folder, deeper)
+    write_json(
+        deeper / "training" / "sketch.json",
+        before | {"model": before["model"] | {"llm": before["model"]["llm"] | {"layers": 1}}},
+    )
+    run_recipe("emu-nano", tmp_path / "deep", longer, base=deeper)
+    record = json.loads((tmp_path / "deep" / "emu-nano" / "sketch" / "run.json").read_text())
+    assert record["model"]["llm"]["layers"] == 2 and record["weights_of"]["llm"] == {"layers": 1}
 
     more = {**longer, "decoder.refine_layers": 2}
     made = run_recipe("emu-nano", tmp_path / "more", more, base=folder)  # with one more layer of convolutions

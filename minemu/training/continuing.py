@@ -123,22 +123,22 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     length = {key: its["train"][key] for key in ("steps", "restarts")}
     module: torch.nn.Module
     if stage == "emu":
-        own, had = facts["model"], its["model"]
-        its["model"] = goes_on_as(had, own)
-        changed = {
-            section: {key: had[section][key] for key in had[section] if had[section][key] != its["model"][section][key]}
-            for section in had
-        }
-        weights_of |= {section: values for section, values in changed.items() if values}
-        module = deepened(Emu.from_pretrained(source), own["llm"]["layers"])
+        now = goes_on_as(its["model"], facts["model"])
+        module = deepened(Emu.from_pretrained(source), now["llm"]["layers"])
     else:
         decoder = VisualDecoder.from_pretrained(source / DECODER_FOLDER)
         own, had = facts["model"]["decoder"], asdict(decoder.config)
         grew = {key: own[key] for key in own if key.startswith("refine_")}
         weights_of |= {key: had[key] for key in ("refine_layers", *IMAGINED) if own[key] != had[key]}
         module = grown(decoder.sketch, replace(decoder.config, **grew))
-        its["model"]["decoder"] |= grew | {key: own[key] for key in IMAGINED}
+        now = its["model"] | {"decoder": its["model"]["decoder"] | grew | {key: own[key] for key in IMAGINED}}
+        now |= {"llm": facts["model"]["llm"]}  # the base may have got layers since
         _bring_codec(base, decoder, folder.parent / "codec")
+    for section, had in its["model"].items():
+        was = {key: value for key, value in had.items() if now[section].get(key, value) != value}
+        if was and section != "decoder":  # of that what matters is noted above
+            weights_of[section] = was
+    its["model"] = now
     with atomic_dir(folder) as temporary:  # a half one would be begun anew
         average = module.state_dict() if facts["train"].get("ema_decay") else {}
         checkpoint.save(temporary / "checkpoints", weights_of["steps"], module, [], average, {"stage": stage})
