@@ -108,8 +108,8 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     """Let a stage begin, in `folder`, where that of a finished checkpoint ended.
 
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
-    Other settings, another mixture and other scenes may hold from here on; a sketch gets the convolutions that it lacks, and may
-    learn from what is imagined otherwise.
+    Other settings, another mixture and other scenes may hold from here on. An `emu` gets the layers that it lacks; a sketch gets
+    the convolutions, and may learn from what is imagined otherwise.
     """
     if (folder / "run.json").exists():
         return
