@@ -757,35 +757,39 @@ def test_what_cannot_draw_is_refused_before_anything_is_trained(tmp_path, change
     assert not any(tmp_path.iterdir())
 
 
-def test_what_is_regressed_is_the_truth_and_what_is_read_of_it_may_be_noise(finished, monkeypatch):
-    root, _ = finished
-    config, recipe = resolve("emu-nano", {"objective.hide_written": 1.0})
+def emu_stage(root, changes):
+    """Stage `emu` of a finished run as it begins, with other settings."""
+    config, recipe = resolve("emu-nano", changes)
     world = ToyWorld("seen", image_size=32)
-    stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
+    return EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
+
+
+@torch.no_grad()
+def given_to_the_model(stage, batch, monkeypatch):
     given, forward = {}, stage.module.forward
     monkeypatch.setattr(stage.module, "forward", lambda **batch: given.update(batch) or forward(**batch))
+    stage.loss(dict(batch))
+    return given
+
+
+def test_what_is_regressed_is_the_truth_and_what_is_read_of_it_may_be_noise(finished, monkeypatch):
+    stage = emu_stage(finished[0], {"objective.hide_written": 1.0})
     batch = stage.batch(0)
     with torch.no_grad():
         true = stage.module.encode_images(normalise(batch["pixels"]))
-        stage.loss(dict(batch))
+    given = given_to_the_model(stage, batch, monkeypatch)
     torch.testing.assert_close(given["image_targets"], true)
     changed = (given["image_embeds"] - true).abs().amax((1, 2)) > 1e-4
     assert changed.tolist() == batch["after_text"].tolist()
 
 
 def test_what_is_regressed_with_a_frozen_target_is_the_truth_of_the_teacher(finished, monkeypatch):
-    root, _ = finished
-    config, recipe = resolve("emu-nano", {"objective.targets": "frozen"})
-    world = ToyWorld("seen", image_size=32)
-    stage = EmuStage(config, recipe.emu, make_processor(root / "emu-nano", config, recipe), world, root / "emu-nano")
-    with torch.no_grad():
-        stage.module.causal_transformer.queries.add_(1)  # as if it had learnt
-    given, forward = {}, stage.module.forward
-    monkeypatch.setattr(stage.module, "forward", lambda **batch: given.update(batch) or forward(**batch))
+    stage = emu_stage(finished[0], {"objective.targets": "frozen"})
     batch = stage.batch(0)
     with torch.no_grad():
+        stage.module.causal_transformer.queries.add_(1)  # as if it had learnt
         aims = stage.teacher.encode_images(normalise(batch["pixels"]))
-        stage.loss(dict(batch))
+    given = given_to_the_model(stage, batch, monkeypatch)
     torch.testing.assert_close(given["image_targets"], aims)
     assert not torch.allclose(given["image_embeds"], aims, atol=1e-3)
 

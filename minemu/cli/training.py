@@ -76,7 +76,7 @@ def recipe(
 
 
 def in_precision(precision: str | None) -> dict[str, str]:
-    """The settings that all stages are computed with it by."""
+    """The settings by which all stages are computed in one precision, where one is given."""
     from minemu.training.recipes import TRAINABLE
 
     return {f"train.{stage}.precision": precision for stage in TRAINABLE} if precision else {}

@@ -1,5 +1,5 @@
-"""Muon: momentum, made orthogonal, for matrices. torch has the same with its orthogonalisation in bfloat16 always, which takes
-a processor that has no instructions for it twenty times as long as all the rest of a step.
+"""Muon: momentum, made orthogonal, for matrices. torch has the same with its orthogonalisation in bfloat16 always, which took
+a processor without instructions for it six times as long as all the rest of a step.
 
     B_t = 0.95 B_{t-1} + 0.05 g_t             momentum
     O_t = NS(0.05 g_t + 0.95 B_t)             Newton-Schulz: all singular values near 1
@@ -33,7 +33,7 @@ def orthogonalised(matrix: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """`dtype`: of the orthogonalisation; float32 and bfloat16 learn as well as each other."""
+    """`dtype` is that of the orthogonalisation. Its state is momentum alone, in the precision of the weights."""
 
     def __init__(self, params: Iterable[Any], dtype: torch.dtype, lr: float = 1e-3, weight_decay: float = 0.1):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
