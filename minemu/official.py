@@ -119,9 +119,8 @@ def map_names(shapes: dict[str, Shape], config: EmuConfig, keep_lora: bool = Fal
     ours = our_shapes(mapping.config)
     renamed = {name: rename(canonical(name), RULES[config.bridge.kind]) for name in shapes}
     adapted = {name.partition(".lora_")[0] for name in renamed.values() if name and ".lora_" in name}
-    factors: dict[
-        str, dict[str, str]
-    ] = {}  # our name of an adapted weight -> {"A": published name, "B": published name}
+    # Our name of an adapted weight -> {"A": published name, "B": published name}.
+    factors: dict[str, dict[str, str]] = {}
     absent = set(ours)
     for published, name in renamed.items():
         place, factor = place_of(name or "", adapted, keep_lora)
