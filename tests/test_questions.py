@@ -17,7 +17,7 @@ from minemu.data.conversations import (
     follows,
     inventory,
 )
-from minemu.data.corpus import corpus
+from minemu.data.corpus import Unpainted, corpus
 from minemu.data.dialogues import dialogue
 from minemu.data.episodes import NAMES, TEST_NAMES, WISHES, blend, blends, in_context, names_episode
 from minemu.data.questions import ASKS, CLIP_ASKS, clip_question, question
@@ -415,6 +415,12 @@ def test_the_corpus_has_every_wording(world):
         "changes",
     } <= words
     assert not any("[" in text for text in texts)
+
+
+def test_the_corpus_says_the_same_where_its_pictures_are_drawn(world, monkeypatch):
+    said = corpus(world, each=5)
+    monkeypatch.setattr(Unpainted, "place", ToyWorld.place)
+    assert corpus(world, each=5) == said
 
 
 def test_what_is_said_in_a_conversation():
