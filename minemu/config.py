@@ -197,6 +197,7 @@ class DecoderConfig:
     imagined: int = 1  # of "both": generated ones for each of the encoder
     captioned: float = 0.75  # share imagined from full captions, the others from prompts, which leave things open
     in_context: float = 0.0  # share imagined from two pictures and words (`lessons.in_context`), not from a text
+    averaged: int = 1  # pictures of a scene that a sketch of what is imagined learns the mean of: no text says where exactly things stand
     cached: int = 16_384  # samples whose conditions are computed at once, before training
     laps: int = 0  # times that they are learnt from before as many others take their place; 0: always these
     condition_dropout: float = 0.1
@@ -208,7 +209,15 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         _at_least_one(
-            "decoder", self, "image_size", "patch", "latent_channels", "layers_per_block", "norm_groups", "cached"
+            "decoder",
+            self,
+            "image_size",
+            "patch",
+            "latent_channels",
+            "layers_per_block",
+            "norm_groups",
+            "cached",
+            "averaged",
         )
         _share("decoder", self, "captioned", "in_context", "condition_dropout")
         _not_negative(

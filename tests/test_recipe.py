@@ -466,7 +466,7 @@ def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
     again = Conditions(config.decoder, pipe, world, root)
     assert not torch.equal(of_captions.kinds[1], again.kinds[1]) and torch.equal(of_captions.pixels, again.pixels)
     in_context = Conditions(replace(config.decoder, in_context=0.1), pipe, world, root)
-    prompt, picture = in_context.wish(9)
+    prompt, picture, _ = in_context.wish(9)
     assert [isinstance(piece, str) for piece in prompt] == [True, False, True, False, True]
     torch.testing.assert_close(in_context.pixels[9], torch.from_numpy(picture))
     torch.testing.assert_close(in_context.kinds[1][9], pipe.imagine([prompt])[0].half(), rtol=1e-2, atol=1e-2)
@@ -483,6 +483,24 @@ def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
             met.setdefault(i, []).append(int(torch.equal(row, thrice.kinds[1][i].float())))
     assert set(map(sum, met.values())) == {3}  # each sample is met as imagined in three of them
     assert 0.6 < sum(kinds[0] for kinds in met.values()) / len(met) < 0.9  # and in each lap so are three in four
+
+
+def test_what_is_imagined_is_learnt_as_a_mean_and_what_is_encoded_as_it_is(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    config = replace(resolve("emu-nano", {})[0].decoder, averaged=3)
+    pipe, world = EmuPipeline.from_pretrained(finished[1]), ToyWorld("seen", image_size=32)
+    conditions = Conditions(config, pipe, world, tmp_path / "emu-nano", averaged=True)
+    pictures, embeds = conditions.batch(0, conditions.cached)
+    imagined = [
+        torch.equal(row, conditions.kinds[1][i].float()) for i, row in zip(conditions.order(0), embeds, strict=True)
+    ]
+    assert set(imagined) == {False, True}
+    for picture, i, is_imagined in zip(pictures, conditions.order(0), imagined, strict=True):
+        _, shown, scene = conditions.wish(i)
+        means = np.mean([world.render(replace(scene, seed=scene.seed + k))[0] for k in range(3)], 0)
+        np.testing.assert_allclose(picture, means if is_imagined else shown, atol=0.5 if is_imagined else 0)
+    pipe.model = None  # the U-Net learns pictures as they are, and needs no others
+    assert torch.equal(Conditions(config, pipe, world, tmp_path / "emu-nano").pictures[1], conditions.pixels)
 
 
 def test_conditions_make_room_for_others_after_some_laps(finished, tmp_path):

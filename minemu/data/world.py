@@ -10,7 +10,7 @@ import io
 import json
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -234,6 +234,11 @@ class ToyWorld:
     def picture(self, i: int) -> Image.Image:
         """Only the picture of sample `i`."""
         return self.render(self.scene(i))[0]
+
+    def mean_picture(self, scene: Scene, count: int) -> np.ndarray:
+        """The mean of `count` pictures of what a scene shows, which differ in where exactly its drawings stand; uint8 (S, S, 3)."""
+        pictures = [self._paint(replace(scene, seed=(scene.seed + k) % 2**32))[0] for k in range(count)]
+        return np.mean(pictures, 0).round().astype(np.uint8)
 
     def sample(self, i: int) -> Sample:
         """Sample `i`: picture, texts, truth."""

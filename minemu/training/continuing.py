@@ -25,14 +25,14 @@ from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, needs, se
 from minemu.visual_decoder import VisualDecoder
 
 # Which conditions a sketch learns from; it may go on with others.
-IMAGINED = ("captioned", "imagined", "in_context", "laps")
+IMAGINED = ("captioned", "imagined", "in_context", "averaged", "laps")
 WEIGHED = ("image_loss_weight", "hide_written")  # and what of the objective an `emu` may weigh otherwise from then on
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 # What a run had whose version of the code knew no such setting.
 AT_FIRST = {
     "train": asdict(TrainConfig()),
     "data": {"mixture": asdict(MixtureConfig()), "llm": ""},
-    "model": {"decoder": {"refine_layers": 0, "imagined": 1, "in_context": 0.0, "laps": 0}},
+    "model": {"decoder": {"refine_layers": 0, "imagined": 1, "in_context": 0.0, "averaged": 1, "laps": 0}},
 }
 
 

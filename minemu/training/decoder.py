@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +20,8 @@ from tqdm import tqdm
 
 from minemu.config import DecoderConfig, EmuConfig
 from minemu.data.datasets import batch_samples, pixels_of
-from minemu.data.lessons import in_context
+from minemu.data.episodes import in_context
+from minemu.data.scene import Scene
 from minemu.data.world import ToyWorld
 from minemu.files import atomic_write
 from minemu.model import Emu
@@ -34,7 +36,14 @@ from minemu.weights import load_strict, load_tensors, save_tensors
 FIT_PICTURES = 2048  # for statistics: principal components, scales
 CACHE_BATCH = 256
 PREVIEWED = 32
-Wish = tuple[list[str | Image.Image], np.ndarray]  # words and pictures, and the picture to come, uint8 (S, S, 3)
+
+
+class Wish(NamedTuple):
+    """What a picture is imagined from, and the picture, uint8 (S, S, 3), with the scene that it shows."""
+
+    prompt: list[str | Image.Image]
+    picture: np.ndarray
+    scene: Scene
 
 
 def to_range(pixels: Tensor) -> Tensor:
@@ -71,6 +80,7 @@ class Conditions:
     meets too often, and imagined embeddings are wrong in another way for each sample.
 
     pixels   uint8 (cached, S, S, 3)
+    means    the same where things stand somewhere near, as the words that it is imagined from leave open: only if `averaged`
     kinds    of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from what asks for them
     """
 
@@ -81,7 +91,9 @@ class Conditions:
         world: ToyWorld,
         root: Path,
         imagine_on: str | torch.device = "cpu",
+        averaged: bool = False,
     ):
+        self.averaged = averaged and config.averaged > 1 and config.conditions != "encoder"
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
         self.turns = [0, *[1] * config.imagined] if config.conditions == "both" else [0]  # which kind, in turn
         self.config, self.cached, self.world = config, config.cached, world
@@ -100,14 +112,16 @@ class Conditions:
         world, config = self.world, self.config
         made_from = (
             f"seed {world.seed}, {len(world.labels)} things, {world.image_size} pixels, captioned {config.captioned}, "
-            f"in context {config.in_context}, from sample {block * self.cached} on"
+            f"in context {config.in_context}, averaged {config.averaged}, from sample {block * self.cached} on"
         )
         if not self.suffices(made_from):
-            self.pixels, self.kinds = torch.empty(0), []  # no two blocks in memory
+            self.pixels, self.pictures, self.kinds = torch.empty(0), [], []  # no two blocks in memory
             with atomic_write(self.path) as temporary:
                 save_tensors(self.make(block * self.cached, self.cached), temporary, metadata={"made_from": made_from})
         tensors = load_tensors(self.path)
         self.pixels = tensors["pixels"][: self.cached]
+        means = tensors["means"][: self.cached] if self.averaged else self.pixels
+        self.pictures = [self.pixels if name == "encoder" else means for name in self.names]  # to learn, of each kind
         self.kinds = [tensors[name][: self.cached] for name in self.names]
         self.block = block
 
@@ -115,7 +129,7 @@ class Conditions:
         if not self.path.exists():
             return False
         with safe_open(self.path, "pt") as file:
-            known = {"pixels", *self.names} <= set(file.keys())
+            known = {"pixels", *self.names, *(["means"] if self.averaged else [])} <= set(file.keys())
             same = (file.metadata() or {}).get("made_from") == made_from
             return known and same and file.get_slice("pixels").get_shape()[0] >= self.cached
 
@@ -134,21 +148,25 @@ class Conditions:
 
     def of_wishes(self, wishes: list[Wish]) -> dict[str, Tensor]:
         """The pictures that are wished for, and their embeddings of each kind."""
-        model, found = self.pipe.model, {"pixels": torch.stack([torch.from_numpy(picture) for _, picture in wishes])}
+        model, found = self.pipe.model, {"pixels": torch.stack([torch.from_numpy(wish.picture) for wish in wishes])}
+        if self.averaged:
+            means = [self.world.mean_picture(wish.scene, self.config.averaged) for wish in wishes]
+            found["means"] = torch.stack([torch.from_numpy(mean) for mean in means])
         if "encoder" in self.names:
             found["encoder"] = model.encode_images(normalise(found["pixels"]).to(model.device)).half()
         if "generated" in self.names:
-            found["generated"] = self.pipe.imagine([prompt for prompt, _ in wishes]).half()
+            found["generated"] = self.pipe.imagine([wish.prompt for wish in wishes]).half()
         return found
 
     def wish(self, i: int) -> Wish:
         """Sample `i`: what its picture is imagined from, and the picture. What the words leave open can only be averaged."""
         if i % 100 < 100 * self.config.in_context:
-            *prompt, picture = in_context(self.world, i)
-            return [piece if isinstance(piece, str) else Image.fromarray(piece) for piece in prompt], picture
+            wanted = in_context(self.world, i)
+            prompt = [piece if isinstance(piece, str) else Image.fromarray(piece) for piece in wanted.prompt]
+            return Wish(prompt, wanted.target, wanted.scenes[-1])
         sample = self.world.sample(i)
         captioned = sample.scene.seed % 100 < 100 * self.config.captioned
-        return [sample.caption if captioned else sample.prompt], sample.pixels
+        return Wish([sample.caption if captioned else sample.prompt], sample.pixels, sample.scene)
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """Pictures (kinds x count, 3, S, S) in [-1, 1] and their embeddings (kinds x count, N, D), one kind after the other."""
@@ -162,8 +180,9 @@ class Conditions:
         places = [divmod(i, self.cached) for i in range(index * size, (index + 1) * size)]
         self.hold(places[0][0] // self.config.laps if self.config.laps else 0)
         found = [(lap, self.order(lap)[place]) for lap, place in places]
-        embeds = torch.stack([self.kinds[self.turns[(lap + i) % len(self.turns)]][i] for lap, i in found])
-        return self.pixels[[i for _, i in found]], embeds.float()
+        found = [(self.turns[(lap + i) % len(self.turns)], i) for lap, i in found]
+        pictures, embeds = (torch.stack([of[kind][i] for kind, i in found]) for of in (self.pictures, self.kinds))
+        return pictures, embeds.float()
 
     @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
     def order(self, lap: int) -> list[int]:
@@ -171,13 +190,18 @@ class Conditions:
 
 
 def prepare(
-    config: EmuConfig, processor: EmuProcessor, world: ToyWorld, root: Path, imagine_on: str | torch.device
+    config: EmuConfig,
+    processor: EmuProcessor,
+    world: ToyWorld,
+    root: Path,
+    imagine_on: str | torch.device,
+    averaged: bool,
 ) -> tuple[VisualDecoder, EmuPipeline, Conditions]:
     """A decoder with all that is known before it trains: codec and statistics of the conditions."""
     decoder = VisualDecoder(config.decoder)
     load_strict(decoder.codec, checkpoint.left_by("codec", root), "stage codec")
     pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
-    conditions = Conditions(config.decoder, pipe, world, root, imagine_on)
+    conditions = Conditions(config.decoder, pipe, world, root, imagine_on, averaged)
     _, embeds = conditions.first(FIT_PICTURES)
     decoder.fit_conditions(embeds)
     return decoder, pipe, conditions
@@ -192,6 +216,7 @@ class DrawingStage(Stage):
     """What sketch and U-Net have in common: pictures, and the visual embeddings to draw them from. All else is frozen."""
 
     forks = False  # all that a batch takes is in this process's memory
+    averaged = False  # whether it learns means of pictures
 
     def __init__(
         self,
@@ -204,7 +229,7 @@ class DrawingStage(Stage):
     ):
         torch.manual_seed(train.seed)
         self.train = train
-        self.decoder, pipe, self.conditions = prepare(config, processor, world, root, imagine_on)
+        self.decoder, pipe, self.conditions = prepare(config, processor, world, root, imagine_on, self.averaged)
         self.begin(pipe, root)
 
     def begin(self, pipe: EmuPipeline, root: Path) -> None:
@@ -219,6 +244,7 @@ class SketchStage(DrawingStage):
     """The regression of latents from visual embeddings. Cheap: N positions a picture, and no noise."""
 
     name = "sketch"
+    averaged = True
 
     def begin(self, pipe: EmuPipeline, root: Path) -> None:
         self.module = self.decoder.sketch
