@@ -61,7 +61,7 @@ class BridgeConfig:
 
     kind: Literal["causal", "pool"] = "causal"
     n_image: int = 16  # N, visual embeddings a picture; a square number for "pool"
-    n_frame: int = 16  # the same for a video frame, where the LLM has slots for such; else n_image
+    n_frame: int = 16  # the same for a video frame; read only where the LLM has slots for such (llm.frame_slot)
     width: int = 192
     layers: int = 3
     heads: int = 4
@@ -87,6 +87,13 @@ class BridgeConfig:
             )
         if self.head_width is None:
             _divides("bridge.width", self.width, "bridge.heads", self.heads)
+        else:
+            _at_least_one("bridge", self, "head_width")
+        if not 1 <= self.position_buckets // 2 < self.position_distance:
+            raise MinemuError(
+                f"bridge.position_buckets={self.position_buckets} needs 2 or more, and bridge.position_distance="
+                f"{self.position_distance} more than half of them"
+            )
 
 
 @dataclass(frozen=True)
@@ -199,7 +206,7 @@ class DecoderConfig:
     in_context: float = 0.0  # share imagined from two pictures and words (`lessons.in_context`), not from a text
     averaged: int = 1  # pictures of a scene that a sketch of what is imagined learns the mean of: no text says where exactly things stand
     cached: int = 16_384  # samples whose conditions are computed at once, before training
-    laps: int = 0  # times that they are learnt from before as many others take their place; 0: always these
+    laps: int = 0  # passes over a block of `cached` samples before the next block takes its place; 0: one block for all of the training
     condition_dropout: float = 0.1
     condition_noise: float = 0.1
     noise_offset: float = 0.0  # deviation of a further noise, one number a channel; Emu2: 0.1
@@ -253,6 +260,11 @@ class EmuConfig:
             raise MinemuError(
                 f"decoder.condition_width is {self.decoder.condition_width} but the visual embeddings are {self.embed_width} wide; "
                 f"set decoder.condition_width={self.embed_width}"
+            )
+        if self.bridge.kind == "causal" and self.llm.frame_slot and self.bridge.n_frame != self.bridge.n_image:
+            raise MinemuError(
+                f"bridge.n_frame={self.bridge.n_frame} and bridge.n_image={self.bridge.n_image} differ, but the Causal Transformer "
+                "has as many queries for a frame as for a picture; set both alike"
             )
         if self.bridge.kind == "pool":
             for name in ("n_image", "n_frame"):
@@ -417,6 +429,8 @@ def override(config: Any, changes: dict[str, Any], where: str = "") -> Any:
         *sections, key = path.split(".")
         for section in sections:
             node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise MinemuError(f"'{where}{section}' is given as a value, and with {where}{path}; give one of them")
         node[key] = value
     return _merge(config, values, where)
 

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from minemu.causal_transformer import pool_features
 from minemu.config import EmuConfig
 from minemu.model import Emu
-from minemu.visual_decoder import VisualDecoder, build_sampler
+from minemu.visual_decoder import VisualDecoder, begins_as_sketch, build_sampler
 
 COMPUTE = torch.bfloat16
 
@@ -93,18 +93,24 @@ def _pooled(model: Emu, features: Tensor) -> Tensor:
 
 
 def decoder_flops(config: EmuConfig) -> int:
-    """Operations of drawing one picture: the passes of its sampler, each twice where guidance is on, and the codec's."""
-    decoder, mode = fake(lambda: VisualDecoder(config.decoder))
-    side = config.decoder.image_size // config.decoder.patch
+    """Operations of drawing one picture: the passes of its sampler, each twice where guidance is on, and the codec's.
+
+    A first pass from pure noise (see `predict`) is the sketch alone.
+    """
+    own = config.decoder
+    decoder, mode = fake(lambda: VisualDecoder(own))
+    side = own.image_size // own.patch
     with mode:
-        noisy = torch.empty(1, config.decoder.latent_channels, side, side, dtype=COMPUTE)
-        conditions = torch.empty(1, config.bridge.n_image, config.decoder.condition_width, dtype=COMPUTE)
-        step = measure(lambda: decoder.predict(noisy, torch.tensor(0), conditions), decoder).flops
+        noisy = torch.empty(1, own.latent_channels, side, side, dtype=COMPUTE)
+        conditions = torch.empty(1, config.bridge.n_image, own.condition_width, dtype=COMPUTE)
+        first = step = measure(lambda: decoder.predict(noisy, torch.tensor(0), conditions), decoder).flops
+        if begins_as_sketch(own):
+            first = measure(lambda: decoder.sketch(conditions), decoder).flops
         pixels = measure(lambda: decoder.codec.decode(noisy), decoder).flops
-    sampler = build_sampler(config.decoder)
-    sampler.set_timesteps(config.decoder.inference_steps)
-    passes = len(sampler.timesteps) * (2 if config.decoder.guidance_scale != 1 else 1)  # PNDM: one more than its steps
-    return step * passes + pixels
+    sampler = build_sampler(own)
+    sampler.set_timesteps(own.inference_steps)
+    rows = 2 if own.guidance_scale != 1 else 1
+    return (first + step * (len(sampler.timesteps) - 1)) * rows + pixels  # PNDM: one pass more than its steps
 
 
 def count_parameters(config: EmuConfig) -> dict[str, int]:

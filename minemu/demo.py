@@ -49,9 +49,9 @@ PROMPTS = (  # scenes of the split "seen" that are said in full are held out fro
     "a butterfly above a tulip on a green background, Flat style",
 )
 DOCUMENT = (
-    "two dogs on a blue background, Noto style",
-    "a snail on a pink background, Flat style",
-    "a llama on a yellow background, Fluent style",
+    "two dogs on a green background, Noto style",
+    "a big snail on a white background, Flat style",
+    "a big llama on a pink background, Fluent style",
 )
 BLENDS = (
     ("a big lion on a yellow background, Noto style", "a big snowflake on a blue background, Noto style"),

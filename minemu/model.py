@@ -127,6 +127,9 @@ class Emu(nn.Module, EmuGeneration):
             raise MinemuError(
                 f"the model reads CLIP-normalised pictures, not {images.dtype}; use EmuProcessor, or minemu.processor.normalise"
             )
+        side = self.config.vision.image_size
+        if images.ndim != 4 or images.shape[1:] != (3, side, side):
+            raise MinemuError(f"the model reads pictures of shape (n, 3, {side}, {side}), not {tuple(images.shape)}; use EmuProcessor")
         images = images.to(self.visual_encoder.pos_embed.dtype)                  # a processor gives float32
         features = self.visual_encoder(images)                                   # (n, 1 + P, V)
         bridge = self.config.bridge

@@ -203,6 +203,8 @@ class EmuPipeline:
     @torch.no_grad()
     def encode(self, pictures: Sequence[PictureLike]) -> Tensor:
         """Visual embeddings of pictures: (n, N, E)."""
+        if not isinstance(pictures, (list, tuple)) or not pictures:
+            raise MinemuError("give a list of pictures: pipe.encode([picture])")
         return self.model.encode_images(
             torch.stack([self.processor.preprocess(picture) for picture in pictures]).to(self.model.device)
         )
@@ -267,6 +269,8 @@ class EmuPipeline:
 
     def log_likelihoods(self, sample: Sample | Sequence[dict], texts: Sequence[str], mean: bool = False) -> Tensor:
         """log P(text | sample) of each text as what comes next: (R,). With `mean` per token, so that long texts do not lose."""
+        if isinstance(texts, str):
+            raise MinemuError(f"likelihoods are of several texts: give a list of them, such as [{texts!r}, ...]")
         rows = [self.processor.encode(text) for text in texts]
         return self.model.log_likelihoods(
             rows, **self.processor([self._as_asked(sample)]).to(self.model.device), mean=mean
@@ -274,8 +278,6 @@ class EmuPipeline:
 
     def rank(self, sample: Sample | Sequence[dict], answers: Sequence[str]) -> list[tuple[str, float]]:
         """Answers with their mean log-likelihood per token, the likeliest first, as the paper ranks those of VisDial."""
-        if isinstance(answers, str):
-            raise MinemuError(f"rank chooses among answers: give a list of them, such as [{answers!r}, ...]")
         scores = self.log_likelihoods(sample, answers, mean=True).tolist()
         return sorted(zip(answers, scores, strict=True), key=lambda pair: -pair[1])
 

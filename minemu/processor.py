@@ -151,6 +151,8 @@ class EmuProcessor(ChatTemplates):
 
         if isinstance(sample, (str, Image.Image, os.PathLike, sequence.Video, sequence.Special)):
             sample = [sample]
+        if not isinstance(sample, (list, tuple)):
+            raise MinemuError(f"a sample is a {type(sample).__name__}; give a list of text and pictures")
         pieces: list[list[int] | sequence.Picture] = []
         pictures: list[Tensor] = []
         frames: list[Tensor] = []
@@ -201,7 +203,7 @@ class EmuProcessor(ChatTemplates):
             raise MinemuError(
                 f"max_length={max_length} leaves nothing of a sample; give 1 or more, or None for no limit"
             )
-        if isinstance(samples, (str, Image.Image, os.PathLike)) or not samples:
+        if not isinstance(samples, (list, tuple)) or not samples:
             raise MinemuError(
                 'give a list of samples, each a list of text and pictures: processor([["two dogs.", img]])'
             )

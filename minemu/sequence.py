@@ -80,9 +80,9 @@ class Video:
         return cls([frames[int((part + 0.5) * step)] for part in range(min(count, len(frames)))])
 
 
-def interleave(pieces: Sequence[list[int] | Picture], ids: TokenIds, n_image: int, bos: bool = True, eos: bool = False) -> list[int]:
+def interleave(pieces: Sequence[list[int] | Picture], ids: TokenIds, n_image: int, eos: bool = False) -> list[int]:
     """Token ids of one sample. `pieces` are texts (already token ids) and pictures, in order."""
-    row = [ids.bos] if bos else []
+    row = [ids.bos]
     for piece in pieces:
         row += picture_ids(ids, n_image) if isinstance(piece, Picture) else piece
     return row + ([ids.eos] if eos else [])
@@ -126,7 +126,7 @@ def pack_rows(rows: Sequence[list[int]], ids: TokenIds, length: int) -> dict[str
     """Several samples in one row, first fit: input_ids, position_ids, segment_ids (B, length).
 
     `segment_ids` number the samples of a row from 1, 0 is padding; `position_ids` start anew in each sample.
-    The pictures stay in reading order of the packed batch, so `order` lists which row went where.
+    `order` lists the numbers of the rows as they come in the packed batch: in that order their pictures meet their slots.
     """
     bins: list[list[int]] = []  # indices into rows
     for index, row in enumerate(rows):

@@ -189,7 +189,7 @@ class VisualDecoder(nn.Module):
     ) -> Tensor:
         """The latents of the pictures of visual embeddings: (B, N, D) -> (B, K, s, s).
 
-        In one step, with a sketch and zero terminal SNR, they are the sketch: no seed changes it. Guidance moves away from `null`
+        In one step, where it `begins_as_sketch`, they are the sketch: no seed changes it. Guidance moves away from `null`
         (1 or B, N, D; default: the mean condition); a scale of 1 leaves it out. Published nulls: the embeddings of an all-zero
         picture to rebuild, those imagined from "" to draw from a prompt.
         """
@@ -267,6 +267,8 @@ class VisualDecoder(nn.Module):
     @classmethod
     def from_diffusers(cls, folder: str | os.PathLike, config: DecoderConfig) -> VisualDecoder:
         """The published decoder of Emu or Emu2-Gen: a folder of diffusers with unet/ and vae/. Conditions are read as they come."""
+        if config.codec != "vae":
+            raise MinemuError("a decoder of diffusers comes with an autoencoder: give a configuration with decoder.codec=vae")
         folder, decoder = Path(folder), cls(config)
         for name, kind, own in (("unet", UNet2DConditionModel, decoder.unet), ("vae", AutoencoderKL, decoder.codec.vae)):
             try:
@@ -279,11 +281,18 @@ class VisualDecoder(nn.Module):
         return decoder.eval()
 
 
+def begins_as_sketch(config: DecoderConfig) -> bool:
+    """Whether the first of its steps, from pure noise, is the sketch alone."""
+    return bool(config.condition_grid) and config.prediction == "sample" and config.zero_terminal_snr
+
+
 def check(config: DecoderConfig) -> None:
     """Refuse what no U-Net can be built from, with the fields by name."""
-    if config.imagined < 1:
+    if config.imagined < 1 and config.conditions == "both":
         raise MinemuError(f"decoder.imagined={config.imagined} is too few: give 1 or more, or decoder.conditions=encoder")
     levels = len(config.unet_channels)
+    if not levels or min(*config.unet_channels, *config.unet_heads, *config.unet_depths, 1) < 1:
+        raise MinemuError("decoder.unet_channels, unet_heads and unet_depths take numbers of 1 or more, one for each level")
     for field in ("unet_attention", "unet_heads", "unet_depths"):
         values = getattr(config, field)
         if len(values) != levels and not (field == "unet_depths" and not values):

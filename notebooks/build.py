@@ -2,6 +2,7 @@
 
     python notebooks/build.py 01 05          build and execute these
     python notebooks/build.py --all          all of them
+    python notebooks/build.py --words 01     only what is said between the cells: code and outputs stay
     python notebooks/build.py --adopt 01     the other way: after editing 01 in JupyterLab, write its text
     python notebooks/build.py --site DIR     the executed notebooks as HTML pages that open from disk, without a connection
 
@@ -78,6 +79,19 @@ def build(text: Path) -> float:
     return time.time() - started
 
 
+def take_words(text: Path) -> None:
+    """Write a notebook whose text has other words and the same code, with the outputs that it has."""
+    notebook, built = from_text(text), nbformat.read(notebook_of(text), as_version=4)
+    code, known = ([c for c in one.cells if c.cell_type == "code"] for one in (notebook, built))
+    if [cell.source for cell in code] != [cell.source for cell in known]:
+        sys.exit(
+            f"{text.name} has other code than {notebook_of(text).name}: build it, without --words"
+        )
+    for cell, old in zip(code, known, strict=True):
+        cell.update(outputs=old.outputs, execution_count=old.execution_count, metadata=old.metadata)
+    nbformat.write(notebook, notebook_of(text))
+
+
 def adopt(path: Path) -> None:
     """Write the text of a notebook that was edited."""
     notebook = nbformat.read(path, as_version=4)
@@ -91,6 +105,7 @@ def main() -> None:
     )
     parser.add_argument("numbers", nargs="*", help="01 05 ...")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--words", action="store_true")
     parser.add_argument("--adopt", action="store_true")
     parser.add_argument("--site", type=Path, metavar="DIR")
     asked = parser.parse_args()
@@ -100,6 +115,8 @@ def main() -> None:
     for path in files if asked.all else numbered(asked.numbers, files):
         if asked.adopt:
             adopt(path)
+        elif asked.words:
+            take_words(path)
         else:
             print(f"{notebook_of(path).name}: {build(path):.0f} s")
 

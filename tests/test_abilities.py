@@ -419,7 +419,13 @@ def test_blends_drawn_by_an_oracle_and_by_a_fool(eye):
     made = [one for one, _ in pairs]
     result = tasks.evaluate(Painter(made), "blend", None, 24, SEED, eye)
     assert result.score == 1.0 and result.upper_bound > 0.9 and result.blind <= 0.25
-    assert 0 < result.chance < 0.2 and 0 <= result.details["nearer_than_chance"] <= 1
+    assert 0 < result.chance < 0.2
+    told = result.details
+    assert told["nearer_than_chance"] == told["nearer_than_chance_upper_bound"] and 0 <= told["copied"] < 0.5
+    for one in made:  # whoever draws the second picture again
+        one.target[:] = one.second
+    copy = tasks.evaluate(Painter(made), "blend", None, 24, SEED, eye).details
+    assert copy["rate"] <= told["copied"] and copy["nearer_than_chance"] <= told["nearer_than_chance_chance"]
     fool = tasks.evaluate(Painter(made, turn=7), "blend", None, 24, SEED, eye)
     assert fool.score <= 0.25 and fool.details["nearness"] < result.details["nearness"]
     with pytest.raises(MinemuError, match=r"--limit \d+ is more than the \d+ samples that task 'blend' has; use fewer"):
@@ -467,8 +473,17 @@ def test_what_is_drawn_in_context_has_to_have_the_size_that_was_told(in_context)
 def test_nothing_is_nearer_than_chance_when_it_is_as_near():
     x, y = torch.eye(2)
     eye = SimpleNamespace(features=lambda pictures: torch.stack(list(pictures)))
-    found = composing.nearness(eye, torch.stack([x]), [(x, y)], [(y, x)])
+    found = composing.nearness(eye, torch.stack([x]), [y], [(x, y)], [(y, x)])
     assert found["nearness"] == found["chance_nearness"] == 0 and found["nearer_than_chance"] == 0
+
+
+def test_copies_and_true_pictures_stand_beside_how_near_a_picture_is():
+    x, y, z = torch.eye(3)
+    both = (x + y) / 2**0.5
+    eye = SimpleNamespace(features=lambda pictures: torch.stack(list(pictures)))
+    found = composing.nearness(eye, torch.stack([x, both]), [both, x], [(x, y), (both, y)], [(z, x), (z, z)])
+    assert found["nearer_than_chance"] == found["nearer_than_chance_upper_bound"] == 0.5
+    assert found["nearer_than_chance_chance"] == 0.5  # copies of the first: of the second row's alone
 
 
 def test_drawings_of_a_task_are_of_its_seed():
@@ -533,6 +548,10 @@ def test_a_checkpoint_says_what_it_was_trained_on(tmp_path):
         assert "vqa" in tasks.trained({source}) and "few-shot-names" not in tasks.trained({source})
     write_json(tmp_path / "config.json", {**config, "objective": {"say_image": True}})
     assert "interleaved" in tasks.trained(tasks.trained_on(tmp_path))
+    write_json(tmp_path / "training" / "else.json", {})
+    with pytest.raises(MinemuError, match="else.json lacks 'stage': the file is damaged or of something else"):
+        tasks.trained_on(tmp_path)
+    (tmp_path / "training" / "else.json").unlink()
     tasks.check_trained("vqa", tmp_path)
     with pytest.raises(
         MinemuError, match="'few-shot-names' is not trained yet in .*: no training record of it names 'names'"

@@ -25,16 +25,20 @@ def test_a_command_is_timed_without_its_setup(tmp_path, monkeypatch):
 
 
 def test_the_peak_of_training_is_that_of_the_largest_stage(tmp_path):
-    (tmp_path / "training").mkdir()
-    for stage, peaks in (("emu", (1.0, 3.0)), ("sketch", (6.0, 2.0)), ("codec", ())):
+    folder, adapter = tmp_path / "emu", tmp_path / "emu-instruct"
+    for stage, peaks in (("emu", (1.0, 3.0)), ("sketch", (6.0, 2.0)), ("codec", ()), ("instruct", (7.0,))):
+        logs = (adapter if stage == "instruct" else folder) / "training"
+        logs.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"peak_gb": peak}) + "\n" for peak in peaks]
-        (tmp_path / "training" / f"{stage}.jsonl").write_text("".join(lines))
-    row = records.train_peak(tmp_path)
+        (logs / f"{stage}.jsonl").write_text("".join(lines))
+    assert "7.00 GB, stage instruct" in records.train_peak(folder)["said"]
+    adapter.rename(tmp_path / "elsewhere")
+    row = records.train_peak(folder)
     assert row["ratio"] == 1.5 and row["gb"] == {"emu": 3.0, "sketch": 6.0} and "stage sketch" in row["said"]
     text = report.bench_table({"rows": {"train-peak": row}, "command": "minemu bench", "commit": "abc"})
     assert "| `train-peak` | 4 GB | ≤ 1 × ✗ | **1.5 ×** | 6.00 GB, stage sketch |" in text
     with pytest.raises(MinemuError, match="has no training logs; run it where data_samples is"):
-        records.train_peak(tmp_path / "training")
+        records.train_peak(folder / "training")
 
 
 def test_the_wait_for_data_is_that_of_the_stage_that_waits_longest(tmp_path):

@@ -96,6 +96,14 @@ def test_unknown_preset_is_suggested():
         ({"decoder.cached": 0}, "decoder.cached=0 is too small: give 1 or more"),
         ({"decoder.norm_groups": 0}, "decoder.norm_groups=0 is too small: give 1 or more"),
         ({"bridge.dropout": 2.0}, "bridge.dropout=2 is no share: give 0 to 1"),
+        ({"bridge.head_width": 0}, "bridge.head_width=0 is too small: give 1 or more"),
+        ({"bridge.position_buckets": 1}, "bridge.position_buckets=1 needs 2 or more"),
+        ({"bridge.position_distance": 16}, "and bridge.position_distance=16 more than half of them"),
+        ({"llm": "5", "llm.layers": "6"}, "'llm' is given as a value, and with llm.layers; give one of them"),
+        (
+            {"bridge.n_frame": 1, "llm.frame_slot": True, "llm.special_tokens": 5},
+            "the Causal Transformer has as many queries for a frame as for a picture; set both alike",
+        ),
         (
             {"bridge.kind": "pool", "bridge.n_frame": 1, "decoder.condition_width": 32},
             "bridge.n_frame=1 and bridge.n_image=4 differ, but without llm.frame_slot a frame is read as a picture",

@@ -332,6 +332,10 @@ WRONG = {
             replace(one, pictures=before.pictures) for one, before in zip(asked, asked[-1:] + asked[:-1], strict=True)
         ],
         "whole questions": lambda asked: asked[1:] + asked[:1],
+        "the sentence of another": lambda asked: [
+            replace(after, text=own.text, answer=own.answer)
+            for own, after in zip(asked, asked[1:] + asked[:1], strict=True)
+        ],
         "the last left out": lambda asked: [
             replace(one, pictures=after.pictures) for one, after in zip(asked, asked[1:], strict=False)
         ],
@@ -355,6 +359,7 @@ WRONG = {
         "to the end": lambda *given: answers(*given, end=None),
         "the first alone": lambda *given: answers(*given, once=True),
         "the colon too": lambda row, opens, skip, eos: answers(row, opens, 0, eos),
+        "a colon of one token": lambda row, opens, skip, eos: answers(row, opens, 1, eos),
         "all": lambda row, opens, skip, eos: [True] * len(row),
     },
     "10.count": {

@@ -14,7 +14,7 @@ from minemu.config import EmuConfig
 from minemu.data.captions import parse, unsaid
 from minemu.data.captions import tokenizer_corpus as corpus
 from minemu.data.world import ToyWorld, is_held_out
-from minemu.demo import PROMPTS, UPSCALE, Demo, run_demo, summary
+from minemu.demo import DOCUMENT, PROMPTS, UPSCALE, Demo, run_demo, summary
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
@@ -142,7 +142,7 @@ def test_right_answers_are_seen_to_be_right(checkpoint, tmp_path, monkeypatch):
     assert [one["right"] for one in show.captions()] == [i != 2 for i in range(12)]
 
 
-@pytest.mark.parametrize("prompt", PROMPTS)
+@pytest.mark.parametrize("prompt", [*PROMPTS, *DOCUMENT])
 def test_prompts_ask_for_what_training_never_showed(prompt):
     seen, new = ToyWorld("seen"), ToyWorld("new-drawing")
     scene = parse(prompt, seen.labels)

@@ -1,6 +1,7 @@
 """The judge on real pictures, the metrics against their definitions, and every task with an oracle and with a fool."""
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -351,6 +352,11 @@ def test_answers_are_ranked_by_their_mean_likelihood(nano):
     for nothing in ([], ["ox", ""]):
         with pytest.raises(MinemuError, match="no text to score, or an empty one; give at least one"):
             nano.rank(prompt, nothing)
+    with pytest.raises(MinemuError, match="likelihoods are of several texts: give a list of them, such as .'abc', "):
+        nano.log_likelihoods(prompt, "abc")
+    for bare in (prompt[0], "dog.png", []):
+        with pytest.raises(MinemuError, match=r"give a list of pictures: pipe.encode\(\[picture\]\)"):
+            nano.encode(bare)
     with pytest.raises(MinemuError, match="leaves no room for what comes next"):
         nano.rank(prompt, ["ox " * 300])
 
@@ -407,7 +413,7 @@ def test_details_stand_beside_the_score():
     assert "| ≥ 85% ✓ | **87.0%** | 80.0% – 90.0% | 33.3% | 25.0% | 100.0% |" in rows[1]
     assert (
         "the middle frame eight times" in rows[2]
-        and "|  | **30.0%** | 20.0% – 40.0% | 33.3% |  | 100.0% |" in rows[2]  # blind was not measured for it
+        and "|  | **30.0%** | 20.0% – 40.0% | 33.3% |  |  |" in rows[2]  # blind and bound were not measured for it
     )
     assert report.line(result).endswith("; the middle frame eight times 30.0%")
 
@@ -429,11 +435,12 @@ def test_a_detail_with_baselines_of_its_own():
             "| questions about 8 frames: which way a thing moves | seen | 80 | ≥ 85% ✓ |"
         )
         assert rows[2].endswith(f"**90.0%** | 80.0% – 95.0% | {baselines}")
-    for also, n in (({}, 200), ({"nearer_than_chance_n": 199}, 199)):
+    measured = {"nearer_than_chance_n": 199, "nearer_than_chance_chance": 0.6, "nearer_than_chance_upper_bound": 0.8}
+    for also, n, beside in (({}, 200, "66.7% |  |  |"), (measured, 199, "60.0% |  | 80.0% |")):
         details = {"interval": [0.0, 0.1], **nearer, **also}
         result = tasks.Result("blend", "all", 200, 3, 0.05, 0.004, 0.0, 0.99, details)
         table = report.table(report.collect([result], "emu-tiny"))
-        assert f"another's | all | {n} |  | **70.0%** | 60.0% – 80.0% | 50.0% |  |  |" in table
+        assert f"a copy of one of the two) | all | {n} |  | **70.0%** | 60.0% – 80.0% | {beside}" in table
 
 
 def test_bench_table_shows_ratio_and_aim():
@@ -475,3 +482,14 @@ def test_a_file_without_results_is_refused(tmp_path):
         report.read_bench(tmp_path / "x.json")
     with pytest.raises(MinemuError, match="is no results file; write one with: minemu evaluate"):
         report.read_results(tmp_path / "x.json")
+    (tmp_path / "parity-emu1.json").write_text('{"tensors": {}}')
+    with pytest.raises(MinemuError, match="parity-emu1.json is no results file; write one with: minemu parity"):
+        report.read_parity(tmp_path)
+
+
+def test_a_bench_of_the_other_kind_is_refused():
+    samples = Path(__file__).parents[1] / "data_samples"
+    with pytest.raises(MinemuError, match="bench.json is no results file; write one with: minemu bench --full-scale"):
+        report.read_full_scale(samples / "emu-tiny" / "bench.json")
+    with pytest.raises(MinemuError, match="full-scale.json is of minemu bench --full-scale; give it as --full-scale"):
+        report.read_bench(samples / "published" / "full-scale.json")

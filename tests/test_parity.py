@@ -78,9 +78,9 @@ def test_not_a_number_is_no_agreement(recording, tmp_path):
 def test_sizes_are_read_from_the_recording():
     values = json.loads((GOLDEN / "emu1" / "config.json").read_text())
     shapes = Shards(GOLDEN / "emu1" / "weights.safetensors").shapes
-    values["causal"] |= {"d_kv": 20, "num_heads": 3, "n_causal": 5, "relative_attention_max_distance": 9}
+    values["causal"] |= {"d_kv": 20, "num_heads": 3, "n_causal": 5, "relative_attention_max_distance": 19}
     config = config_of(values, {**shapes, "decoder.lm.model.embed_tokens.weight": (426, 64)})
-    assert (config.bridge.key_width, config.bridge.n_image, config.bridge.position_distance) == (20, 5, 9)
+    assert (config.bridge.key_width, config.bridge.n_image, config.bridge.position_distance) == (20, 5, 19)
     assert config.llm.special_tokens == 6 and config.vision.mlp_width == 279 == int(64 * 4.3637)
 
 

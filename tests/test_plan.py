@@ -7,6 +7,7 @@ import resource
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import DynamicCache
 
 from minemu import cli
@@ -241,6 +242,19 @@ def test_sizes_are_read():
     assert read_size("80GiB") == 80 * GIB and read_size(" 1.5 GB ") == 1_500_000_000
     with pytest.raises(MinemuError, match="is no size of memory"):
         read_size("GiB")
+
+
+@pytest.mark.parametrize("changes", [{}, {"decoder.inference_steps": 3, "decoder.guidance_scale": 2.0}])
+def test_a_picture_that_begins_as_its_sketch_costs_what_drawing_it_does(changes):
+    config = EmuConfig.preset("emu-nano").override(
+        {"decoder.inference_steps": 1, "decoder.guidance_scale": 1.0, **changes}
+    )
+    decoder, conditions = (
+        VisualDecoder(config.decoder),
+        torch.randn(1, config.bridge.n_image, config.decoder.condition_width),
+    )
+    with sdpa_kernel(SDPBackend.MATH):  # other attention is not counted on a CPU
+        assert decoder_flops(config) == measure(lambda: decoder.decode(conditions), decoder).flops
 
 
 def test_a_picture_takes_the_passes_of_its_sampler():

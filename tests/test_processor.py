@@ -151,6 +151,10 @@ def test_broken_files_never_raise_anything_else(tmp_path_factory, data, cut):
 def test_calls_that_make_no_sense(processor):
     with pytest.raises(MinemuError, match="give a list of samples"):
         processor("a dog")
+    with pytest.raises(MinemuError, match="give a list of samples"):
+        processor(Video([red()]))
+    with pytest.raises(MinemuError, match="a sample is a NoneType; give a list of text and pictures"):
+        processor([None])
     with pytest.raises(MinemuError, match="each sample is a list of its own: .* in two pairs of brackets"):
         processor([Image.new("RGB", (16, 16)), "what is this?"])
     with pytest.raises(MinemuError, match="a sample holds a int; give text, PIL pictures or paths"):

@@ -134,6 +134,8 @@ def test_a_published_folder_loads_and_converts(tmp_path, monkeypatch):
         VisualDecoder.from_diffusers(tmp_path, replace(SMALL_SDXL, condition_width=32))
     with pytest.raises(MinemuError, match="unet is no UNet2DConditionModel of diffusers .*; fetch it again"):
         VisualDecoder.from_diffusers(tmp_path / "vae", SMALL_SDXL)
+    with pytest.raises(MinemuError, match="a decoder of diffusers comes with an autoencoder.*decoder.codec=vae"):
+        VisualDecoder.from_diffusers(tmp_path, DecoderConfig())
 
 
 @pytest.mark.parametrize(

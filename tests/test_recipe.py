@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
@@ -16,24 +17,25 @@ import torch
 from safetensors.torch import load_file
 
 from minemu import cli
+from minemu.ablations import FewThings
 from minemu.config import EmuConfig
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.files import write_json
 from minemu.model import Emu, deepened, read_config
 from minemu.pipeline import EmuPipeline, to_pil
-from minemu.processor import normalise
+from minemu.processor import EmuProcessor, normalise
 from minemu.sequence import Video
 from minemu.trace import trace
 from minemu.training import checkpoint, loop
-from minemu.training.continuing import begin_from, is_lengthened, lengthen
+from minemu.training.continuing import begin_from, changed_settings, is_lengthened, lengthen
 from minemu.training.decoder import Conditions
 from minemu.training.emu import EmuStage, hide
-from minemu.training.encoder import EncoderStage, augment
+from minemu.training.encoder import EncoderStage, TextTower, augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
 from minemu.training.recipe import build_stage, make_processor, run_recipe, train_stage
-from minemu.training.recipes import STAGES, TRAINABLE, resolve, settings_of
+from minemu.training.recipes import RECIPES, STAGES, TRAINABLE, facts_of, resolve, settings_of
 from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
@@ -713,6 +715,59 @@ def test_another_decoder_needs_no_new_encoder(finished, tmp_path):
         train_stage("emu-nano", "sketch", tmp_path, sketched)
     with pytest.raises(MinemuError, match="was begun with another model setting of 'decoder.patch'"):
         train_stage("emu-nano", "codec", tmp_path, {**SHORT, "decoder.patch": 8})
+
+
+def test_a_processor_follows_what_only_later_stages_depend_on(tmp_path):
+    config, recipe = resolve("emu-nano", {})
+    first = make_processor(tmp_path, config, recipe)
+    more, recipe = resolve("emu-nano", {"bridge.n_image": 16, "vision.image_size": 64, "decoder.image_size": 64})
+    for processor in (make_processor(tmp_path, more, recipe), EmuProcessor.from_pretrained(tmp_path)):
+        assert (processor.n_image, processor.image_size) == (16, 64)
+        assert processor.encode("a dog on blue") == first.encode("a dog on blue")
+
+
+@pytest.mark.parametrize("preset", [preset for preset in RECIPES if preset.startswith("emu2")])
+def test_what_begins_at_random_learns(preset):
+    recipe = RECIPES[preset]
+    model = SimpleNamespace(named_parameters=lambda: [("project_up.weight", 0), ("llm.lm_head.weight", 1)])
+    for settings in (recipe.imagine, recipe.emu):
+        rates = EmuStage.parameter_lrs(SimpleNamespace(module=model), settings)
+        assert rates[0] == rates[1] == settings.lr
+
+
+def test_a_run_in_a_world_of_its_own_goes_on_in_no_other():
+    config, recipe = resolve("emu-nano", {})
+    whole, own = (facts_of("emu-nano", "encoder", config, recipe, world) for world in (None, FewThings()))
+    assert changed_settings(own, own, "world") == changed_settings(whole, whole, "world") == []
+    assert changed_settings(own, whole, "world") == changed_settings(whole, own, "world") == ["things"]
+
+
+@pytest.mark.parametrize("width", [96, 160, 256, 640])
+def test_captions_are_read_at_any_width(width):
+    words = {"input_ids": torch.ones(2, 3, dtype=torch.long), "attention_mask": torch.ones(2, 3)}
+    assert TextTower(9, width)(**words).shape == (2, width)
+
+
+def test_too_few_words_are_told_and_leave_no_tokenizer(tmp_path):
+    with pytest.raises(MinemuError, match=r"llm.words=200 is too few: bytes and letters alone take \d+; give more"):
+        train_stage("emu-nano", "encoder", tmp_path, {**SHORT, "llm.words": 200})
+    config, recipe = resolve("emu-nano", {})
+    assert make_processor(tmp_path / "emu-nano", config, recipe).ids.image_start == config.llm.words + 1
+
+
+def test_pictures_of_another_shape_are_told(finished):
+    model = Emu.from_pretrained(finished[1])
+    for shape in ((1, 3, 64, 64), (3, 32, 32), (1, 1, 32, 32)):
+        with pytest.raises(MinemuError, match=r"reads pictures of shape \(n, 3, 32, 32\), not .*; use EmuProcessor"):
+            model.encode_images(torch.zeros(shape))
+
+
+def test_a_finished_decoder_is_not_told_how_to_draw(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
+    with pytest.raises(
+        MinemuError, match="is finished, and draws with inference_steps=[0-9]+: leave out decoder.inference_steps=9"
+    ):
+        run_recipe("emu-nano", tmp_path, {**SHORT, "decoder.inference_steps": 9})
 
 
 def test_a_recipe_may_learn_all_things(tmp_path):

@@ -319,6 +319,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         run(tmp_path / "run")
 
 
+def test_a_damaged_average_is_told_as_other_damage_is(tmp_path):
+    averaged = replace(CONFIG, ema_decay=0.9)
+    run(tmp_path / "run", config=averaged, stop_after=4)
+    file = checkpoint.latest(tmp_path / "run" / "checkpoints") / "average.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(
+        MinemuError, match="average.safetensors is damaged.*, or delete .* to go on from the checkpoint before"
+    ):
+        run(tmp_path / "run", config=averaged)
+
+
 def test_learning_rate_rises_and_falls():
     config = TrainConfig(steps=100, warmup=10, final_lr=0.1)
     rates = [learning_rate(step, config) for step in range(100)]
@@ -364,6 +375,12 @@ def test_a_commit_with_changes_says_so(monkeypatch):
     said = iter(["abc\n", " M minemu/model.py\n"])
     monkeypatch.setattr(run_module.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout=next(said)))
     assert run_module.commit() == "abc+changes"
+
+
+def test_installed_code_has_no_commit_of_the_repository_around_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(run_module, "__file__", str(tmp_path / "site-packages" / "minemu" / "training" / "run.py"))
+    monkeypatch.setattr(run_module.subprocess, "run", lambda *_, **__: SimpleNamespace(stdout="abc"))
+    assert run_module.commit() == "unknown"
 
 
 def test_adamw_has_the_betas_and_epsilon_that_are_set():

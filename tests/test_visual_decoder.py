@@ -11,7 +11,7 @@ from minemu.codec import PatchCodec, VAECodec
 from minemu.config import DecoderConfig, EmuConfig
 from minemu.errors import MinemuError
 from minemu.sketch import FEATURES, grown
-from minemu.visual_decoder import VisualDecoder, build_unet, position_channels
+from minemu.visual_decoder import VisualDecoder, begins_as_sketch, build_unet, position_channels
 
 N, D = 3, 24
 CONFIG = DecoderConfig(
@@ -434,6 +434,7 @@ def test_loading_is_strict(decoder, tmp_path):
     ("changes", "message"),
     [
         ({"imagined": 0}, "decoder.imagined=0 is too few: give 1 or more, or decoder.conditions=encoder"),
+        ({"unet_heads": (0, 2)}, "decoder.unet_channels, unet_heads and unet_depths take numbers of 1 or more"),
         ({"unet_attention": (True,)}, "decoder.unet_attention has 1 values and decoder.unet_channels 2"),
         ({"unet_heads": (1, 2, 3)}, "decoder.unet_heads has 3 values"),
         ({"unet_channels": (16, 36)}, "decoder.unet_channels=36 is not a multiple of decoder.norm_groups=8"),
@@ -494,6 +495,16 @@ def test_in_one_step_the_picture_is_the_sketch_and_the_unet_is_not_asked():
     decoder.loss(
         pictures(), conditions, generator=seeded()
     ).backward()  # whatever levels are drawn, there is a gradient
+
+
+@pytest.mark.parametrize("changes", [{"prediction": "v"}, {"zero_terminal_snr": False}, {"condition_grid": 0}])
+def test_elsewhere_the_unet_draws_in_one_step_too(changes):
+    config = replace(CONFIG, condition_grid=2, inference_steps=1, guidance_scale=1.0)
+    assert begins_as_sketch(config) and not begins_as_sketch(replace(config, **changes))
+    decoder, asked = make(replace(config, **changes)), []
+    decoder.unet.register_forward_hook(lambda *_: asked.append(1))
+    decoder.decode(torch.randn(2, 4, D, generator=seeded()), generator=seeded())
+    assert asked
 
 
 def test_a_sketch_is_corrected_where_sizes_are_told_too():

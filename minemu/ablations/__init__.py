@@ -5,7 +5,7 @@
              emu with cosine distance, ...      one setting changed each; same start, same data in the same order
 
 All of it goes through `train_stage`. The world is the toy world with 12 things in it, the model a little larger than `emu-nano`, so
-that one training takes half a minute and still learns to read and to imagine. `minemu ablate` runs them and writes the numbers.
+that one training takes about 45 seconds and still learns to read and to imagine. `minemu ablate` runs them and writes the numbers.
 
 variants   what is asked, what is changed, and what all variants share
 measures   the numbers of one trained model

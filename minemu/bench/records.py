@@ -23,8 +23,10 @@ def logged(checkpoint: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def train_peak(checkpoint: Path) -> dict[str, Any]:
-    """The largest `peak_gb` in the logs of a checkpoint's training."""
-    peaks = {stage: max(line["peak_gb"] for line in lines) for stage, lines in logged(checkpoint).items()}
+    """The largest `peak_gb` in the logs of a checkpoint's training, and of its adapter's if that is beside it."""
+    adapter = checkpoint.with_name(f"{checkpoint.name}-instruct")
+    logs = logged(checkpoint) | (logged(adapter) if adapter.exists() else {})
+    peaks = {stage: max(line["peak_gb"] for line in lines) for stage, lines in logs.items()}
     stage = max(peaks, key=peaks.__getitem__)
     said = f"{peaks[stage]:.2f} GB, stage {stage}"
     return {**_once(peaks[stage] / TRAIN_LIMIT, f"{TRAIN_LIMIT:g} GB", said), "gb": peaks}

@@ -9,7 +9,7 @@ examples in a row. Each is a pure function of the world and its number, and show
                   picture or clip alone is still followed by its caption
     in_context    two pictures, and a third with something of each
     drawings      a full caption and its picture: what a thing looks like in each style takes longest to learn, and of the prompts
-                  of `scenes`, which leave parts out, one in three says all of it
+                  of `scenes`, which leave parts out, fewer than half say all of it
     texts         a conversation without its pictures: LLaMA had read all words before it met Emu; ours would unlearn those that
                   no other document says, and an adapter cannot bring them back, as it leaves the LM head alone
 """

@@ -276,13 +276,14 @@ def few_shot_questions(question: Question) -> Result:
     asked, others = _in_turn(question, questions.ASKS, questions.question)
     train = ToyWorld("seen", seed=question.seed, image_size=question.pipe.processor.image_size)
     pool = [questions.question(train, POOL_FROM + i) for i in range(POOL)]
-    found = [question.pipe.features([as_sample(q.pictures)[0] for q in part]) for part in (asked, pool)]
-    nearest = retrieval.rices(*found, question.shots)
+    of_asked, of_others, of_pool = (
+        question.pipe.features([as_sample(q.pictures)[0] for q in part]) for part in (asked, others, pool)
+    )
     beside = "random" if question.shots else "text_only"
     drawn = retrieval.at_random(question.n, len(pool), question.shots or TEXT_SHOTS, question.seed)
     prompts_of = {
-        "rices": _after(asked, pool, nearest),
-        "blind": _after(others, pool, nearest),
+        "rices": _after(asked, pool, retrieval.rices(of_asked, of_pool, question.shots)),
+        "blind": _after(others, pool, retrieval.rices(of_others, of_pool, question.shots)),
         beside: _after(asked, pool, drawn, shown=beside == "random"),
     }
     for some in prompts_of.values():

@@ -2,7 +2,8 @@
 
 Every score stands beside three others:
     chance       what a guess among all answers would get
-    blind        what is right without having looked: the answers against another sample, or the question about another picture
+    blind        what is right about another sample: the answers against its truth, or the question asked about its picture. A model
+                 that tells the truth about that other picture is wrong by it, so blind may fall below chance
     upper_bound  for pictures, the judge's rate on the real pictures of the same scenes. Pictures are scored as a share of it.
 """
 

@@ -1,7 +1,8 @@
 """Tasks that make a picture out of two, or go on with a document in text and pictures.
 
 The judge ranks all concepts it knows by how near their real drawings come; right is a wanted one among its first five. Beside it
-stands how near the drawn picture is to both that were given, against two that were given for another: `nearer_than_chance`.
+stands how near the drawn picture is to both that were given, against two that were given for another: `nearer_than_chance`. A copy
+of one of the two is nearer as well, two times in three, so its rate is what has to be beaten: that is the chance of this number.
 """
 
 from __future__ import annotations
@@ -39,17 +40,32 @@ def draw(question: Question, prompts: Sequence[list[Any]]) -> Tensor:
 Pair = tuple[Image.Image, Image.Image]
 
 
-def nearness(judge: Judge, drawn: Tensor, given: Sequence[Pair], others: Sequence[Pair]) -> dict[str, Any]:
-    """How near each drawn picture is to the less near of its two given ones (cosine), and to that of two others."""
-    looks = judge.features(drawn)  # (n, F)
+def nearness(
+    judge: Judge, drawn: Tensor, real: Sequence[Image.Image], given: Sequence[Pair], others: Sequence[Pair]
+) -> dict[str, Any]:
+    """How near each drawn picture is to the less near of its two given ones (cosine), and to that of two others.
+
+    Beside the rate at which it is nearer to its own: that of copies of a given picture, and that of the `real` ones.
+    """
     firsts, seconds = (judge.features(list(part)) for part in zip(*given, *others, strict=True))  # (2n, F) each
-    pairs = torch.minimum((looks.repeat(2, 1) * firsts).sum(1), (looks.repeat(2, 1) * seconds).sum(1))
-    own, chance = pairs.chunk(2)  # (n,) each
-    nearer = (own > chance).tolist()
+
+    def less_near(looks: Tensor) -> tuple[Tensor, ...]:
+        """(n, F) -> nearness to the own two and to the two others, (n,) each."""
+        twice = looks.repeat(2, 1)
+        return torch.minimum((twice * firsts).sum(1), (twice * seconds).sum(1)).chunk(2)
+
+    def is_nearer(looks: Tensor) -> list[bool]:
+        return torch.gt(*less_near(looks)).tolist()
+
+    looks, n = judge.features(drawn), len(given)
+    own, chance = less_near(looks)
+    nearer = is_nearer(looks)
     return {
         "nearness": float(own.mean()), "chance_nearness": float(chance.mean()),
         "nearer_than_chance": rate(nearer), "nearer_than_chance_interval": list(wilson(nearer)),
-        "nearer_than_chance_n": len(nearer),
+        "nearer_than_chance_n": n,
+        "nearer_than_chance_chance": max(rate(is_nearer(copies[:n])) for copies in (firsts, seconds)),
+        "nearer_than_chance_upper_bound": rate(is_nearer(judge.features(list(real)))),
     }  # fmt: skip
 
 
@@ -57,22 +73,28 @@ def nearness(judge: Judge, drawn: Tensor, given: Sequence[Pair], others: Sequenc
 
 
 def blended(question: Question) -> Result:
-    """Two pictures and no words; an artist has drawn the sum of the two, and the judge looks for that."""
+    """Two pictures and no words; an artist has drawn the sum of the two, and the judge looks for that.
+
+    Some sums look like one of the two, so beside it stands how often a copy of the first or of the second, whichever more often,
+    is taken for the sum.
+    """
     judge, asked = question.judge, _blends(question)
     own, others = [one for one, _ in asked], [other for _, other in asked]
     given, other_pairs = ([tuple(as_sample([one.first, one.second])) for one in part] for part in (own, others))
     drawn = draw(question, [list(pair) for pair in given])
+    real = [Image.fromarray(one.target) for one in own]
     ranked = judge.likeliest(drawn, TOP)
-    real = judge.likeliest([Image.fromarray(one.target) for one in own], TOP)
-    right, blind = ([_names(one, top) for one, top in zip(part, ranked, strict=True)] for part in (own, others))
-    bound = [_names(one, top) for one, top in zip(own, real, strict=True)]
+    right, blind = (_named(part, ranked) for part in (own, others))
+    bound = _named(own, judge.likeliest(real, TOP))
+    copied = max((_named(own, judge.likeliest(list(part), TOP)) for part in zip(*given, strict=True)), key=rate)
     examples = [
         {"given": [one.triple.a, one.triple.b], "true": one.triple.result, "likeliest": top}
         for one, top in zip(own[:SHOWN], ranked, strict=False)
     ]
     return question.result(
-        right, TOP / len(judge.labels), blind, bound, **nearness(judge, drawn, given, other_pairs), examples=examples
-    )
+        right, TOP / len(judge.labels), blind, bound, copied=rate(copied), copied_interval=list(wilson(copied)),
+        **nearness(judge, drawn, real, given, other_pairs), examples=examples,
+    )  # fmt: skip
 
 
 def _blends(question: Question) -> list[tuple[Blend, Blend]]:
@@ -90,8 +112,9 @@ def _blends(question: Question) -> list[tuple[Blend, Blend]]:
     return asked
 
 
-def _names(one: Blend, likeliest: list[str]) -> bool:
-    return one.triple.result in likeliest
+def _named(asked: Sequence[Blend], likeliest: Sequence[list[str]]) -> list[bool]:
+    """Whether each sum is among what a picture is likeliest of."""
+    return [one.triple.result in labels for one, labels in zip(asked, likeliest, strict=True)]
 
 
 # ---- drawing in context ----------------------------------------------------------------------------------------------
@@ -104,14 +127,17 @@ def drawn_in_context(question: Question) -> Result:
     own = made[:-1]
     drawn = draw(question, [as_sample(one.prompt) for one in own])
     right, blind = _fulfils(judge, drawn, own), _fulfils(judge, drawn, made[1:])
-    bound = _fulfils(judge, [Image.fromarray(one.target) for one in own], own)
+    real = [Image.fromarray(one.target) for one in own]
+    bound = _fulfils(judge, real, own)
     shown = [tuple(as_sample(piece for piece in one.prompt if not isinstance(piece, str))) for one in made]
     wishes = {
         wish: rate([mark for mark, one in zip(right, own, strict=True) if one.wish == wish])
         for wish in dict.fromkeys(one.wish for one in own)
     }
     chance = sum(_chance(judge, one) for one in own) / len(own)
-    return question.result(right, chance, blind, bound, wishes=wishes, **nearness(judge, drawn, shown[:-1], shown[1:]))
+    return question.result(
+        right, chance, blind, bound, wishes=wishes, **nearness(judge, drawn, real, shown[:-1], shown[1:])
+    )
 
 
 def _fulfils(judge: Judge, drawn: Tensor | list[Image.Image], asked: Sequence[InContext]) -> list[bool]:

@@ -72,7 +72,7 @@ class PublishedAblation:
     without: str
     with_it: str
     source: str
-    here: str = ""  # the measure that asks the same of the small world, where one does
+    here: str = ""  # the measure of the small world that comes nearest, where one does
 
 
 PUBLISHED_ABLATIONS = (

@@ -27,8 +27,10 @@ class Row:
     aim: float = 0.0
     detail: str = ""  # the number of this name in the details, in place of the score; "parts.direction": that of a part
     shots: int | None = None  # of a result with as many examples
-    chance: float | None = None  # of a detail that shares no baseline and no bound with the score
+    chance: float | None = None  # of a detail that has another than the score
 
+
+COPY_IS_NEARER = 2 / 3  # where it was not measured: one nearness against the smaller of two
 
 ROWS = (
     Row("caption of one drawing, exact", "caption", "seen", 0.95),
@@ -47,7 +49,9 @@ ROWS = (
     ),
     Row("two drawings from words, both in their places, judged", "scene-to-image", "seen", 0.50),
     Row("picture rebuilt from its embeddings, judged", "autoencode", "seen", 0.85),
+    Row("style of a rebuilt picture, judged", "autoencode", "seen", detail="style", chance=0.25),
     Row("new drawing rebuilt from its embeddings, judged", "autoencode", "new-drawing"),
+    Row("style of a rebuilt new drawing, judged", "autoencode", "new-drawing", detail="style", chance=0.25),
     Row("questions about a picture", "vqa", "seen", 0.85),
     Row("questions about a new drawing", "vqa", "new-drawing"),
     Row("questions about 8 frames of a clip", "video-qa", "seen", 0.85),
@@ -83,16 +87,21 @@ ROWS = (
     Row("questions after 8 examples, by RICES", "few-shot-vqa", "seen", shots=8),
     Row("questions after 8 examples, at random", "few-shot-vqa", "seen", detail="random", shots=8),
     Row("two pictures blended, the true sum among the judge's first five", "blend", "all", 0.50),
+    Row("the same of a copy of one of the two", "blend", "all", detail="copied"),
     Row(
-        "a blend nearer to its two pictures than to another's", "blend", "all", detail="nearer_than_chance", chance=0.5
+        "a blend nearer to its two pictures than to another's (chance: a copy of one of the two)",
+        "blend",
+        "all",
+        detail="nearer_than_chance",
+        chance=COPY_IS_NEARER,
     ),
     Row("drawing in context, among the judge's first five, as told", "in-context-draw", "seen", 0.50),
     Row(
-        "a drawing in context nearer to its two pictures than to another's",
+        "a drawing in context nearer to its two pictures than to another's (chance: a copy of one of the two)",
         "in-context-draw",
         "seen",
         detail="nearer_than_chance",
-        chance=0.5,
+        chance=COPY_IS_NEARER,
     ),
     Row(
         "document continued: pictures and texts alternate as they should, whatever they show",
@@ -207,17 +216,17 @@ def table(collected: dict[str, Any], aims_alone: bool = False) -> str:
 def _numbers(result: dict[str, Any], row: Row) -> list[Any]:
     """Rate and cells of a score, or of a detail: n, rate, interval and what stands beside it; [] of a detail that is not in the result.
 
-    A detail has the chance and the bound of the score unless it has its own; where the row says its chance, those of the score do
-    not fit. A blind baseline is nobody's but whose it was measured for.
+    A detail has the chance of the score unless it has its own, or the row says it. A blind baseline and an upper bound are nobody's
+    but whose they were measured for.
     """
     details = result["details"]
     shown = {"rate": result["score"], "interval": details["interval"]}
     if row.detail and not (shown := _detail(details, row.detail)):
         return []
     low, high = shown["interval"]
-    common = result if row.chance is None else {"chance": row.chance}
+    common = result
     if row.detail:
-        common = {name: value for name, value in common.items() if name != "blind"}
+        common = {"chance": result["chance"] if row.chance is None else row.chance}
     beside = [{**common, **shown}.get(name) for name in ("chance", "blind", "upper_bound")]
     cells = ["" if value is None else percent(value) for value in beside]
     return [
@@ -316,29 +325,34 @@ def fill(path: str | os.PathLike, tables: Mapping[str, str]) -> None:
 
 def read_results(path: str | os.PathLike) -> dict[str, Any]:
     """A results file, as `minemu evaluate --all --json` wrote it."""
-    return _read(path, "results", "minemu evaluate CHECKPOINT --all")
+    return _read(path, "minemu evaluate CHECKPOINT --all", "results")
 
 
 def read_bench(path: str | os.PathLike) -> dict[str, Any]:
     """A file that `minemu bench --json` wrote."""
-    return _read(path, "rows", "minemu bench")
+    found = _read(path, "minemu bench", "rows")
+    if "preset" in found:
+        raise MinemuError(f"{path} is of minemu bench --full-scale; give it as --full-scale {path}")
+    return found
 
 
 def read_full_scale(path: str | os.PathLike) -> dict[str, Any]:
     """A file that `minemu bench --full-scale --json` wrote."""
-    return _read(path, "rows", "minemu bench --full-scale")
+    return _read(path, "minemu bench --full-scale", "rows", "preset")
 
 
 def read_parity(folder: str | os.PathLike) -> dict[str, dict[str, Any]]:
     """parity-emu1.json and parity-emu2.json of a folder, as `minemu parity --json` wrote them."""
     files = {"Emu": "parity-emu1.json", "Emu2": "parity-emu2.json"}
-    return {name: _read(Path(folder) / file, "tensors", "minemu parity RECORDING") for name, file in files.items()}
+    return {
+        name: _read(Path(folder) / file, "minemu parity RECORDING", "tensors", "commit") for name, file in files.items()
+    }
 
 
-def _read(path: str | os.PathLike, key: str, command: str) -> dict[str, Any]:
+def _read(path: str | os.PathLike, command: str, *keys: str) -> dict[str, Any]:
     if not Path(path).exists():
         raise MinemuError(f"there is no results file {path}; write one with: {command} --json {path}")
     value = read_json(path)
-    if not isinstance(value, dict) or key not in value:
+    if not isinstance(value, dict) or not set(keys) <= set(value):
         raise MinemuError(f"{path} is no results file; write one with: {command} --json {path}")
     return value

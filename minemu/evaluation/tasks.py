@@ -25,7 +25,7 @@ from minemu.evaluation.composing import draw
 from minemu.evaluation.judge import Judge, as_tensors, background_name
 from minemu.evaluation.likelihood import concept_scores
 from minemu.evaluation.metrics import frechet_distance, rate, ratio_interval, wilson
-from minemu.files import read_json
+from minemu.files import read_object
 from minemu.model import LOGS, local_folder, read_config
 from minemu.prompts import DESCRIBE
 from minemu.sequence import Video
@@ -268,7 +268,7 @@ def trained_on(checkpoint: str | os.PathLike) -> set[str]:
     base = adapters.base_folder(folder) if adapters.is_adapter(folder) else folder
     found: set[str] = {"say_image"} if read_config(base).objective.say_image else set()
     for path in sorted({*(base / LOGS).glob("*.json"), *(folder / LOGS).glob("*.json")}):
-        record = read_json(path)
+        record = read_object(path, "stage")
         weights = record.get("data", {}).get("mixture", {})
         found |= {name for name, weight in weights.items() if weight}
         found |= {"conversations"} if record["stage"] == "instruct" else set()

@@ -76,13 +76,13 @@ def load(
     meta = read_json(path / "meta.json")
     try:
         weights, moments = load_tensors(path / "model.safetensors"), load_tensors(path / "optimizer.safetensors")
+        averaged = load_tensors(path / "average.safetensors") if average else {}
     except MinemuError as error:
         raise MinemuError(f"{error}, or delete {path} to go on from the checkpoint before it") from None
     load_strict(module, weights, str(path))
     _load_optimizers(optimizers, moments, path)
-    if average:
-        for name, tensor in load_tensors(path / "average.safetensors").items():
-            average[name].copy_(tensor)
+    for name, tensor in averaged.items():
+        average[name].copy_(tensor)
     return meta
 
 

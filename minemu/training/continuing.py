@@ -229,7 +229,10 @@ def changed_settings(run: dict[str, Any], facts: dict[str, Any], part: str) -> l
     began, now = _flat(AT_FIRST.get(part, {})) | _flat(its), _flat(facts.get(part, {}))
     if part == "train" and is_lengthened(began, now):
         now = {path: value for path, value in now.items() if path not in ("steps", "restarts")}
-    return [path for path, value in now.items() if path in began and began[path] != value]
+    changed = [path for path, value in now.items() if path in began and began[path] != value]
+    if part == "world" and part in run and began.get("things") != now.get("things"):
+        changed.append("things")  # written only of a world of one's own
+    return changed
 
 
 def _flat(values: dict[str, Any], where: str = "") -> dict[str, Any]:

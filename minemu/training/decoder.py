@@ -80,7 +80,8 @@ class Conditions:
     meets too often, and imagined embeddings are wrong in another way for each sample.
 
     pixels   uint8 (cached, S, S, 3)
-    means    the same where things stand somewhere near, as the words that it is imagined from leave open: only if `averaged`
+    means    only if `averaged`: of each the mean of `decoder.averaged` pictures of its scene, the drawings of which stand a little
+             elsewhere; to be learnt from what is imagined, as no text says where exactly things stand
     kinds    of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from what asks for them
     """
 
@@ -260,7 +261,8 @@ class SketchStage(DrawingStage):
         pictures, embeds = self.conditions.first(PREVIEWED)
         embeds = self.decoder.normalise(embeds.to(self.device))
         drawn = self.decoder.codec.decode(self.module(embeds)).clamp(-1, 1)
-        save_preview(folder, step, [to_pil(pictures[:PREVIEWED]), *map(to_pil, drawn.split(PREVIEWED))])
+        kinds = drawn.chunk(len(self.conditions.names))
+        save_preview(folder, step, [to_pil(pictures[: len(kinds[0])]), *map(to_pil, kinds)])
 
     def finish(self, folder: Path) -> None:
         checkpoint.leave(self.name, folder, self.module.state_dict())
@@ -289,10 +291,11 @@ class DecoderStage(DrawingStage):
     def preview(self, folder: Path, step: int) -> None:
         """A sheet of training scenes: the real picture above what is drawn from each kind of embeddings."""
         pictures, embeds = self.conditions.first(PREVIEWED)
-        rows = [to_pil(pictures[:PREVIEWED])]
-        for conditions in embeds.split(PREVIEWED):
+        rows = [to_pil(pictures[: len(pictures) // len(self.conditions.names)])]
+        for name, conditions in zip(self.conditions.names, embeds.chunk(len(self.conditions.names)), strict=True):
+            null = self.null[:1] if name == "encoder" else self.null[1:]
             generator = torch.Generator().manual_seed(0)
-            rows.append(to_pil(self.module.decode(conditions.to(self.device), self.null[:1], generator=generator)))
+            rows.append(to_pil(self.module.decode(conditions.to(self.device), null, generator=generator)))
         save_preview(folder, step, rows)
 
     def finish(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ the latents of a linear code of each patch. Its pixels would do worse, as their 
 on them. Emu starts it at random; at toy size that cost 600 steps without one concept learnt (VL-GPT, arXiv 2312.09251, also trains
 it first).
 
-Axes   B pictures   S their side   P patches   D width   R regions   W names or styles
+Axes   B pictures   S their side   P patches   D width   E width of the text tower   R regions   W names or styles
 """
 
 from __future__ import annotations
@@ -49,27 +49,29 @@ CODE = DecoderConfig(patch=4, latent_channels=20)  # of the linear code that the
 FIT_PICTURES = 512
 STYLE_WEIGHT = 0.5
 MAX_ANGLE = 15.0  # degrees
+TEXT_LAYERS, TEXT_LENGTH = 2, 64  # of the text tower
 MAX_ZOOM, MAX_SHIFT, MAX_TINT = 0.12, 0.06, 0.12  # shares of the size, of the size, of a channel's value
 
 
 class TextTower(nn.Module):
-    """Captions (B, L) -> one vector each (B, D): a small bidirectional Transformer, mean over the words."""
+    """Captions (B, L) -> one vector each (B, E): a small bidirectional Transformer, mean over the words."""
 
-    def __init__(self, vocab_size: int, width: int, layers: int = 2, max_length: int = 64):
+    def __init__(self, vocab_size: int, width: int):
         super().__init__()
         self.tokens = nn.Embedding(vocab_size, width)
-        self.positions = nn.Parameter(torch.randn(max_length, width) * 0.02)
+        self.positions = nn.Parameter(torch.randn(TEXT_LENGTH, width) * 0.02)
+        heads = next(heads for heads in range(max(1, width // 48), 0, -1) if width % heads == 0)
         layer = nn.TransformerEncoderLayer(
-            width, max(1, width // 48), 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
-        self.encoder = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(layer, TEXT_LAYERS, norm=nn.LayerNorm(width), enable_nested_tensor=False)
         nn.init.normal_(self.tokens.weight, std=0.02)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        x = self.tokens(input_ids) + self.positions[: input_ids.shape[1]]  # (B, L, D)
-        x = self.encoder(x, src_key_padding_mask=attention_mask == 0)  # (B, L, D)
+        x = self.tokens(input_ids) + self.positions[: input_ids.shape[1]]  # (B, L, E)
+        x = self.encoder(x, src_key_padding_mask=attention_mask == 0)  # (B, L, E)
         real = attention_mask[..., None]
-        return F.normalize(((x * real).sum(1) / real.sum(1)).float(), dim=-1)  # (B, D)
+        return F.normalize(((x * real).sum(1) / real.sum(1)).float(), dim=-1)  # (B, E)
 
 
 class Alignment(nn.Module):
@@ -96,12 +98,12 @@ class Alignment(nn.Module):
         """whole (B, D) and grid (B, P, D) of pictures `batch["pixels"]`; `text`: unit vectors of captions, names and styles."""
         scale = self.log_scale.exp().clamp(max=100)
         grid = self.norm(grid)
-        image = F.normalize(self.image_head(self.norm(whole)).float(), dim=-1)  # (B, D)
+        image = F.normalize(self.image_head(self.norm(whole)).float(), dim=-1)  # (B, E)
         match, matched = contrastive(scale * image @ text["captions"].T, batch["input_ids"])
 
         picture, cover = batch["picture"], batch["cover"]  # (R,), (R, P)
-        region = einsum(grid[picture].float(), cover, "r p d, r p -> r d")
-        region = F.normalize(self.region_head(region).float(), dim=-1)  # (R, D)
+        region = einsum(grid[picture].float(), cover, "r p d, r p -> r d")  # (R, D)
+        region = F.normalize(self.region_head(region).float(), dim=-1)  # (R, E)
         names, styles = scale * region @ text["names"].T, scale * region @ text["styles"].T  # (R, W)
         name, style = F.cross_entropy(names, batch["name"]), F.cross_entropy(styles, batch["style"])
         latents = cells(self.code.encode(batch["pixels"]), *self.grid)  # (B, P, latents of a cell)
@@ -273,6 +275,3 @@ class BridgeStage(EncoderStage):
             features = self.frozen.visual_encoder(batch["pixels"])  # (B, 1 + P, V)
             text = self.frozen.read(self.texts(batch))
         return self.module(features, batch, text)
-
-    def finish(self, folder: Path) -> None:
-        checkpoint.leave(self.name, folder, self.module.state_dict())

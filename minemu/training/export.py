@@ -23,7 +23,7 @@ from minemu.processor import EmuProcessor
 from minemu.training.continuing import IMAGINED, changed_settings
 from minemu.training.instruct import ADAPTER_FOLDER
 from minemu.training.recipes import RECIPES, TRAINABLE, facts_of, resolve
-from minemu.visual_decoder import VisualDecoder
+from minemu.visual_decoder import VisualDecoder, begins_as_sketch
 from minemu.weights import load_folder, load_tensors
 
 
@@ -139,7 +139,7 @@ def model_card(folder: Path) -> str:
 
 
 def _of_one_step(config: DecoderConfig) -> list[str]:
-    if config.inference_steps > 1 or not (config.condition_grid and config.zero_terminal_snr):
+    if config.inference_steps > 1 or not begins_as_sketch(config):
         return []
     return ["It draws in one step: the picture is the sketch, regressed from its embeddings, and no seed changes it.",
             "The U-Net corrects the sketch where more steps are asked for."]  # fmt: skip

@@ -1,8 +1,8 @@
 """The one training loop. Every stage is a `Stage`; what differs between stages is in its `batch` and its `loss`.
 
-Batch number i is a pure function of (seed, i), and the random generator is set from (seed, step) before each step. So a run
-that was killed and resumed does the very same arithmetic as one that was not, and ends with the same bits (on a CPU; the sums of
-a GPU have no fixed order).
+Batch number i is a pure function of i, of the world's seed and, with a mixture, of the stage's; the random generator is set from
+(stage's seed, step) before each step. So a run that was killed and resumed does the very same arithmetic as one that was not, and
+ends with the same bits (on a CPU; the sums of a GPU have no fixed order).
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Stage:
         return ()
 
     def batch(self, index: int) -> Any:
-        """Micro batch `index`: a pure function of the seed and the index."""
+        """Micro batch `index`: a pure function of seeds and index."""
         raise NotImplementedError
 
     def loss(self, batch: Any) -> dict[str, Tensor]:

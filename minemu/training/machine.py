@@ -32,7 +32,7 @@ def memory(field: str) -> int:
 
 def peak_memory_gb() -> float:
     """Largest resident size of this process, in 10^9 bytes: since `forget_peak_memory` on Linux, elsewhere of its whole life."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):  # not every Linux notes it
         return memory("VmHWM") / 1e9
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9

@@ -20,6 +20,7 @@ from minemu.errors import MinemuError, suggest
 from minemu.files import read_json, sweep, write_json
 from minemu.loading import device_of
 from minemu.model import Emu
+from minemu.pipeline import DECODER_FOLDER
 from minemu.processor import EmuProcessor
 from minemu.sequence import SPECIAL_TOKENS, TokenIds
 from minemu.tokenizer import train_tokenizer
@@ -151,6 +152,13 @@ def run_recipe(
             begun = base if stage == "sketch" else None
             machine = {"device": device, "workers": workers, "compiled": compiled}
             train_stage(preset, stage, run_dir, overrides, log_to, base=begun, **machine)
+    drawn = read_json(root / "decoder" / DECODER_FOLDER / "config.json")
+    for name in ("sampler", "inference_steps", "guidance_scale"):
+        if drawn[name] != (asked := getattr(config.decoder, name)):
+            raise MinemuError(
+                f"the decoder in {root} is finished, and draws with {name}={drawn[name]}: leave out decoder.{name}={asked}, "
+                "and ask for it when you draw"
+            )
     if instruct and not is_exported(root, ("instruct",), root / "checkpoint-instruct"):
         export_adapter(root)
     return root / "checkpoint" if is_exported(root, STAGES, root / "checkpoint") else export(root)
@@ -275,10 +283,18 @@ def make_processor(root: Path, config: EmuConfig, recipe: Recipe, world: ToyWorl
                 "stage instruct adds those of conversations"
             )
         tokenizer = train_tokenizer(texts, config.llm.vocab_size)
+        if (taken := tokenizer.convert_tokens_to_ids(SPECIAL_TOKENS[0])) != config.llm.words:
+            raise MinemuError(
+                f"llm.words={config.llm.words} is too few: bytes and letters alone take {taken}; give more"
+            )
         EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image).save_pretrained(root)
     processor = EmuProcessor.from_pretrained(root)
     if processor.ids != TokenIds.of(config.llm):
         raise MinemuError(
             f"{root} has a tokenizer for another llm.words than {config.llm.words}; use another --run-dir"
         )
+    sizes = (config.vision.image_size, config.bridge.n_image)
+    if (processor.image_size, processor.n_image) != sizes:  # a stage that depends on neither came first
+        processor = EmuProcessor(processor.tokenizer, *sizes)
+        processor.save_pretrained(root)
     return processor

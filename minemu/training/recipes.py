@@ -171,8 +171,12 @@ RECIPES["emu-small"] = replace(
     decoder=replace(_TINY.decoder, steps=20_000, batch_size=256, lr=3e-4, ema_decay=0.9995),
     instruct=replace(_TINY.instruct, steps=5_000, batch_size=64, lr=5e-4),
 )
-# The same with pooling in place of the Causal Transformer.
-RECIPES |= {preset.replace("emu", "emu2"): RECIPES[preset] for preset in ("emu-nano", "emu-tiny", "emu-small")}
+# The same with pooling in place of the Causal Transformer. Its way into the LLM begins at random, so it has to learn.
+for _preset in ("emu-nano", "emu-tiny", "emu-small"):
+    _own = RECIPES[_preset]
+    RECIPES[_preset.replace("emu", "emu2")] = replace(
+        _own, imagine=replace(_own.imagine, lr_bridge=None), emu=replace(_own.emu, lr_bridge=None)
+    )
 
 
 NEEDS = {  # the stages before it that each reads
@@ -221,7 +225,8 @@ OF_CODEC = ("image_size", "codec", "patch", "latent_channels", "vae_width", "lay
 
 
 def settings_of(stage: str, config: EmuConfig) -> dict[str, Any]:
-    """What of the model a stage depends on. How pictures are drawn may change after training; the U-Net comes last."""
+    """What of the model a stage depends on: not on how pictures are drawn after training, nor a sketch on the U-Net, which is
+    trained after it."""
     later = ("sampler", "guidance_scale", "inference_steps", *(("unet_",) if stage == "sketch" else ()))
     settings = {section: values for section, values in config.to_dict().items() if section in SECTIONS[stage]}
     if "llm" in settings and stage != "instruct":
@@ -252,7 +257,7 @@ def recipe_of(preset: str) -> Recipe:
 
 def resolve(preset: str, overrides: dict[str, Any]) -> tuple[EmuConfig, Recipe]:
     """Model and recipe with `llm.layers=6` (model) and `train.emu.steps=100` (recipe) applied."""
-    recipe = recipe_of(preset)  # first: a word is taken for a preset that can be trained
+    recipe = recipe_of(preset)  # first, so that an unknown name is answered with the presets that have a recipe
     config = EmuConfig.preset(preset)
     of_recipe = {key.removeprefix("train."): value for key, value in overrides.items() if key.startswith("train.")}
     of_model = {key: value for key, value in overrides.items() if not key.startswith("train.")}

@@ -29,6 +29,8 @@ LOGGERS = ("tensorboard", "wandb", "trackio")
 def commit() -> str:
     """Commit of the code that runs, with `+changes` if the tree differs from it; "unknown" outside a checkout."""
     here = Path(__file__).resolve().parent
+    if not (here.parents[1] / ".git").exists():  # installed, be it within a repository of something else
+        return "unknown"
     try:
         head = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True

@@ -87,10 +87,11 @@ print(
 # ## The pictures
 #
 # The drawings are emoji of open sets, in four styles: *Noto* is Google's, *Twemoji* was Twitter's, *Fluent* and *Flat* are Microsoft's.
-# `ToyWorld` composes them into scenes: one thing in one of three sizes, two or three of the same, or two things beside each other, on
-# one of eight backgrounds. It knows what it drew, so what it says of a picture is true.
+# `ToyWorld` composes them into scenes: one thing in one of three sizes, two or three of the same, or two things, side by side or one
+# above the other, on one of eight backgrounds. It knows what it drew, so what it says of a picture is true.
 #
-# The **caption** says all: number, size, thing, place, background and style; a thing without a size word is of medium size. A
+# The **caption** says all: number, size, thing, place, background and style; a single thing without a size word is of
+# medium size, and of several things none has one. A
 # **prompt** says it as people do: size, background and style are each kept with a chance of 70 %.
 #
 # Of these scenes 5 % are held out. Training has shown what they are made of, but never in this combination; `sample` is one.
@@ -215,7 +216,7 @@ show_batch(both, processor, model.config.objective)
 # `following[:, t]`, and $p$ is the softmax of `out.logits[:, t]`. In the second it is a vector of width $D$, `inputs[:, t + 1]`, and
 # $f(x_{\le t})$ is `out.predictions[:, t]`.
 # The released code builds the pairs of the second term and never computes it. Here it is by hand, and it agrees with `model(**batch)`.
-# (In training no gradient flows into $x_{t+1}$; [notebook 05](05_one_objective_two_losses.ipynb) shows why.)
+# (In training no gradient flows into $x_{t+1}$ *as a target*; as an input it still gets one. [Notebook 05](05_one_objective_two_losses.ipynb) shows both.)
 
 # %%
 objective = model.config.objective
@@ -381,4 +382,4 @@ check("00.regressed", regressed)
 # * `make demo` shows more of what this checkpoint can do, and what it cannot.
 # * Read the model in this order: `sequence.py` (every mask), `model.py`, `objective.py`, `generation.py`; each fits on a few screens.
 # * Change one idea and train again: `minemu recipe emu-nano` takes seconds, `minemu recipe emu-tiny` some hours on two cores, and
-#   `--set objective.image_loss=cosine` changes a choice that the papers leave open.
+#   `--set objective.image_loss_weight=0.1` changes a choice that the papers leave open.

@@ -113,8 +113,8 @@ print(picture_ids(ids, N))
 # function writes captions, prompts and whole documents.
 
 # %% tags=["same-as:minemu.sequence.interleave"]
-def interleave(pieces, ids, n_image, bos=True, eos=False):
-    row = [ids.bos] if bos else []
+def interleave(pieces, ids, n_image, eos=False):
+    row = [ids.bos]
     for piece in pieces:
         row += picture_ids(ids, n_image) if isinstance(piece, Picture) else piece
     return row + ([ids.eos] if eos else [])

@@ -133,7 +133,7 @@ def cut(pixels, p):
 check("02.patches", cut)
 
 # %% [markdown]
-# **Predict:** a strided convolution has weights of shape (D, 3, p, p). Flatten them to (D, 3 p p) and multiply the flattened patches with them. Will that be the same, or only nearly?
+# **Predict:** a strided convolution has weights of shape (D, 3, p, p). Flatten them to (D, 3 p p) and multiply the flattened patches with them. Do the two agree, but for rounding?
 
 # %%
 p = vision.patch_size
@@ -498,7 +498,7 @@ shapes = [things["the name"](sample.scene) for sample in scenes]
 print(f"{len(scenes)} training pictures, {len(set(shapes))} names")
 
 # %% [markdown]
-# Names would pay most: a tower that knew nothing else would be at the lowest level of the curve. They are learnt last because they are hard. A background is one colour, and each of the eight is seen 64 times. Each name stands for a shape of its own, in four styles, and is seen about twice. A gradient follows what can be learnt at once, not what pays in the end.
+# Names would pay most: a tower that knew nothing else would be at the lowest level of the curve. They are learnt last because they are hard. A background is one colour, and each of the eight fills about 64 of the 512 pictures. Each name stands for a shape of its own, in four styles, and has about two. A gradient follows what can be learnt at once, not what pays in the end.
 # Such a shortcut need not go away with more steps. The recipe of `emu-tiny` therefore asks for more.
 #
 # ## What is where

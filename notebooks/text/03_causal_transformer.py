@@ -261,7 +261,7 @@ check("03.shared", first_shared)
 #
 # <details><summary>Why</summary>
 #
-# Part of what is to be predicted would already stand in what it is predicted from. In training the loss could fall by reading it off; in drawing there is nothing to read off, since $z_n$ has to be said before there is a $z_{n+1}$. With the mask an embedding is settled by what comes before it, as a word is. That is the argument, and no proof: Emu2's cells have seen one another in the encoder, and it writes them all the same.
+# Part of what is to be predicted would already stand in what it is predicted from. In training the loss could fall by reading it off; in drawing there is nothing to read off, since $z_n$ has to be said before there is a $z_{n+1}$. With the mask no embedding depends on a later one, just as no word does. That is the argument, and no proof: Emu2's cells have seen one another in the encoder, and Emu2 generates them nonetheless.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -619,7 +619,7 @@ print(f"the map into Emu2's LLM: {seen} x {read} = {seen * read:,} parameters")
 # %% [markdown]
 # | | Emu: Causal Transformer | Emu2: mean pooling |
 # |---|---|---|
-# | order | by construction: $z_n$ sees only what comes before | line by line over the picture |
+# | order | by construction: $z_n$ sees the whole picture, and of the other embeddings only those before it | line by line over the picture |
 # | place | in the paper free; here stage `bridge` ties each to its cell | cell n is always the same part of the picture |
 # | parameters | a Transformer, trained from scratch | one linear map into the LLM |
 # | regressed space | moves while the bridge is trained | the encoder's own: fixed once the encoder is frozen |
@@ -657,4 +657,4 @@ for name, each in (("the mask in place", bridge), ("the mask forgotten", ahead))
 #
 # * [Notebook 04](04_language_model.ipynb) shows what the language model does with the N embeddings.
 # * Read `minemu/causal_transformer.py`: it fits on a few screens.
-# * Try it: `minemu recipe emu-nano --set bridge.n_image=16` gives a picture more embeddings, `minemu recipe emu2-nano` trains the pooling form.
+# * Try it: `minemu recipe emu-nano --set bridge.n_image=16 --set decoder.condition_grid=4` gives a picture more embeddings, `minemu recipe emu2-nano` trains the pooling form.

@@ -346,7 +346,7 @@ show_turns([*turns.values()])
 # %% [markdown]
 # The bar at a position speaks of the *next* one. Where there is none, no head is asked, or the one that is asked is no better than nothing. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot has to predict the word embedding of `[/IMG]`, as in the released code; that is the same after every picture, so no bar is shown for it.
 #
-# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet: that bar is near 0. After a caption it is not. The other bars have a hint in both rows, the true embeddings before them. So compare the two numbers for the others above: how much does the caption still add? When the model draws, it has no true embeddings. Notebook 07 shows why predicting from them is misleading.
+# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet: on average over pictures that bar would be near 0, and on a single one it may be somewhat above or below. After a caption it need not be the hardest any more: compare it with the others. The other bars have a hint in both rows, the true embeddings before them. So compare the two numbers for the others above: how much does the caption still add? When the model draws, it has no true embeddings. Notebook 07 shows why predicting from them is misleading.
 #
 # ## Both heads learn at once
 #

@@ -19,7 +19,7 @@
 #
 # Emu has one rule: predict the next element of the sequence. A word is one of a finite set, so it is **classified**. A visual
 # embedding is a vector, so it is **regressed**.
-# This notebook computes both losses by hand, and shows why the target of the second one has to stand still.
+# This notebook computes both losses by hand, and shows what can happen when the target of the second one moves.
 #
 # After this notebook you can
 #
@@ -318,7 +318,7 @@ torch.testing.assert_close(of_both, of_text + half.image_loss_weight * of_image)
 print("the weight scales every gradient of the image loss, and none of the text loss")
 
 # %% [markdown]
-# ## Why the target has to stand still
+# ## When the target moves
 #
 # There are two ways to make $\lVert p - x \rVert^2$ smaller: move the prediction to the target, or the target to the prediction. The
 # gradients are equal and opposite:

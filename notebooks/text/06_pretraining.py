@@ -118,7 +118,7 @@ show_documents(
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
-# The last five are *lessons* (`data/lessons.py`), and the paper has none. The authors credit interleaved web pages for few-shot learning: among so many, some show the same thing twice under the same name (that reason is our guess). Toy pages contain no such repetition, so a lesson is a document made of it. Two lessons have other reasons. `drawings` pairs full captions with pictures: what each thing looks like in each style takes long to learn, and only one in three prompts of `scenes` says everything. `texts` has no pictures: Emu's LLaMA had read all words before, while ours would forget those that no other document uses.
+# The last five are *lessons* (`data/lessons.py`), and the paper has none. The authors credit interleaved web pages for few-shot learning: among so many, some show the same thing twice under the same name (that reason is our guess). Toy pages contain no such repetition, so a lesson is a document made of it. Two lessons have other reasons. `drawings` pairs full captions with pictures: what each thing looks like in each style takes long to learn, and fewer than half of the prompts of `scenes` say everything. `texts` has no pictures: Emu's LLaMA had read all words before, while ours would forget those that no other document uses.
 #
 # `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone, in shares like its batch sizes.
 
@@ -191,7 +191,7 @@ print("to be said:     ", reading[0][1])
 print("to be drawn from:", next(document[0] for document in scenes if isinstance(document[0], str)))
 
 # %% [markdown]
-# After a picture comes the full caption, since all of it can be seen. Before a picture comes, in `scenes`, a prompt that leaves parts out, as people do (in `drawings` the full caption, so that such a description is learnt too). The other way round the model would be asked to say what nobody can know: a prompt does not tell which parts were left out.
+# After a picture comes the full caption, since all of it can be seen. Before a picture comes, in `scenes`, a prompt that leaves parts out, as people do (in `drawings` the full caption, so that such a description is learnt too). Were a prompt to follow its picture, the model would be asked to say what nobody can know: a picture does not tell which parts a prompt leaves out.
 #
 # ## From documents to a batch
 #
@@ -303,7 +303,7 @@ check("06.schedule", share)
 # | **In the released code** | no training code | | | | |
 # | **Here** | drawn below, read from `minemu.training.recipes.RECIPES` | | | | |
 #
-# Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before, and the text loss alone would let them forget all that no word names.
+# Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before. Here the text loss would let them forget what no word names, and the image loss would pull all pictures together (below).
 
 # %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine, anew at each restart where the recipe has some."
 from minemu.figures.training import show_schedule
@@ -339,7 +339,7 @@ show_schedule({"in the paper": rates(paper), f"here, {PRESET}": rates(recipe.emu
 #
 # <details><summary>Hint</summary>
 #
-# `config.lr_vision or config.lr` is wrong, and costs an evening to find.
+# `config.lr_vision or config.lr` is wrong: 0.0 counts as false, so what should be frozen would learn at `config.lr`, and nothing complains.
 # </details>
 # <details><summary>Solution</summary>
 #
@@ -540,7 +540,7 @@ show_losses(
 #
 # ## Why the visual side is frozen
 #
-# The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one may seem to have another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and through them the gradient comes.
+# The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one may seem to have another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and through them the gradient comes. (In minemu's stage only pictures that are read send it back; those written after a text are encoded without a gradient, which spares the tower that part of its backward pass.)
 #
 # > **Predict.** One more run, with the visual side free and at the full rate. Is its image loss higher or lower? Are its embeddings further apart, or nearer together?
 

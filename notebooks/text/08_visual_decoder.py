@@ -156,7 +156,7 @@ print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 # |---|---|
 # | **In the paper** | the variational autoencoder of Stable Diffusion v1.5 (Emu) or SDXL (Emu2), frozen |
 # | **In the released code** | the same; `VisualDecoder.from_diffusers` reads it |
-# | **Here** | a linear code fitted in a second; `--set decoder.codec=vae` trains a small autoencoder instead |
+# | **Here** | a linear code fitted in a second; `--set decoder.codec=vae --set train.codec.steps=750` trains a small autoencoder instead |
 
 # %% [markdown]
 # ## Noise
@@ -496,7 +496,7 @@ if decoder.config.inference_steps == 1 and decoder.config.condition_grid:
 # %% [markdown]
 # So what you have seen since notebook 00 is an average, and its blur is that of a regression. The independent judge of notebook 11 chose the number of steps: it recognises fewer drawings when this U-Net takes more of them (docs/lab-notes.md has the numbers). A larger one, trained longer, might repair what the small decoder above repairs.
 #
-# What no decoder can repair is what the embeddings do not say. It makes a definite choice where the words left one open, but a thing that the embeddings do not name it cannot know.
+# No decoder can repair what the embeddings do not say. Where the words left a choice open, a decoder can make one; but a thing that the embeddings do not name, it cannot know.
 # Look for that in the figure of the section "Away from what?": it has pictures from true and from regressed embeddings, drawn by one decoder.
 #
 # ### Your turn: one step of DDIM (8 minutes)
@@ -711,7 +711,7 @@ for name, learnt in kinds.items():
         print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
 
 # %% [markdown]
-# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind? Does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures. `decoder.imagined` sets the proportion, and `decoder.in_context` how many of the generated ones come from two pictures and a wish instead of a text.
+# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind? (A share below 0 is worse than the mean picture. True embeddings vary in directions in which generated ones hardly do, and nothing holds a map there that learnt from generated ones alone.) Does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures. `decoder.imagined` sets the proportion, and `decoder.in_context` how many of the generated ones come from two pictures and a wish instead of a text.
 
 # %% [markdown]
 # | | where an embedding belongs |

@@ -326,7 +326,7 @@ shown = [
 show_questions(shown)
 
 # %% [markdown]
-# The world is built so that one frame helps little. Halfway, a drawing that moves is nearly where it would be for any direction (the frame taken here is two pixels beyond the middle, and the place is drawn by lot from fourteen). The *first* frame would give the direction away, since what starts at the right moves to the left. What changed shows only beside what was before. One sort is different: of "which comes first?" the middle frame shows the *second* thing, so whoever knows how these clips are made can name the other. Nothing teaches the model that.
+# The world is built so that one frame helps little. Halfway, a drawing that moves is nearly where it would be for any direction (in the frame taken here it is two pixels past its halfway point, and that point itself is drawn at random from a range of fourteen pixels, so the two pixels tell little). The *first* frame would give the direction away, since what starts at the right moves to the left. What changed shows only beside what was before. One sort is different: of "which comes first?" the middle frame shows the *second* thing, so whoever knows how these clips are made can name the other. Nothing teaches the model that.
 #
 # Three questions prove nothing. Let us count, in two controls with the middle frame:
 #
@@ -792,7 +792,9 @@ one = measured["blend", None]
 print(f"the artist's sum among the judge's first five: {one['score']:.1%} of {one['n']}", end=" ")
 print(f"(chance {one['chance']:.1%}, blind {one['blind']:.1%})")
 near_both = one["details"]["nearer_than_chance"]
-print(f"nearer to both given pictures than to two of another blend: {near_both:.1%} (chance 50%)")
+print(f"nearer to both given pictures than to two of another blend: {near_both:.1%}", end=" ")
+copied = one["details"].get("nearer_than_chance_chance", 2 / 3)  # a copy of either is, mostly
+print(f"(a copy of one of them: {copied:.1%})")
 
 # %% [markdown]
 # ## Drawing in context

@@ -112,7 +112,7 @@ talk = next(one for one in talks if one.system == SYSTEM_IMAGE and len(one.turns
 print([(message["role"], type(message["content"]).__name__) for message in talk.messages()])
 
 # %% [markdown]
-# Emu's tokenizer has no [USER] and [ASSISTANT]. Emu-I adds two ids. Their embeddings begin as those of the words "user" and "assistant"; here they stay so, since no embedding is trained. The stage `instruct` does that to a copy of the base and puts adapters on it:
+# Emu's tokenizer has no [USER] and [ASSISTANT]. Emu-I adds two ids. Their embeddings begin as those of the words "user" and "assistant", the mean of its pieces where the tokenizer cuts a word; here they stay so, since no embedding is trained. The stage `instruct` does that to a copy of the base and puts adapters on it:
 
 # %%
 import tempfile

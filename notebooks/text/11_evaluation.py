@@ -211,7 +211,8 @@ print("Newcombe's interval of the difference: {:.1%} to {:.1%}".format(*newcombe
 #
 # | what is compared | what is left to luck | rule | used in |
 # |---|---|---|---|
-# | answers of one model with chance, or with its blind share | which samples were drawn | Wilson's interval: does it hold the other number? | here, [09](09_abilities.ipynb) |
+# | answers of one model with chance | which samples were drawn | Wilson's interval: does it hold chance? | here, [09](09_abilities.ipynb) |
+# | answers of one model with its blind share | which samples were drawn, for both | paired, as in the next line | here |
 # | two models, or two prompts, on the same questions | the same, but once for both | the differences question by question: does their mean $\pm$ 1.96 standard errors hold 0? | the next exercise, [09](09_abilities.ipynb) |
 # | two models of which only the rates are known | which samples were drawn, for each | Newcombe's interval: does it hold 0? | [10](10_instruction_tuning.ipynb) |
 # | two ways to train | the seed of the training too; samples say nothing about that | several seeds of each: do the seeds of one lie apart from those of the other? | [06](06_pretraining.ipynb), and with a rule [14](14_claims_and_open_questions.ipynb) |
@@ -798,7 +799,7 @@ show_bars(
 #
 # ## Examples by RICES
 #
-# A few-shot prompt puts K solved examples before the question. RICES ([arXiv 2109.05014](https://arxiv.org/abs/2109.05014)) retrieves those whose pictures are most like the one asked about, and sets the most similar last, next to the question.
+# RICES ([arXiv 2109.05014](https://arxiv.org/abs/2109.05014)) puts the K examples whose pictures are most like the one asked about before the question, the most similar last ([notebook 09](09_abilities.ipynb) has the formula).
 # The features here (`features`) are the mean of a picture's visual embeddings, $h = \frac{1}{N}\sum_i z_i$, as a unit vector; which features Emu took is not published.
 
 # %% alt="Three held-out pictures; beside each four examples at random and four by RICES, the most similar last."
@@ -819,7 +820,7 @@ show_grid(torch.stack([torch.stack(as_tensors(row)) for row in rows]), columns, 
 #
 # ## All scores of the shipped checkpoint
 #
-# `minemu evaluate CHECKPOINT --all --json results.json` runs every task that the checkpoint was trained for; the file is part of the checkpoint. Drawn pictures are scored as a share of what the judge says of real ones. So the upper bound beside them is already divided out: 100 % would be as good as real pictures. But that bound was measured too, on as many pictures. `metrics.ratio_interval` allows for this; results files from before it took the bound for exact. The cell prints which of the two this file has.
+# `minemu evaluate CHECKPOINT --all --json results.json` runs every task that the checkpoint was trained for; the file is part of the checkpoint. Drawn pictures are scored as a share of what the judge says of real ones. So the upper bound beside them is already divided out: 100 % would be as good as real pictures. But that bound was measured too, on as many pictures. `metrics.ratio_interval` allows for this; results files older than that function treat the bound as exact. The cell prints which of the two this file has.
 
 # %% alt="A bar for each task of the shipped checkpoint with its 95 % interval, and beside it chance, the blind baseline and the upper bound."
 from minemu.data.samples import data_dir

@@ -221,7 +221,7 @@ check("14.differs", differs)
 #
 # ### Storyboard video: the paper's own ablation
 #
-# What is printed of it. The last column names the number below that asks the same of the small world:
+# What is printed of it. The last column names the number below that comes nearest in the small world (`gain` is about pictures, not clips):
 
 # %%
 from IPython.display import Markdown
@@ -241,9 +241,9 @@ show_ablation(results, "video")
 # %% [markdown]
 # In none of the three panels is there a star. Clip captions are learnt, with storyboards and without: they cost far less than after another clip (below). Neither model can tell a direction (both at chance), so the paper's gain for clips **cannot be tested at this size**.
 #
-# The third panel is the one to look at twice. With storyboards, four examples make the next sentence likelier in all three seeds; without, they hardly do anything. That agrees with the paper's claim, and is still no more than a suspicion: the points are hollow, since the gain with storyboards varies between seeds by almost as much as its own size. A storyboard also takes the place of another document.
+# The third panel is the one to look at twice. With storyboards, four examples make the next sentence likelier in all three seeds; without, they do hardly anything in two seeds, and harm in the third. That agrees with the paper's claim, and is still no more than a suspicion: the points are hollow, since the gain with storyboards varies between seeds by almost as much as its own size. A storyboard also takes the place of another document.
 #
-# The file holds one number in which the two clearly differ: the loss per token of sentences such as "the background is green.", alone, after four examples (`_4`), and after four when the last picture is another one (`blind_4`).
+# The file holds one number in which the two clearly differ: the loss per token of sentences such as "the background is green.", after their picture alone, after four examples (`_4`), and after four when the last picture is another one (`blind_4`).
 
 # %%
 for name, says in ablations.compared(results, "video").items():
@@ -252,7 +252,7 @@ for name, says in ablations.compared(results, "video").items():
         print(f"{says:17} {measure:17}", *np.round(ablations.values(results, name, measure), 2))
 
 # %% [markdown]
-# `sentence_loss` is no mystery: storyboards are made of such sentences. It makes the gain harder to read, too: examples of what a model has never been taught to say may help it less. What speaks for examples is that the picture counts: with storyboards the sentence after four examples costs more in each seed when the last picture is another one; without them it hardly makes a difference.
+# `sentence_loss` is no mystery: storyboards are made of such sentences. It makes the gain harder to read, too: examples of what a model has never been taught to say may help it less. After four examples the last picture counts: with storyboards the sentence costs more in each seed when that picture is another one; without them it hardly makes a difference. Whether it counts as much without examples, the file does not say.
 #
 # ### The weight of the regression loss
 
