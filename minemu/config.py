@@ -204,7 +204,7 @@ class DecoderConfig:
     imagined: int = 1  # of "both": generated ones for each of the encoder
     captioned: float = 0.75  # share imagined from full captions, the others from prompts, which leave things open
     in_context: float = 0.0  # share imagined from two pictures and words (`lessons.in_context`), not from a text
-    averaged: int = 1  # pictures of a scene that a sketch of what is imagined learns the mean of: no text says where exactly things stand
+    averaged: int = 1  # pictures of which a text says the same; a sketch of what it lets imagine learns their mean
     cached: int = 16_384  # samples whose conditions are computed at once, before training
     laps: int = 0  # passes over a block of `cached` samples before the next block takes its place; 0: one block for all of the training
     condition_dropout: float = 0.1

@@ -74,6 +74,35 @@ def test_held_out_scenes_never_meet_training():
     assert all(is_held_out(evaluation.scene(i)) for i in range(1_000))
 
 
+def test_what_is_left_open_is_filled_with_what_training_may_show(shown):
+    training, rng = ToyWorld(), np.random.default_rng(0)
+    for i in range(300):
+        told = training.sample(i).told
+        whole = training.completed(told, rng)
+        assert not is_held_out(whole) and same(whole, told, ignore=unsaid(told))
+        for field in ("size", "background", "style"):
+            assert getattr(told, field) in (None, getattr(whole, field))
+        if told.alone:  # of a drawing whose size nobody tells every one comes
+            assert whole.size in SIZES
+    shown.clear()
+    training.mean_picture(Scene((Group("llama"),)), 200)
+    assert {scene.background for scene in shown} == set(BACKGROUNDS) and {scene.size for scene in shown} == set(SIZES)
+    assert {scene.style for scene in shown} == {style for label, style in training.keys if label == "llama"}
+    assert not any(map(is_held_out, shown)) and len({scene.seed for scene in shown}) == 200
+
+
+def test_the_mean_picture_of_a_full_caption_is_blurred_where_its_drawing_ends_alone():
+    training = ToyWorld(kinds=("single",))
+    for i in range(20):
+        sample = training.sample(i)
+        mean = training.mean_picture(sample.scene, 8)
+        x0, y0, x1, y1 = sample.boxes[0][1:]
+        outside = np.ones(mean.shape[:2], bool)
+        outside[max(0, y0 - 3) : y1 + 3, max(0, x0 - 3) : x1 + 3] = False
+        assert (mean[outside] == sample.pixels[outside]).all() and (mean != sample.pixels).any()
+        assert np.abs(mean.astype(int) - sample.pixels)[~outside].mean() < 20
+
+
 def test_about_five_percent_are_held_out(world):
     scenes = [
         Scene((Group(label),), None, size, background, style)

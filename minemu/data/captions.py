@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -99,26 +99,26 @@ def _plural_word(word: str) -> str:
 
 def caption(scene: Scene) -> str:
     """The full form: all that can be said. A medium drawing has no size word."""
-    return _text(scene, scene.size, scene.background, scene.style)
+    text = noun_phrase(scene.groups[0], scene.size)
+    if scene.relation is not None:
+        text += f" {scene.relation} {noun_phrase(scene.groups[1])}"
+    return text + look(scene.background, scene.style)
 
 
 def prompt(scene: Scene, rng: np.random.Generator) -> str:
-    """A form that people write: size, background and style are each kept with 70 %; a pair is told from either side."""
+    """A form that people write: see `left_open`."""
+    return caption(left_open(scene, rng))
+
+
+def left_open(scene: Scene, rng: np.random.Generator) -> Scene:
+    """What people say of a scene: size, background and style are each kept with 70 %, else None; a pair is told from either side."""
     keep = rng.random(4)
-    told = scene.turned() if keep[3] < 0.5 else scene
-    return _text(
-        told,
-        scene.size if keep[0] < KEPT else None,
-        scene.background if keep[1] < KEPT else None,
-        scene.style if keep[2] < KEPT else None,
+    return replace(
+        scene.turned() if keep[3] < 0.5 else scene,
+        size=scene.size if keep[0] < KEPT else None,
+        background=scene.background if keep[1] < KEPT else None,
+        style=scene.style if keep[2] < KEPT else None,
     )
-
-
-def _text(scene: Scene, size: str | None, background: str | None, style: str | None) -> str:
-    text = noun_phrase(scene.groups[0], size)
-    if scene.relation is not None:
-        text += f" {scene.relation} {noun_phrase(scene.groups[1])}"
-    return text + look(background, style)
 
 
 def look(background: str | None, style: str | None) -> str:

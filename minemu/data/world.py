@@ -72,13 +72,14 @@ def is_held_out(scene: Shown) -> bool:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and the two ways to say it: `caption` in full, `prompt` with parts left out at random."""
+    """One picture and the two ways to say it: `caption` in full, `prompt` with parts left out at random, those that `told` has not."""
 
     picture: Image.Image  # RGB
     pixels: np.ndarray  # (S, S, 3) uint8
     caption: str
     prompt: str
     scene: Scene
+    told: Scene
     boxes: list[Box]
 
 
@@ -235,17 +236,36 @@ class ToyWorld:
         """Only the picture of sample `i`."""
         return self.render(self.scene(i))[0]
 
-    def mean_picture(self, scene: Scene, count: int) -> np.ndarray:
-        """The mean of `count` pictures of what a scene shows, which differ in where exactly its drawings stand; uint8 (S, S, 3)."""
-        pictures = [self._paint(replace(scene, seed=(scene.seed + k) % 2**32))[0] for k in range(count)]
-        return np.mean(pictures, 0).round().astype(np.uint8)
+    def completed(self, told: Scene, rng: np.random.Generator) -> Scene:
+        """A scene of which the same is told, with what is left open (None) drawn at random; where exactly its drawings stand always is."""
+        styles = [
+            style for style in STYLES if all((group.label, style) in self.drawings.files for group in told.groups)
+        ]
+        is_whole = told.background and told.style and (told.size or not told.alone)
+        while True:
+            scene = replace(
+                told,
+                size=told.size or (pick(rng, tuple(SIZES)) if told.alone else None),
+                background=told.background or pick(rng, tuple(BACKGROUNDS)),
+                style=told.style or pick(rng, styles),
+                seed=new_seed(rng),
+            )
+            if is_whole or self.owns(scene):
+                return scene
+
+    def mean_picture(self, told: Scene, count: int) -> np.ndarray:
+        """The mean of `count` pictures of which the same is told, uint8 (S, S, 3): what is left open differs, and so is blurred."""
+        rng = np.random.Generator(np.random.PCG64([told.seed, 2]))
+        return np.mean([self._paint(self.completed(told, rng))[0] for _ in range(count)], 0).round().astype(np.uint8)
 
     def sample(self, i: int) -> Sample:
         """Sample `i`: picture, texts, truth."""
         scene = self.scene(i)
         pixels, boxes = self._paint(scene)
-        told = captions.prompt(scene, np.random.Generator(np.random.PCG64([scene.seed, 1])))
-        return Sample(Image.fromarray(pixels), pixels, captions.caption(scene), told, scene, boxes)
+        told = captions.left_open(scene, np.random.Generator(np.random.PCG64([scene.seed, 1])))
+        return Sample(
+            Image.fromarray(pixels), pixels, captions.caption(scene), captions.caption(told), scene, told, boxes
+        )
 
     def _paint(self, scene: Scene) -> tuple[np.ndarray, list[Box]]:
         check_drawable(scene)

@@ -39,11 +39,11 @@ PREVIEWED = 32
 
 
 class Wish(NamedTuple):
-    """What a picture is imagined from, and the picture, uint8 (S, S, 3), with the scene that it shows."""
+    """What a picture is imagined from, the picture, uint8 (S, S, 3), and what is told of it: what the words leave open is None."""
 
     prompt: list[str | Image.Image]
     picture: np.ndarray
-    scene: Scene
+    told: Scene
 
 
 def to_range(pixels: Tensor) -> Tensor:
@@ -80,8 +80,8 @@ class Conditions:
     meets too often, and imagined embeddings are wrong in another way for each sample.
 
     pixels   uint8 (cached, S, S, 3)
-    means    only if `averaged`: of each the mean of `decoder.averaged` pictures of its scene, the drawings of which stand a little
-             elsewhere; to be learnt from what is imagined, as no text says where exactly things stand
+    means    only if `averaged`: of each the mean of `decoder.averaged` pictures of which the same is told, to be learnt from what
+             is imagined. No text says where exactly things stand, and a short one leaves more open
     kinds    of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from what asks for them
     """
 
@@ -151,7 +151,7 @@ class Conditions:
         """The pictures that are wished for, and their embeddings of each kind."""
         model, found = self.pipe.model, {"pixels": torch.stack([torch.from_numpy(wish.picture) for wish in wishes])}
         if self.averaged:
-            means = [self.world.mean_picture(wish.scene, self.config.averaged) for wish in wishes]
+            means = [self.world.mean_picture(wish.told, self.config.averaged) for wish in wishes]
             found["means"] = torch.stack([torch.from_numpy(mean) for mean in means])
         if "encoder" in self.names:
             found["encoder"] = model.encode_images(normalise(found["pixels"]).to(model.device)).half()
@@ -166,8 +166,9 @@ class Conditions:
             prompt = [piece if isinstance(piece, str) else Image.fromarray(piece) for piece in wanted.prompt]
             return Wish(prompt, wanted.target, wanted.scenes[-1])
         sample = self.world.sample(i)
-        captioned = sample.scene.seed % 100 < 100 * self.config.captioned
-        return Wish([sample.caption if captioned else sample.prompt], sample.pixels, sample.scene)
+        if sample.scene.seed % 100 < 100 * self.config.captioned:
+            return Wish([sample.caption], sample.pixels, sample.scene)
+        return Wish([sample.prompt], sample.pixels, sample.told)
 
     def first(self, count: int) -> tuple[Tensor, Tensor]:
         """Pictures (kinds x count, 3, S, S) in [-1, 1] and their embeddings (kinds x count, N, D), one kind after the other."""
