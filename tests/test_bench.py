@@ -51,6 +51,7 @@ def test_the_wait_for_data_is_that_of_the_stage_that_waits_longest(tmp_path):
     assert row["said"] == "20.0%, stage emu"
 
 
+@pytest.mark.slow
 def test_a_share_of_matrix_products_is_operations_over_time(monkeypatch):
     seconds = iter([0.5, 4.0] * speed.RUNS)  # of the large product, and of the step
     monkeypatch.setattr(speed, "_timed", lambda into, call: into.append(next(seconds)))

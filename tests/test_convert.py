@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,14 +25,21 @@ def config_of(family="emu"):
     return EmuConfig.preset(NANO[family]).override({"vision.stem": "patch"})
 
 
-def published(tmp_path, family="emu"):
-    """A model of ours, and its tensors under the published names, with one that is never used."""
-    torch.manual_seed(0)
-    model = Emu(config_of(family)).eval()
-    model.save_pretrained(tmp_path / "ours")
-    convert.convert_back(tmp_path / "ours", tmp_path / "whole")
-    tensors = load_file(tmp_path / "whole" / "model.safetensors")
-    return model, {**tensors, "visual.norm.weight": torch.ones(32)}
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """By family: a model of ours, and its tensors under the published names, with one that is never used."""
+
+    @cache
+    def make(family="emu"):
+        folder = tmp_path_factory.mktemp(family)
+        torch.manual_seed(0)
+        model = Emu(config_of(family)).eval()
+        model.save_pretrained(folder / "ours")
+        convert.convert_back(folder / "ours", folder / "whole")
+        tensors = load_file(folder / "whole" / "model.safetensors")
+        return model, {**tensors, "visual.norm.weight": torch.ones(32)}
+
+    return make
 
 
 def in_two(tensors):
@@ -65,8 +73,8 @@ KINDS = ["safetensors", "pt", "bin", "legacy", "module", "sharded safetensors", 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_file_converts_and_loads(tmp_path, kind):
-    model, tensors = published(tmp_path)
+def test_every_kind_of_file_converts_and_loads(published, tmp_path, kind):
+    model, tensors = published()
     source = save(tensors, tmp_path / "source", kind)
     mapping = convert.convert(source, config_of(), tmp_path / "out", max_file_bytes=SMALL)
     assert list(mapping.unused) == ["visual.norm.weight"]
@@ -78,8 +86,8 @@ def test_every_kind_of_file_converts_and_loads(tmp_path, kind):
 
 
 @pytest.mark.parametrize("family", NANO)
-def test_there_and_back_again(tmp_path, family):
-    _, tensors = published(tmp_path, family)
+def test_there_and_back_again(published, tmp_path, family):
+    _, tensors = published(family)
     convert.convert(save(tensors, tmp_path / "source", "pt"), config_of(family), tmp_path / "out", max_file_bytes=SMALL)
     count = convert.convert_back(tmp_path / "out", tmp_path / "back", max_file_bytes=SMALL)
     back = Shards(tmp_path / "back")
@@ -87,16 +95,16 @@ def test_there_and_back_again(tmp_path, family):
     assert all(torch.equal(back.read(name), tensors[name]) for name in back.shapes)
 
 
-def test_dtype_is_kept_or_changed(tmp_path):
-    _, tensors = published(tmp_path)
+def test_dtype_is_kept_or_changed(published, tmp_path):
+    _, tensors = published()
     source = save({name: tensor.bfloat16() for name, tensor in tensors.items()}, tmp_path / "source", "pt")
     for dtype, expected in ((None, torch.bfloat16), (torch.float16, torch.float16), (torch.float32, torch.float32)):
         convert.convert(source, config_of(), tmp_path / str(expected), dtype)
         assert set(Shards(tmp_path / str(expected)).dtypes.values()) == {expected}
 
 
-def test_the_command_converts_and_the_tokenizer_comes_along(tmp_path, capsys):
-    _, tensors = published(tmp_path)
+def test_the_command_converts_and_the_tokenizer_comes_along(published, tmp_path, capsys):
+    _, tensors = published()
     source = save(tensors, tmp_path / "source", "pt")
     (source / "tokenizer.json").write_text("{}")
     ours = EmuConfig.preset("emu2-nano")  # a preset without the toy world's own stem
@@ -115,8 +123,8 @@ def test_the_command_converts_and_the_tokenizer_comes_along(tmp_path, capsys):
 # ---- stopped --------------------------------------------------------------------------------------------------------------
 
 
-def test_stopped_it_goes_on_and_is_never_taken_for_whole(tmp_path, monkeypatch):
-    model, tensors = published(tmp_path)
+def test_stopped_it_goes_on_and_is_never_taken_for_whole(published, tmp_path, monkeypatch):
+    model, tensors = published()
     source, out = save(tensors, tmp_path / "source", "sharded bin"), tmp_path / "out"
     written, write = [], convert.write_shard
 
@@ -146,8 +154,9 @@ def test_stopped_it_goes_on_and_is_never_taken_for_whole(tmp_path, monkeypatch):
     assert len(written) == len(set(written))
 
 
-def test_a_folder_with_something_else_is_left_alone(tmp_path):
-    _, tensors = published(tmp_path)
+def test_a_folder_with_something_else_is_left_alone(published, tmp_path):
+    model, tensors = published()
+    model.save_pretrained(tmp_path / "ours")
     source, out = save(tensors, tmp_path / "source", "pt"), tmp_path / "out"
     convert.convert(source, config_of(), out)
     with pytest.raises(MinemuError, match="out holds another conversion, of .*; delete it or choose another folder"):
@@ -171,8 +180,8 @@ def test_what_git_lfs_left_in_place_of_a_file_is_named(tmp_path):
         load_folder(tmp_path)
 
 
-def test_a_shard_that_gets_lost_is_named(tmp_path):
-    _, tensors = published(tmp_path)
+def test_a_shard_that_gets_lost_is_named(published, tmp_path):
+    _, tensors = published()
     convert.convert(save(tensors, tmp_path / "source", "pt"), config_of(), tmp_path / "out", max_file_bytes=SMALL)
     (tmp_path / "out" / sorted(path.name for path in (tmp_path / "out").glob("model-*"))[1]).unlink()
     with pytest.raises(
@@ -251,8 +260,8 @@ def put(value):
         ("pt", shutil.rmtree, "there is no checkpoint .*source; check the path"),
     ],
 )
-def test_what_is_damaged_is_one_clear_line_and_nothing_is_written(tmp_path, kind, spoil, message):
-    _, tensors = published(tmp_path)
+def test_what_is_damaged_is_one_clear_line_and_nothing_is_written(published, tmp_path, kind, spoil, message):
+    _, tensors = published()
     source = save(tensors, tmp_path / "source", kind)
     spoil(source)
     with pytest.raises(MinemuError, match=message) as error:
@@ -260,8 +269,8 @@ def test_what_is_damaged_is_one_clear_line_and_nothing_is_written(tmp_path, kind
     assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
 
 
-def test_quantised_and_unknown_types_are_refused(tmp_path):
-    _, tensors = published(tmp_path)
+def test_quantised_and_unknown_types_are_refused(published, tmp_path):
+    tensors = dict(published()[1])
     tensors["ln_visual.weight"] = tensors["ln_visual.weight"].to(torch.uint8)
     with pytest.raises(
         MinemuError, match="ln_visual.weight is torch.uint8, so the checkpoint is quantised; convert the unquantised"
@@ -279,6 +288,7 @@ def test_quantised_and_unknown_types_are_refused(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.slow
 def test_memory_follows_the_largest_shard_and_not_the_checkpoint():
     small = {
         "llm.width": 1024,

@@ -12,23 +12,18 @@ from PIL import Image
 from minemu import gallery
 from minemu.config import EmuConfig
 from minemu.data.captions import parse, unsaid
-from minemu.data.captions import tokenizer_corpus as corpus
 from minemu.data.world import ToyWorld, is_held_out
 from minemu.demo import DOCUMENT, PROMPTS, UPSCALE, Demo, run_demo, summary
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
-from minemu.processor import EmuProcessor
-from minemu.tokenizer import train_tokenizer
 from minemu.visual_decoder import VisualDecoder
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
+def checkpoint(processor, tmp_path_factory):
     torch.manual_seed(0)
     config = EmuConfig.preset("emu-nano")
-    tokenizer = train_tokenizer(corpus(ToyWorld().labels), config.llm.vocab_size)
-    processor = EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image)
     folder = tmp_path_factory.mktemp("checkpoint") / "emu-nano"
     EmuPipeline(Emu(config), processor, VisualDecoder(config.decoder)).save_pretrained(folder)
     return folder

@@ -8,13 +8,10 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from minemu import figures, sequence
 from minemu.config import EmuConfig, ObjectiveConfig
-from minemu.data.captions import tokenizer_corpus
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
-from minemu.processor import EmuProcessor
-from minemu.tokenizer import train_tokenizer
 from minemu.trace import trace
 from minemu.visual_decoder import VisualDecoder
 
@@ -24,22 +21,11 @@ def world():
     return ToyWorld(image_size=32)
 
 
-@pytest.fixture(scope="module")
-def tokenizer(world):
-    return train_tokenizer(tokenizer_corpus(world.labels), EmuConfig.preset("emu-nano").llm.vocab_size)
-
-
 @pytest.fixture(scope="module", params=["emu-nano", "emu2-nano"])
-def pipe(request, tokenizer):
+def pipe(request, processor):
     torch.manual_seed(0)
     config = EmuConfig.preset(request.param)
-    processor = EmuProcessor(tokenizer, config.vision.image_size, config.bridge.n_image)
     return EmuPipeline(Emu(config), processor, VisualDecoder(config.decoder))
-
-
-@pytest.fixture(scope="module")
-def processor(tokenizer):
-    return EmuProcessor(tokenizer, image_size=32, n_image=4)
 
 
 @pytest.fixture(scope="module")

@@ -9,25 +9,22 @@ from PIL import Image
 
 from minemu.chat import CHAT_TEMPLATES, read_conversation
 from minemu.config import EmuConfig
-from minemu.data.captions import tokenizer_corpus
-from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.figures.dialogue import Measured, show_change, show_spoken
 from minemu.figures.lora import show_low_rank, show_spectrum
 from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE
-from minemu.tokenizer import special_tokens, train_tokenizer
+from minemu.tokenizer import special_tokens
 
 PICTURE = Image.new("RGB", (32, 32), "red")
 
 
 @pytest.fixture(scope="module")
-def processor(tmp_path_factory):
+def processor(processor, tmp_path_factory):
+    """With the tokens of turns."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    config = EmuConfig.preset("emu-nano")
-    tokenizer = train_tokenizer(tokenizer_corpus(ToyWorld().labels), config.llm.vocab_size)
-    EmuProcessor(tokenizer, 32, 4).save_pretrained(folder)
-    return EmuProcessor.of(config.override({"llm.special_tokens": 6}), folder)
+    processor.save_pretrained(folder)
+    return EmuProcessor.of(EmuConfig.preset("emu-nano").override({"llm.special_tokens": 6}), folder)
 
 
 def drawn(figure):

@@ -5,24 +5,18 @@ import math
 import pytest
 from matplotlib.patches import FancyArrowPatch
 
-from minemu.config import EmuConfig, ObjectiveConfig
-from minemu.data.captions import tokenizer_corpus
+from minemu.config import ObjectiveConfig
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.figures.gradients import show_gradients, show_pairs
-from minemu.processor import EmuProcessor
 from minemu.sequence import IGNORE, targets
-from minemu.tokenizer import train_tokenizer
 
 NORMS = {"text": {"LLM": 2.0, "LM head": 1.0}, "image": {"LLM": 0.5, "LM head": 0.0}}
 
 
 @pytest.mark.parametrize("objective", [ObjectiveConfig(), ObjectiveConfig(end_of_image_pair=False)])
-def test_an_arrow_for_each_pair(objective):
-    world = ToyWorld(image_size=32)
-    tokenizer = train_tokenizer(tokenizer_corpus(world.labels), EmuConfig.preset("emu-nano").llm.vocab_size)
-    processor = EmuProcessor(tokenizer, image_size=32, n_image=4)
-    sample = world.sample(0)
+def test_an_arrow_for_each_pair(objective, processor):
+    sample = ToyWorld(image_size=32).sample(0)
     input_ids = processor([[sample.prompt, sample.picture], [sample.picture]], eos=True)["input_ids"]
     for row in range(2):
         figure = show_pairs(input_ids, processor, objective, row)

@@ -236,7 +236,7 @@ def test_peft_itself_reads_the_adapter(root):
         torch.testing.assert_close(theirs(ids).logits, tuned.model.llm(ids).logits[..., :1024], atol=1e-5, rtol=1e-5)
 
 
-def test_an_adapter_of_another_base_is_refused(root, tmp_path):
+def test_an_adapter_of_another_base_is_refused(root):
     folder = root / "instruct" / "adapter"
     model = Emu(resolve("emu-nano", {})[0])
     processor = EmuProcessor.from_pretrained(root)
@@ -245,13 +245,6 @@ def test_an_adapter_of_another_base_is_refused(root, tmp_path):
         MinemuError, match="was trained on another base .an emu-nano. than this emu-nano; load it on that"
     ):
         adapters.load_adapter(model, processor, folder, config)
-    shutil.copytree(folder, tmp_path / "bare")
-    (tmp_path / "bare" / "base.json").unlink()
-    larger = Emu(resolve("emu-nano", {"llm.layers": 3})[0])
-    with pytest.raises(MinemuError, match="is of another base: its tensors do not fit emu-nano's layers"):
-        adapters.load_adapter(
-            larger, EmuProcessor.of(config, root), tmp_path / "bare", adapters.read_settings(folder, larger.config)
-        )
 
 
 def test_the_command_line_refuses_an_adapter_of_another_base(root, tmp_path, capsys):
@@ -282,10 +275,6 @@ def test_what_is_no_adapter_is_said(root, tmp_path):
     tuned = EmuPipeline.from_pretrained(root / "checkpoint", adapter=root / "instruct" / "adapter")
     with pytest.raises(MinemuError, match="has adapters already; merge them first"):
         adapters.prepare(tuned.model, tuned.processor, tuned.model.config)
-    with pytest.raises(MinemuError, match="does not end with the user: leave its last answer out"):
-        tuned.processor.apply_chat_template(
-            [*MESSAGES, {"role": "assistant", "content": "red."}], add_generation_prompt=True
-        )
 
 
 def test_conversations_on_disk(tmp_path):
@@ -370,11 +359,12 @@ def test_a_refused_adapter_leaves_its_base_as_it_was(root, tmp_path):
     model, before = pipe.model, {name: t.clone() for name, t in pipe.model.state_dict().items()}
     config = adapters.read_settings(folder, model.config)
     shutil.copytree(folder, tmp_path / "bare")
+    (tmp_path / "bare" / "base.json").unlink()  # peft's own has none
     tensors = load_file(folder / "adapter_model.safetensors")
     tensors.popitem()
     save_file(tensors, tmp_path / "bare" / "adapter_model.safetensors")
     processor = EmuProcessor.of(config, root)
-    with pytest.raises(MinemuError, match="its tensors do not fit emu-nano's layers"):
+    with pytest.raises(MinemuError, match="is of another base: its tensors do not fit emu-nano's layers"):
         adapters.load_adapter(model, processor, tmp_path / "bare", config)
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], t) for name, t in before.items())

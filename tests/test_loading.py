@@ -17,19 +17,18 @@ from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.shards import write_index
-from minemu.tokenizer import train_tokenizer
 from minemu.visual_decoder import VisualDecoder
 from minemu.weights import load_tensors, save_tensors
 
 PRESETS = ["emu-nano", "emu2-nano"]
 FOUR_BIT = BitsAndBytesConfig(load_in_4bit=True)
+once = pytest.mark.parametrize("pipe", PRESETS[:1], indirect=True)  # what does not depend on the preset
 
 
 @pytest.fixture(scope="module", params=PRESETS)
-def pipe(request):
+def pipe(request, processor):
     torch.manual_seed(0)
     config = EmuConfig.preset(request.param)
-    processor = EmuProcessor(train_tokenizer(["two dogs and three pandas."], 1024), image_size=32, n_image=4)
     return EmuPipeline(Emu(config), processor, VisualDecoder(config.decoder))
 
 
@@ -86,6 +85,7 @@ def test_push_to_hub_uploads_what_is_saved(pipe, monkeypatch, part, files):
     assert seen == {"token": "t", "repo": ("me/emu", True, True), "files": files}
 
 
+@once
 def test_what_is_private_is_fetched_with_a_token(folder, monkeypatch):
     asked = []
     monkeypatch.setattr(
@@ -134,7 +134,7 @@ def test_auto_fills_memory_first_and_then_the_disk(folder):
     assert all(len({p.is_meta for p in module.parameters()}) == 1 for module in whole)
 
 
-def test_auto_leaves_gpus_room_to_work(folder, monkeypatch):
+def test_auto_leaves_gpus_room_to_work(monkeypatch):
     module = Emu(EmuConfig.preset("emu-nano"))
     monkeypatch.setattr(loading, "get_max_memory", lambda: {0: 500_000, 1: 500_000, "cpu": 10**9})
     places = loading.plan_devices(module, "auto")
@@ -144,6 +144,7 @@ def test_auto_leaves_gpus_room_to_work(folder, monkeypatch):
     assert 0 < filled[0] <= 450_000 and 0 < filled[1] <= 450_000
 
 
+@once
 def test_the_first_gpu_by_its_number(folder):
     with pytest.raises(MinemuError, match="device_map has 'cuda:0' and 0 GPUs are visible here"):
         Emu.from_pretrained(folder, device_map=0)
@@ -243,6 +244,7 @@ def test_a_spread_model_is_neither_saved_nor_moved(folder, tmp_path):
         loaded.to("cpu")
 
 
+@once
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -270,6 +272,7 @@ def test_what_cannot_be_loaded_is_one_line(folder, arguments, line, monkeypatch)
         assert line in str(error.value) and "\n" not in str(error.value)
 
 
+@once
 def test_quantising_without_a_gpu_is_one_line(folder, monkeypatch):
     monkeypatch.setattr(loading, "find_spec", lambda name: True)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

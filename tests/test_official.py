@@ -87,17 +87,6 @@ def test_and_back_again(name, preset, keep_lora):
     assert written == {published: shape for published, shape in shapes.items() if why_unused(published) is None}
 
 
-def test_our_parameters_are_the_published_ones():
-    """Every loaded number is a parameter of ours; the published totals also count what is never used."""
-    for name, preset in (("emu1_pretrain", "emu-14b"), ("emu2", "emu2-37b")):
-        shapes = table(name)
-        with torch.device("meta"):
-            model = Emu(EmuConfig.preset(preset))
-        unused = sum(torch.Size(shape).numel() for key, shape in shapes.items() if why_unused(key))
-        ours = sum(parameter.numel() for parameter in model.parameters())
-        assert ours + unused == sum(torch.Size(shape).numel() for shape in shapes.values())
-
-
 PARTS = {
     "visual encoder": ("visual_encoder.",),
     "Causal Transformer; `project_up`": ("ln_visual.", "causal_transformer.", "project_up."),
@@ -123,18 +112,6 @@ def test_readme_counts_parameters_right():
     readme = (Path(__file__).parents[1] / "README.md").read_text()
     for part, (emu, emu2) in counts.items():
         assert f"| {part} | {emu:,} | {emu2:,} |" in readme
-
-
-def test_emu2_part_by_part():
-    with torch.device("meta"):
-        model = Emu(EmuConfig.preset("emu2-37b"))
-    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    assert count == {
-        "visual_encoder": 4_350_093_568,
-        "project_up": 11_927_552,
-        "llm": 32_532_564_480,
-        "regression_head": 11_927_552,
-    }
 
 
 def test_what_copies_vary_in():

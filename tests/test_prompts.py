@@ -238,6 +238,7 @@ def test_an_answer_that_is_one_of_two():
     ("messages", "settings", "line"),
     [
         ([], {}, "a conversation needs at least one message"),
+        ([user("a"), assistant("b")], {"add_generation_prompt": True}, "does not end with the user: leave its last answer out"),
         (["hello"], {}, 'message 0 is not of the form {"role": "user", "content": ...}'),
         ([{"role": "user"}], {}, 'message 0 is not of the form {"role": "user", "content": ...}'),
         ([user("a"), user("b")], {}, "message 1 has role 'user' where 'assistant' should follow"),

@@ -35,7 +35,7 @@ from minemu.training.encoder import EncoderStage, TextTower, augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
 from minemu.training.recipe import build_stage, make_processor, run_recipe, train_stage
-from minemu.training.recipes import RECIPES, STAGES, TRAINABLE, facts_of, resolve, settings_of
+from minemu.training.recipes import RECIPES, STAGES, TRAINABLE, facts_of, needs, resolve, settings_of
 from minemu.visual_decoder import VisualDecoder
 
 GOLDEN = Path(__file__).parent / "golden" / "nano_losses.json"
@@ -89,7 +89,7 @@ def test_a_picture_is_one_however_it_is_named(finished, tmp_path):
     ]
     assert rebuilt[0] == rebuilt[1] == rebuilt[2]
     for call in (pipe, pipe.chat, pipe.continue_document):
-        for bare in ("what is this?", picture, [], Video([picture])):
+        for bare in ("what is this?", picture, [], Video([picture]), None, 3):
             with pytest.raises(MinemuError, match="give a list of text and pictures"):
                 call(bare)
 
@@ -204,7 +204,6 @@ def test_a_base_may_lack_a_stage_that_its_preset_has_now(finished, tmp_path):
     ("changes", "message"),
     [
         ({"train.data.labels.format": "webdatset", "train.data.labels.path": "x"}, "no data format 'webdatset': did you mean 'webdataset'"),
-        ({"train.data.labels.path": "nope/*.tar"}, "train.data.labels.path is set without a format"),
         ({"train.data.labels.path": "nope/*.tar", "train.data.labels.format": "webdataset"}, "no file matches nope/"),
         ({"train.data.conversations.path": "nope.json", "train.data.conversations.format": "chats"}, "no file matches nope.json"),
         ({"train.mixture.scenes": -1}, "train.mixture.scenes=-1 is negative: give a whole number, 0 or more"),
@@ -213,7 +212,6 @@ def test_a_base_may_lack_a_stage_that_its_preset_has_now(finished, tmp_path):
         ({"decoder.image_size": 64}, "decoder.image_size=64 and vision.image_size=32 differ"),
         ({"decoder.condition_grid": 3, "bridge.n_image": 9}, "decoder.condition_grid=3 does not divide the 8 latent positions of a side"),
         ({"train.codec.steps": 5}, "train.codec.steps: the linear codec is fitted, not trained"),
-        ({"decoder.codec": "vae"}, "decoder.codec=vae has to be trained: add --set train.codec.steps=750"),
         ({**NO_SKETCH, "bridge.n_image": 9}, "bridge.n_image=9 embeddings do not tile a picture of 32"),
         ({"train.encoder.lr_vision": 0.0}, "train.encoder.lr_vision has no effect: only imagine and emu read lr_vision"),
         ({"train.language.preview_every": 5}, "train.language.preview_every has no effect: only sketch and decoder read preview_every"),
@@ -268,7 +266,7 @@ def test_a_finished_stage_is_lengthened_only_where_its_schedule_begins_anew(fini
     assert (stage / "done.json").exists()
     for name in later:
         shutil.rmtree(tmp_path / "emu-nano" / name)
-    with pytest.raises(MinemuError, match="was begun with another train setting of 'steps'"):
+    with pytest.raises(MinemuError, match="was begun with another train setting of 'steps'; use another --run-dir"):
         train_stage("emu-nano", "language", tmp_path, {**SHORT, "train.language.steps": 9})
     assert not train_stage("emu-nano", "language", tmp_path, longer, stop_after=7)
     assert not (stage / "done.json").exists()  # what stands there is half of a run
@@ -642,13 +640,16 @@ def test_without_a_grid_there_is_no_sketch(finished, tmp_path):
         train_stage("emu-nano", "sketch", tmp_path, plain)
 
 
-@pytest.mark.parametrize("stage", ["imagine", "emu", "sketch", "decoder"])
-def test_later_stages_resume_exactly(finished, tmp_path, stage):
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "codec"])
+def test_stages_resume_exactly(finished, tmp_path, stage):
     root, _ = finished
     shutil.copytree(root / "emu-nano", tmp_path / "emu-nano")
     shutil.rmtree(tmp_path / "emu-nano" / stage)
+    config, recipe = resolve("emu-nano", SHORT)
+    came = {stage}  # of it, be it by other stages
     for later in STAGES[STAGES.index(stage) + 1 :]:
-        if later != "codec":
+        if came & set(needs(later, config, recipe)):
+            came.add(later)
             with pytest.raises(MinemuError, match=f"came of an earlier run of stage {stage}; delete that"):
                 train_stage("emu-nano", stage, tmp_path, SHORT)
             shutil.rmtree(tmp_path / "emu-nano" / later)
@@ -662,6 +663,8 @@ def test_later_stages_resume_exactly(finished, tmp_path, stage):
     for name in files:
         a, b = load_file(whole / name), load_file(parts / name)
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    record = json.loads((tmp_path / "emu-nano" / stage / "run.json").read_text())
+    assert {"command", "commit", "versions", "model", "train", "world", "preset", "stage"} <= record.keys()
 
 
 @pytest.mark.slow
@@ -784,27 +787,27 @@ def test_a_recipe_may_learn_all_things(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "stages"),
     [
-        {"objective.targets": "frozen"},
-        {"objective.image_loss": "cosine", "objective.say_image": True},
-        {"decoder.codec": "vae", "decoder.latent_channels": 4, "train.codec.steps": 4},
-        {"decoder.conditions": "generated", "decoder.guidance_scale": 3.0, "decoder.inference_steps": 2},
-        {"decoder.conditions": "encoder"},
-        {"bridge.n_image": 8, "bridge.n_frame": 8},
-        AS_TINY,
+        ({"objective.targets": "frozen"}, ("imagine", "emu")),
+        ({"objective.image_loss": "cosine", "objective.say_image": True}, ("imagine", "emu")),
+        ({"decoder.codec": "vae", "decoder.latent_channels": 4, "train.codec.steps": 4}, ("codec",)),
+        (
+            {"decoder.conditions": "generated", "decoder.guidance_scale": 3.0, "decoder.inference_steps": 2},
+            ("sketch", "decoder"),
+        ),
+        ({"decoder.conditions": "encoder"}, ("sketch", "decoder")),
+        ({"decoder.averaged": 2}, ("sketch", "decoder")),
+        ({"bridge.n_image": 8, "bridge.n_frame": 8}, ("bridge", "language", "imagine", "emu")),
+        (AS_TINY, TRAINABLE),
     ],
 )
-def test_named_options_train(tmp_path, changes):
-    """Each choice that the papers leave open runs through its stage."""
-    short = {
-        **SHORT,
-        **{f"train.{stage}.steps": 2 for stage in ("encoder", "bridge", "language", "emu")},
-        **changes,
-    }
-    whole = {"decoder.codec": ("codec",), "decoder.conditions": STAGES, "bridge.source_positions": TRAINABLE}
-    stages = whole.get(min(changes), STAGES[:4])
-    assert all(train_stage("emu-nano", stage, tmp_path, short) for stage in stages)
+def test_named_options_train(finished, tmp_path, changes, stages):
+    """Each choice that the papers leave open runs through the stages that it changes."""
+    for before in STAGES[: STAGES.index(stages[0])]:
+        shutil.copytree(finished[0] / "emu-nano" / before, tmp_path / "emu-nano" / before)
+    fewer = {f"train.{stage}.steps": 2 for stage in stages if stage in ("encoder", "bridge", "language", "emu")}
+    assert all(train_stage("emu-nano", stage, tmp_path, {**SHORT, **fewer, **changes}) for stage in stages)
 
 
 @pytest.mark.parametrize(
@@ -817,7 +820,7 @@ def test_named_options_train(tmp_path, changes):
         ({"decoder.unet_channels": "50,100"}, "decoder.unet_channels=50 is not a multiple of decoder.norm_groups=8"),
         (
             {"decoder.codec": "vae", "decoder.latent_channels": 4},
-            "decoder.codec=vae has to be trained: add --set train.codec.steps",
+            "decoder.codec=vae has to be trained: add --set train.codec.steps=750",
         ),
     ],
 )
@@ -981,11 +984,8 @@ def test_commands_are_recorded_as_they_were_given(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda pipe: pipe(None), "give a list of text and pictures"),
-        (lambda pipe: pipe(3), "give a list of text and pictures"),
         (lambda pipe: pipe.to("gpu"), "could not move to gpu .*; give cpu, or a GPU that is here"),
         (lambda pipe: pipe.to("cuda:77"), "could not move to cuda:77 .*; give cpu, or a GPU that is here"),
-        (lambda pipe: pipe.rank(["a cat"], "rocket."), r"give a list of them, such as \['rocket.', ...\]"),
         (lambda pipe: pipe.continue_document(["a cat"], max_pictures=-1), "max_pictures=-1 is negative; give 0 for words alone"),
     ],
 )  # fmt: skip
@@ -996,9 +996,7 @@ def test_calls_of_the_pipeline_that_make_no_sense(finished, call, message):
         call(pipe)
 
 
-def test_loading_and_saving_where_it_cannot_be(finished, tmp_path):
-    with pytest.raises(MinemuError, match="the precision is called dtype here: dtype='bfloat16'"):
-        EmuPipeline.from_pretrained(finished[1], torch_dtype=torch.bfloat16)
+def test_saving_where_it_cannot_be(finished, tmp_path):
     (tmp_path / "file.png").write_text("there already")
     with pytest.raises(MinemuError, match="could not write .*file.png.*; what was there before is untouched"):
         EmuPipeline.from_pretrained(finished[1]).save_pretrained(tmp_path / "file.png")

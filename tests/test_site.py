@@ -74,6 +74,7 @@ def test_pages_hold_their_figures_and_link_to_pages(site):
     assert f'href="{first}.html#One-loss"' in (folder / "98_second.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_pages_need_no_connection(pages):
     for path in pages.iterdir():
         page = page_of(pages, path.stem)
@@ -88,6 +89,7 @@ def test_a_formula_is_drawn_by_the_browser(site):
     assert formula["display"] == "block" and formula.find("mfrac") and "\\" not in formula.text
 
 
+@pytest.mark.slow
 def test_every_formula_of_the_course_is_understood(pages):
     for path in FOLDER.glob("*.ipynb"):
         formulas = page_of(pages, path.stem).select("math")
@@ -95,6 +97,7 @@ def test_every_formula_of_the_course_is_understood(pages):
         assert not left, f"{path.stem}: latex2mathml knows no {left}; say it in other LaTeX"
 
 
+@pytest.mark.slow
 def test_every_figure_has_its_alternative_text_on_its_page(pages):
     for path in FOLDER.glob("*.ipynb"):
         page = page_of(pages, path.stem)

@@ -256,8 +256,6 @@ def test_real_data_by_configuration(root, tmp_path):
     batch = emu_stage(root, **real).batch(0)
     reds = sorted(picture[0, 0, 0].item() for picture in batch["pixels"])
     assert len(reds) == 8 and set(reds) <= {k * 40 for k in range(6)}
-    with pytest.raises(MinemuError, match="no data format 'webdatset': did you mean 'webdataset'"):
-        emu_stage(root, **{**real, "train.data.labels.format": "webdatset"})
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from minemu.data import samples
-from minemu.data import world as world_module
 from minemu.data.captions import caption, parse, same, unsaid
 from minemu.data.datasets import CaptionDataset, as_hf_dataset, batch_samples
 from minemu.data.world import BACKGROUNDS, SIZES, STYLES, Group, Scene, ToyWorld, is_held_out
@@ -120,20 +118,6 @@ def test_holding_out_is_blind_to_seed_and_side():
         assert is_held_out(scene) == is_held_out(again) == is_held_out(scene.turned())
 
 
-@pytest.fixture
-def opened(monkeypatch) -> list[str]:
-    """The splits whose files are opened, in order."""
-    names, load = [], samples.load_emoji
-
-    def spy(split, core=None):
-        names.append(split)
-        return load(split, core)
-
-    monkeypatch.setattr(samples, "load_emoji", spy)
-    world_module._drawings.cache_clear()
-    return names
-
-
 def test_training_opens_only_the_seen_drawings(opened):
     for core in (True, False):
         training = ToyWorld("seen", core=core)
@@ -165,14 +149,6 @@ def test_a_new_pair_has_one_new_drawing(split, world):
         assert sorted(known) == [False, True]
         sample = new.sample(i)
         assert same(scene, parse(sample.caption, new.labels))
-
-
-def test_style_families_stay_on_one_side(world):
-    new = ToyWorld("new-drawing").drawings.files
-    assert not set(new) & set(world.drawings.files)
-    for label, style in new:
-        twin = {"fluent": "flat", "flat": "fluent"}.get(style)
-        assert (label, twin) not in world.drawings.files
 
 
 # ---- what is drawn ---------------------------------------------------------------------------------------------------
