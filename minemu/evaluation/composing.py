@@ -57,7 +57,7 @@ def nearness(
     def is_nearer(looks: Tensor) -> list[bool]:
         return torch.gt(*less_near(looks)).tolist()
 
-    looks, n = judge.features(drawn), len(given)
+    looks, n = judge.features(drawn), len(given)  # (n, F)
     own, chance = less_near(looks)
     nearer = is_nearer(looks)
     return {
