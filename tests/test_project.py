@@ -16,6 +16,7 @@ from packaging.utils import canonicalize_name
 import minemu
 from minemu import cli
 from minemu.data.captions import parse, same
+from minemu.data.episodes import blends
 from minemu.data.world import ToyWorld
 from minemu.evaluation import report
 from minemu.files import read_json
@@ -166,6 +167,14 @@ def test_readme_shows_what_the_results_files_say(name, path, table):
     assert shown == (table(path) if path.exists() else ""), (
         "run: minemu report data_samples/emu-tiny/results.json README.md"
     )
+
+
+def test_readme_counts_what_intervals_are_of():
+    drawings = ToyWorld("new-drawing").keys
+    sums, concepts = {triple[:3] for triple, _ in blends()}, ToyWorld("new-concept").labels
+    said = f"There are {len(drawings)} new drawings ({len({label for label, _ in drawings})} things, "
+    readme = (ROOT / "README.md").read_text()
+    assert said in readme and f"{len(sums)} sums in up to four styles, {len(concepts)} new concepts" in readme
 
 
 @pytest.mark.parametrize(("folder", "card"), [(CHECKPOINT, model_card), (ADAPTER, adapter_card)])
