@@ -109,7 +109,7 @@ class LLMConfig:
     width: int = 256
     layers: int = 4
     heads: int = 4
-    kv_heads: int | None = None  # of keys and values, for grouped queries (arXiv 2305.13245); as many unless given
+    kv_heads: int | None = None  # of keys and values, for grouped queries (arXiv 2305.13245); `heads` unless given
     ff_width: int = 704
     context: int = 512
     rope_theta: float = 10000.0
@@ -156,12 +156,13 @@ class ObjectiveConfig:
 
     image_loss_weight: float = 1.0  # not published for Emu or Emu2; 1 is what the one open trainer used
     image_loss: Literal["mse", "cosine"] = "mse"
-    # Released code: detached, so a moving target. With "frozen" stage `emu` keeps a copy of the visual side as it began; whoever
-    # trains otherwise gives a copy's embeddings as `image_targets`, else they are those of the same forward pass, detached.
+    # Released code: detached, so a moving target. "frozen": stage `emu` regresses what an initial copy of the visual side says;
+    # in a loop of your own give the copy's embeddings as `image_targets`, as without them it is "detached".
     targets: Literal["detached", "attached", "frozen"] = "detached"
     end_of_image_pair: bool = True  # released code: the last of the N + 1 targets is the word embedding of [/IMG]
     say_image: bool = False  # released code never classifies [IMG]: the user appends it
-    hide_written: float = 0.0  # share of pictures whose embeddings are hidden while they are being written
+    # 0: off. Above: every picture that is being written loses a random part of its signal, and this share of them all of it.
+    hide_written: float = 0.0
 
     def __post_init__(self) -> None:
         _share("objective", self, "hide_written")
@@ -204,8 +205,8 @@ class DecoderConfig:
     imagined: int = 1  # of "both": generated ones for each of the encoder
     captioned: float = 0.75  # share imagined from full captions, the others from prompts, which leave things open
     in_context: float = 0.0  # share imagined from two pictures and words (`lessons.in_context`), not from a text
-    averaged: int = 1  # pictures of which a text says the same; a sketch of what it lets imagine learns their mean
-    cached: int = 16_384  # samples whose conditions are computed at once, before training
+    averaged: int = 1  # pictures that fit one text: a sketch learns their mean where embeddings are imagined from it
+    cached: int = 16_384  # samples whose conditions are computed at once, before they are used
     laps: int = 0  # passes over a block of `cached` samples before the next block takes its place; 0: one block for all of the training
     condition_dropout: float = 0.1
     condition_noise: float = 0.1
@@ -320,10 +321,12 @@ _PUBLISHED_DECODER = {
     "condition_noise": 0.0, "inference_steps": 50,
 }  # fmt: skip
 
+_TINY_LLM = {"layers": 6}
 _TINY_DECODER = {
     "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
-    "cached": 65_536, "laps": 8, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
-    "unet_channels": (48, 96), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does the most of it
+    "cached": 65_536, "laps": 10, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
+    "averaged": 8,  # where a thing stands is in no text: two thirds of what a single picture as target costs is noise
+    "unet_channels": (32, 64), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does most of it
     "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (docs/lab-notes.md)
 }  # fmt: skip
 # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
@@ -360,13 +363,15 @@ PRESETS: dict[str, dict[str, Any]] = {
     "emu-tiny": {
         "vision": {"stem": "conv"},
         "bridge": {"source_positions": True, "width": 256},  # 192 cannot hold what four patches say
-        # The embeddings have a variance of 0.55, so 2 gives a picture about the weight that it has at a variance of 1.
-        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 2.0},
+        "llm": _TINY_LLM,
+        # Imagining from words is learnt last and longest, and with a small weight the losses of words drown it.
+        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 10.0},
         "decoder": _TINY_DECODER,
     },
     "emu2-tiny": {
         "vision": {"stem": "conv", "post_norm": True},
         "bridge": {"kind": "pool"},
+        "llm": _TINY_LLM,
         "objective": {**_TOY_OBJECTIVE, **_POOLED},
         "decoder": {**_TINY_DECODER, "condition_width": 192},
     },
@@ -374,7 +379,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision": {**_SMALL_VISION, "stem": "conv"},
         "bridge": {"source_positions": True, "width": 512, "layers": 4, "heads": 8, "ff_width": 2048},
         "llm": _SMALL_LLM,
-        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 2.0},
+        "objective": {**_TOY_OBJECTIVE, "image_loss_weight": 10.0},
         "decoder": {**_SMALL_DECODER, "condition_width": 576},
     },
     "emu2-small": {

@@ -144,7 +144,7 @@ def test_a_picture_or_a_clip_alone_is_mostly_followed_by_its_caption(training, m
     blank = np.zeros((64, 64, 3), np.uint8)
     monkeypatch.setattr(ToyWorld, "_paint", lambda self, scene: (blank, []))
     mixture, followed, clips = toy_mixture(training, RECIPES["emu-tiny"].mixture), [], []
-    for i in range(7500):
+    for i in range(12_000):
         document = mixture.document(i)
         if len(document) == 9 and all(not isinstance(piece, str) for piece in document[:8]):
             clips.append("?" not in document[8])

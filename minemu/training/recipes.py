@@ -69,8 +69,8 @@ RECIPES: dict[str, Recipe] = {
             storyboards=1,
             names=1,
             questions=4,
-            in_context=2,
-            drawings=20,
+            in_context=6,
+            drawings=52,
             texts=1,
         ),
         encoder=TrainConfig(
@@ -102,9 +102,10 @@ RECIPES: dict[str, Recipe] = {
         ),
         imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
         emu=TrainConfig(
-            steps=6500,
-            batch_size=110,  # 64 of all the others, and 46 drawings, which are short
-            lr=3e-3,
+            steps=8500,
+            restarts=(6500,),  # in the checkpoint that is here two layers came here, and most of the drawings
+            batch_size=128,
+            lr=2e-3,
             lr_vision=0.0,
             lr_bridge=0.0,
             warmup=100,
@@ -114,10 +115,10 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=21000,
-            restarts=(8000, 15000),
+            steps=24000,
+            restarts=(8000, 15000, 21000),
             batch_size=128,
-            lr=5e-3,
+            lr=2e-3,
             warmup=100,
             final_lr=0.01,
             weight_decay=0.01,
