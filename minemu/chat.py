@@ -81,7 +81,7 @@ class ChatTemplates:
         conversation           {"role": "system" | "user" | "assistant", "content": text, or a list of {"type": "text", "text": ...},
                                {"type": "image", "image": PIL picture or path}, {"type": "video", "video": list of frames or path}};
                                of a long video 8 frames are taken (Emu2-Chat: 16), at equal distances
-        chat_template          "emu-i" or "emu2-chat"; without it, the one that the tokenizer has the tokens of
+        chat_template          "emu-i" or "emu2-chat"; without it, the one whose tokens the tokenizer has
         add_generation_prompt  end with [ASSISTANT]: so that an answer follows
         continue_final_message leave the last answer open, to be gone on with: "the answer is:"
         grounding              Emu2-Chat: ask for places; <grounding> stands before the answer
@@ -104,12 +104,12 @@ class ChatTemplates:
         return texts[0] if single else texts
 
     def read_messages(self, messages: Sequence[dict]) -> list:
-        """A conversation that waits for its answer, as one sample, in the template that the tokenizer has the tokens of."""
+        """A conversation that waits for its answer, as one sample, in the template whose tokens the tokenizer has."""
         return read_conversation(messages, self._chat_template(None), add_generation_prompt=True)
 
     def as_text(self, sample: Sequence) -> str:
         """A sample as the text that the tokenizer would see, with <image> slots for each picture."""
-        from minemu.data.video import as_item  # they read pictures with the processor, which is made of this
+        from minemu.data.video import as_item  # they read pictures with the processor, which imports this
         from minemu.processor import is_picture_path
 
         parts = []
@@ -151,7 +151,7 @@ class ChatTemplates:
 
 def user_message(sample: Sequence) -> dict:
     """Words, pictures and videos as one message of the user."""
-    from minemu.processor import is_picture_path  # it is made of this module
+    from minemu.processor import is_picture_path  # it imports this module
 
     parts: list[dict] = []
     for item in sample:

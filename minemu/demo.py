@@ -35,7 +35,7 @@ BATCH = 4
 SEEN, NEW_DRAWINGS, REBUILT = 8, 4, 8
 
 PROMPTS = (  # scenes of the split "seen" that are said in full are held out from training; a test checks it
-    "a llama, Twemoji style",
+    "a small llama on a green background, Twemoji style",
     "a big snail on an orange background, Noto style",
     "a rocket on a purple background, Fluent style",
     "a big hamburger on a blue background, Flat style",

@@ -83,7 +83,7 @@ def add_strip(
     size: float = 7.0,
     rotation: float = 90,
 ) -> None:
-    """A row of cells from `place` on, its name before it: in each a text on a colour. A cell without colour has a line around it."""
+    """A row of cells from `place` on, each a text on a colour, with the row's name before it. A cell without colour is outlined."""
     left, y = place
     axes.text(left - 8, y + height / 2, name, ha="right", va="center")
     inks = inks or [INK] * len(texts)

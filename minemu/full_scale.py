@@ -125,7 +125,7 @@ def draw(decoder: VisualDecoder, config: EmuConfig, device: torch.device, flops:
 
 
 def step(model: Emu, planned: dict[str, Any], length: int, device: torch.device) -> dict[str, Any]:
-    """Forward and backward of everything, beside the gradients of the step before: those and the weights in bfloat16."""
+    """Forward and backward of everything, with the gradients of the step before in memory: those and the weights in bfloat16."""
     model.train().requires_grad_(True)
     batch = _example(model, length, device)
 

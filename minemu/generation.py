@@ -22,7 +22,7 @@ NEW_TOKENS = 32  # unless said otherwise
 
 
 class RoomyLayer(DynamicLayer):
-    """Keys and values of one layer, with room for all positions to come: a `DynamicLayer` copies all that it holds at each of them.
+    """Keys and values of one layer, with room for all positions to come; a `DynamicLayer` copies all it holds at every new one.
 
     B rows   H heads   L positions so far   K head width
     """
@@ -91,7 +91,7 @@ class EmuGeneration:
         """Continue with words; takes transformers' keywords (max_new_tokens, num_beams, ...). Returns only the new ids (B, new).
 
         At most what the context has left: positions beyond it were never trained. A model that says [IMG] itself
-        (`objective.say_image`) ends there, as words have no more to say.
+        (`objective.say_image`) stops at it, as a picture has to follow.
         """
         _, attention_mask, inputs = self._prompt(input_ids, attention_mask, images, image_embeds, frames, frame_embeds, to_come=1)
         length, context = inputs.shape[1], self.config.llm.context
@@ -112,7 +112,7 @@ class EmuGeneration:
     ) -> Tensor:
         """Regress the N visual embeddings of the next picture, each fed back as the next input. Returns (B, N, E).
 
-        [IMG] is appended where a prompt does not end with it, as the model is not taught to say it.
+        [IMG] is appended where a prompt does not end with it: published models are not taught to say it.
         """
         if attention_mask is not None:
             input_ids, attention_mask = sequence.pad_left(input_ids, attention_mask)  # [IMG] may stand before padding
@@ -158,7 +158,7 @@ class EmuGeneration:
         frame_embeds: Tensor | None = None,
         mean: bool = False,
     ) -> Tensor:
-        """log P(text | prompt) of each of R texts (token ids, at most T) as the words right after one prompt, (1, L): (R,).
+        """log P(text | prompt), (R,), of R texts (token ids, at most T each) that come right after one prompt (1, L).
 
         With `mean` per token, so that long texts do not lose. The prompt is read once for `SCORED` texts, which share its cache.
         """

@@ -151,11 +151,16 @@ class Emu(nn.Module, EmuGeneration):
         return self._overwrite(x, input_ids, frame_embeds, frames=True)
 
     def _overwrite(self, x: Tensor, input_ids: Tensor, embeds: Tensor | None, frames: bool = False) -> Tensor:
-        bridge = self.config.bridge
+        n = self.config.bridge.n_frame if frames else self.config.bridge.n_image
+        if embeds is not None and embeds.shape[1] != n:
+            what = "frame_embeds" if frames else "image_embeds"
+            raise MinemuError(
+                f"{what} of shape {tuple(embeds.shape)} have {embeds.shape[1]} a picture, and this model reads {n}; "
+                "make them with encode_images"
+            )
+        sequence.check_slots(input_ids, self.ids, n, 0 if embeds is None else len(embeds), frames)
         if embeds is None:
-            sequence.check_slots(input_ids, self.ids, bridge.n_frame if frames else bridge.n_image, 0, frames)
             return x
-        sequence.check_slots(input_ids, self.ids, embeds.shape[1], len(embeds), frames)
         slots = (input_ids == (self.ids.frame if frames else self.ids.image))[..., None]  # (B, L, 1)
         return x.masked_scatter(slots, self.into_llm(embeds).to(x))
 
@@ -174,8 +179,8 @@ class Emu(nn.Module, EmuGeneration):
         """Losses, logits and regressed embeddings of a batch.
 
         input_ids, attention_mask (B, L) and images (n, 3, S, S) come from `EmuProcessor`; frames (n, 3, S, S) are those of videos,
-        which Emu2 pools to fewer embeddings (Emu reads them as images). `image_embeds` (n, N, E) replace
-        `images` where they are known already, and `frame_embeds` (n, n_frame, E) `frames`; `image_targets` (n, N, E) replace
+        which Emu2-Chat pools to fewer embeddings (Emu reads them as images). `image_embeds` (n, N, E) replace
+        `images` where they are known, as `frame_embeds` (n, n_frame, E) do `frames`; `image_targets` (n, N, E) replace
         `image_embeds` as regression targets (a frozen teacher's).
         For packed rows (`sequence.pack_rows`) give position_ids and segment_ids (B, L) in place of the attention mask.
         """
@@ -282,9 +287,9 @@ def read_config(folder: Path) -> EmuConfig:
 
 
 def deepened(model: Emu, layers: int) -> Emu:
-    """The same model with `layers` in its LLM, the new ones spread among the old; it says the same.
+    """The same model with `layers` layers in its LLM, the new ones spread among the old; no output changes.
 
-    Block expansion (LLaMA Pro, arXiv 2401.02415): each is a copy of the one before it that adds nothing yet.
+    Block expansion (LLaMA Pro, arXiv 2401.02415): each new layer copies the one before it and adds nothing yet.
     """
     llm = model.config.llm
     if layers < llm.layers:

@@ -2,10 +2,10 @@
 
     L = CE(next token | what came before) + w * mean((next visual embedding - prediction)^2)
 
-Sun et al. 2023, eq. 1-2; the mean is over the D numbers of an embedding too. The released code builds the pairs of the second
+Sun et al. 2023, eq. 1-2; the mean is over the E numbers of an embedding too. The released code builds the pairs of the second
 term but never computes it.
 
-Axes   B rows   L positions   D width of the regressed space   W vocabulary
+Axes   B rows   L positions   E width of the visual embeddings, which are regressed   W vocabulary
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def text_loss(logits: Tensor, targets: Targets) -> Tensor:
 
 
 def image_loss(predictions: Tensor, embeddings: Tensor, targets: Targets, objective: ObjectiveConfig) -> Tensor:
-    """Mean distance of regressed embeddings from what really comes next; both (B, L, D)."""
+    """Mean distance of regressed embeddings from what really comes next; both (B, L, E)."""
     if not targets.image.any():
         return predictions[:0].sum()
     regressed = targets.image.to(predictions.device)
-    predicted = predictions[:, :-1][regressed].float()                          # (pairs, D)
-    following = embeddings.to(predictions.device)[:, 1:][regressed].float()     # (pairs, D)
+    predicted = predictions[:, :-1][regressed].float()                          # (pairs, E)
+    following = embeddings.to(predictions.device)[:, 1:][regressed].float()     # (pairs, E)
     if objective.targets != "attached":
         following = following.detach()
     if objective.image_loss == "cosine":

@@ -63,7 +63,7 @@ class EmuPipeline:
         self.model, self.processor = model.eval(), processor
         self.decoder = None if decoder is None else decoder.eval()  # without one it reads and speaks, and does not draw
         self.logs: list[Path] = []  # where the records of its training lie, which go with it when it is saved
-        # What stands in the model's own may be of another decoder: stage `emu` does not depend on it.
+        # The model's own decoder settings may be of another decoder: stage `emu` does not depend on them.
         if decoder is not None:
             model.config = replace(model.config, decoder=decoder.config)
 
@@ -80,7 +80,7 @@ class EmuPipeline:
     ) -> EmuPipeline:
         """Load a folder or hub repository; `dtype` and `placing` as in `Emu.from_pretrained`. The decoder is whole, on the first device.
 
-        Without a folder visual_decoder, as of Emu2-Chat, it reads and speaks, and cannot draw.
+        Without a folder visual_decoder, as with Emu2-Chat, it reads and speaks but cannot draw.
 
         adapter   folder or repository of what `minemu train instruct` wrote on this base; as `source` it is loaded on
                   the base that lies beside it
@@ -119,7 +119,7 @@ class EmuPipeline:
         if self.decoder is not None:
             self.decoder.save_pretrained(Path(folder) / DECODER_FOLDER, dtype)
         else:
-            # That of another pipeline would be loaded with this one.
+            # Else another pipeline's decoder would be loaded with this one.
             shutil.rmtree(Path(folder) / DECODER_FOLDER, ignore_errors=True)
         own = Path(folder) / LOGS
         for logs in self.logs:
@@ -165,6 +165,7 @@ class EmuPipeline:
     ) -> EmuPipelineOutput:
         """Draw the next picture of one sample, or of each sample of a list of lists.
 
+        Unlike in diffusers a list of texts is *one* prompt, `["a dog", picture, "a cat"]`; for two pictures: `[["a dog"], ["a cat"]]`.
         A sample that is one picture alone is rebuilt from its own embeddings; put "" beside it to have the model predict
         a next picture instead. Two pictures blend. Step count and guidance default to the checkpoint's own.
         A list of generators has one for each picture, which is then the same alone and in a batch.
@@ -294,9 +295,11 @@ class EmuPipeline:
         generator: torch.Generator | None = None,
         **kwargs,
     ) -> list[str | Image.Image]:
-        """Go on with words and pictures in the order in which the model says them, until it says </s>.
+        """Go on with words and pictures in the order in which the model says them.
 
-        Where it says [IMG], a picture is drawn, and what was predicted of it is read on as if it had been given.
+        It ends at </s>, when the tokens are used up (each [IMG] is one), or where a picture beyond `max_pictures` would begin.
+
+        Where it says [IMG], a picture is drawn, and its predicted embeddings are read on as if they had been given.
         At most `max_pictures`, drawn as `pipe(...)` draws, and `max_new_tokens` tokens of text in all; kwargs are transformers'
         generation keywords.
         """
@@ -333,7 +336,7 @@ class EmuPipeline:
         if max_new_tokens < 1:
             raise MinemuError(f"max_new_tokens={max_new_tokens} asks for nothing; give 1 or more")
         if max_pictures < 0:
-            raise MinemuError(f"max_pictures={max_pictures} is negative; give 0 for words alone")
+            raise MinemuError(f"max_pictures={max_pictures} is negative; give 0 to stop where a picture would begin")
         if max_pictures:
             self.check_draws()
         batch = self.processor([list(sample)]).to(self.model.device)

@@ -82,14 +82,14 @@ def read_picture(source: Image.Image | str | os.PathLike) -> Image.Image:
 
 
 def _white(mode: str, largest: float) -> float:
-    """What white is in grey of more than 8 bits; of floats, which have no such, the largest."""
+    """The value of white in grey of more than 8 bits; for floats, which have none, the largest."""
     if mode == "F":
         return max(largest, 1.0)
     return 255.0 if mode == "I" and largest <= 255 else 65535.0
 
 
 def _open(data: bytes) -> Image.Image:
-    """PIL warns of what is large to it; here one limit holds, MAX_PIXELS."""
+    """PIL warns of pictures it finds large; here the one limit is MAX_PIXELS."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(data))
@@ -145,7 +145,7 @@ class EmuProcessor(ChatTemplates):
         """One sample as token ids, its pictures and the frames of its videos (each (3, S, S)), in order.
 
         Emu reads the frames of a video as pictures; Emu2, whose vocabulary has [gIMG], as [VIDEO] and frames of their own.
-        A path to what moves is a video: an animated picture, a film, a folder of frames.
+        A path to an animated picture, a film or a folder of frames is a video.
         """
         from minemu.data.video import as_item  # it reads its frames with this module
 

@@ -20,7 +20,7 @@ from typing import Any
 from minemu.errors import MinemuError, suggest
 from minemu.sequence import Special
 
-# System messages. Emu-I's name a picture by its tokens, without one between them.
+# System messages. Emu-I's hold a picture's tokens, with no picture between them.
 EMU_I_IMAGE = (
     "You will be presented with an image: [IMG]ImageContent[/IMG]. You will be able to see the image after I provide it to you. "
     "Please answer my questions based on the given image."
@@ -73,7 +73,7 @@ def fill(template: str, **values: Any) -> list:
 
 
 def join_texts(sample: Sequence) -> list:
-    """The sample with texts that stand side by side as one, since a tokenizer reads them otherwise apart."""
+    """The sample with neighbouring texts joined: a tokenizer reads them differently apart."""
     joined: list = []
     for item in sample:
         if joined and isinstance(item, str) and isinstance(joined[-1], str):

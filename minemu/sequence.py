@@ -1,7 +1,7 @@
 """The multimodal sequence: text and pictures, in any order, as one row of token ids; and every mask that follows from it.
 
 A picture is written `[IMG] <image> x N [/IMG]`. The N `<image>` slots hold no word: the model overwrites their embeddings with
-the picture's N visual embeddings. A whole sample is `<s> ... </s>`. Which position reads, says or regresses what is decided here.
+the picture's N visual embeddings. A whole sample is `<s> ... </s>`. What each position reads, says or regresses is decided here.
 
 Axes   B rows   L positions
 """
@@ -19,7 +19,7 @@ from minemu.errors import MinemuError
 
 PAD, IMAGE_START, IMAGE_END, IMAGE = "[PAD]", "[IMG]", "[/IMG]", "<image>"
 SPECIAL_TOKENS = (PAD, IMAGE_START, IMAGE_END, IMAGE)  # in the order of their ids, after the words (published: 32000 ... 32003)
-FRAME = "[gIMG]"  # Emu2 only, the next id: the slot of a video frame, which is pooled to fewer embeddings than a picture
+FRAME = "[gIMG]"  # Emu2 only, the next id: the slot of a video frame, which Emu2-Chat pools to fewer embeddings
 IGNORE = -100
 
 
@@ -126,7 +126,7 @@ def pack_rows(rows: Sequence[list[int]], ids: TokenIds, length: int) -> dict[str
     """Several samples in one row, first fit: input_ids, position_ids, segment_ids (B, length).
 
     `segment_ids` number the samples of a row from 1, 0 is padding; `position_ids` start anew in each sample.
-    `order` lists the numbers of the rows as they come in the packed batch: in that order their pictures meet their slots.
+    `order` lists the numbers of the rows as they come in the packed batch; give their pictures in that order.
     """
     bins: list[list[int]] = []  # indices into rows
     for index, row in enumerate(rows):
@@ -185,7 +185,7 @@ def targets(input_ids: Tensor, ids: TokenIds, objective: ObjectiveConfig, segmen
     following = input_ids[:, 1:]
     unspoken = torch.tensor([i for i in ids.structure if not (objective.say_image and i == ids.image_start)], device=input_ids.device)
     silent = torch.isin(following, unspoken)
-    silent |= following == ids.bos  # with padding on the left it has one before it
+    silent |= following == ids.bos  # left padding puts a position before it
     if segment_ids is not None:  # the last token of one packed sample does not predict the first of the next
         silent |= segment_ids[:, 1:] != segment_ids[:, :-1]
     image = following == ids.image
@@ -199,7 +199,7 @@ def count_pictures(input_ids: Tensor, ids: TokenIds) -> int:
 
 
 def check_slots(input_ids: Tensor, ids: TokenIds, n: int, given: int, frames: bool = False) -> None:
-    """As many pictures (or video frames) as there is room for, or one line that says what is wrong."""
+    """Refuse more or fewer pictures (or video frames) than there is room for."""
     slot, token, what = (ids.frame, FRAME, "frames") if frames else (ids.image, IMAGE, "pictures")
     if slot is None:
         if given:
@@ -209,5 +209,5 @@ def check_slots(input_ids: Tensor, ids: TokenIds, n: int, given: int, frames: bo
     if slots != given * n:
         raise MinemuError(
             f"the text has {slots} {token} slots, room for {slots / n:g} {what} of {n}, but {given} {what} were given; "
-            "give one picture for each [IMG]"
+            f"give as many {what} as there is room for"
         )

@@ -27,7 +27,7 @@ REFINE_GROUPS = 8  # of their GroupNorm
 
 
 class Sketch(nn.Module):
-    """Normalised embeddings (B, N, D) -> latents (B, K, s, s). `fit` finds the linear part, training the rest."""
+    """Normalised embeddings (B, N, D) -> latents (B, K, s, s). `fit` starts the linear part; then all parts train."""
 
     def __init__(self, config: DecoderConfig):
         super().__init__()
@@ -77,7 +77,7 @@ class Sketch(nn.Module):
         return rearrange(cells, "b (h w) (k i j) -> b k (h i) (w j)", h=self.grid, i=self.cell, j=self.cell)
 
     def fit(self, conditions: Tensor, latents: Tensor) -> float:
-        """Least squares for the linear part, from (B, N, D) and (B, K, s, s); the share of variance that it explains."""
+        """Ridge regression of the linear part, from (B, N, D) and (B, K, s, s); the share of variance that it explains."""
         known = F.pad(conditions.flatten(0, 1), (0, 1), value=1.0).double()      # (B N, D + 1)
         wanted = rearrange(latents, "b k (h i) (w j) -> (b h w) (k i j)", h=self.grid, w=self.grid).double()
         gram = known.T @ known
@@ -107,7 +107,7 @@ class Refiner(nn.Module):
             for _ in range(config.refine_layers)
         )
         self.leave = nn.Conv2d(width, channels, 3, padding=1)
-        for last in (*(block[-1] for block in self.blocks), self.leave):         # it begins as the sketch without it
+        for last in (*(block[-1] for block in self.blocks), self.leave):         # at first it adds nothing
             nn.init.zeros_(last.weight)
             nn.init.zeros_(last.bias)
 
@@ -119,7 +119,7 @@ class Refiner(nn.Module):
 
 
 def grown(sketch: Sketch, config: DecoderConfig) -> Sketch:
-    """The same sketch with the convolutions that `config` has and it lacks; as they begin with zero, it says the same."""
+    """The same sketch with the convolutions that `config` has and it lacks; they begin at zero, so no output changes."""
     larger = Sketch(config)
     state = {name: tensor for name, tensor in larger.state_dict().items() if name.startswith("refine.")}
     load_strict(larger, state | sketch.state_dict(), "the sketch to go on with")

@@ -20,7 +20,7 @@ from minemu.processor import unnormalise
 
 @dataclass(frozen=True)
 class Stage:
-    """One room of the model: what it is, the shape of what leaves it, how many parameters it has."""
+    """One station of the model: what it is, the shape of its output, how many parameters it has."""
 
     name: str
     gloss: str

@@ -7,7 +7,7 @@ Emu took Stable Diffusion v1.5 and trained its U-Net with the words' 77 x 768 re
 SDXL (arXiv 2307.01952): 64 x 1792 embeddings, their mean as the pooled condition, and the sizes that SDXL is told about.
 
 One addition, off in the published models' presets: where the N = g x g embeddings of a picture are a grid of its cells, a sketch
-regressed from them (`sketch.py`) is K more input channels of the U-Net, and where that predicts clean latents, its output corrects it.
+regressed from them (`sketch.py`) is K more input channels of the U-Net; a U-Net that predicts clean latents corrects the sketch.
 
 Axes   B rows   S side of a picture   p patch: pixels a latent position   s = S / p   K latent channels   N embeddings   D their width
 """
@@ -143,7 +143,7 @@ class VisualDecoder(nn.Module):
             return torch.ones(t.shape, device=t.device)
         alphas = self.scheduler.alphas_cumprod.to(t.device)[t]
         snr = alphas / (1 - alphas)
-        weight = snr.clamp(max=gamma)                                            # of an error in z0; in noise or v it is larger
+        weight = snr.clamp(max=gamma)                                            # for z0's error; noise's is snr x, v's snr+1 x
         return {"sample": weight, "epsilon": weight / snr, "v": weight / (snr + 1)}[self.config.prediction]
 
     def predict(self, noisy: Tensor, t: Tensor, conditions: Tensor) -> Tensor:
@@ -169,9 +169,17 @@ class VisualDecoder(nn.Module):
     # ---- drawing -------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def decode(self, *args, **kwargs) -> Tensor:
-        """Draw the pictures of visual embeddings, (B, N, D) -> (B, 3, S, S) in [-1, 1]; takes what `denoise` takes."""
-        return self.to_pixels(self.denoise(*args, **kwargs))
+    def decode(
+        self,
+        conditions: Tensor,
+        null: Tensor | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        generator: Generators = None,
+        progress: bool = False,
+    ) -> Tensor:
+        """Draw the pictures of visual embeddings, (B, N, D) -> (B, 3, S, S) in [-1, 1], as `denoise` says."""
+        return self.to_pixels(self.denoise(conditions, null, num_inference_steps, guidance_scale, generator, progress))
 
     def to_pixels(self, latents: Tensor) -> Tensor:
         """(B, K, s, s) -> (B, 3, S, S) in [-1, 1]."""
@@ -189,7 +197,7 @@ class VisualDecoder(nn.Module):
     ) -> Tensor:
         """The latents of the pictures of visual embeddings: (B, N, D) -> (B, K, s, s).
 
-        In one step, where it `begins_as_sketch`, they are the sketch: no seed changes it. Guidance moves away from `null`
+        In one unguided step a decoder that `begins_as_sketch` gives the sketch, which no seed changes. Guidance moves away from `null`
         (1 or B, N, D; default: the mean condition); a scale of 1 leaves it out. Published nulls: the embeddings of an all-zero
         picture to rebuild, those imagined from "" to draw from a prompt.
         """
@@ -226,7 +234,7 @@ class VisualDecoder(nn.Module):
     def initial_noise(self, rows: int, generator: Generators) -> Tensor:
         """(B, K, s, s), drawn in float32 where the generator lives, so that a seed gives the same picture in any precision.
 
-        Of a list each draws its own row, so that a picture is the same alone and among others.
+        Each generator of a list draws its own row, so that a picture is the same alone and among others.
         """
         if isinstance(generator, (list, tuple)):
             if len(generator) != rows:

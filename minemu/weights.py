@@ -23,10 +23,14 @@ def save_tensors(
         if (storage := tensor.untyped_storage().data_ptr()) in storages:
             plain[name] = tensor.clone()  # safetensors refuses tensors that share memory, as tied weights do
         storages.add(storage)
+    path = Path(path)
+    path.touch()
+    mode = path.stat().st_mode  # as any file here gets it; the library's could be read by its owner alone
     try:
         save_file(plain, path, metadata)
     except SafetensorError as error:  # what the library makes of a full disk
         raise OSError(str(error)) from error
+    path.chmod(mode)
 
 
 def _plain(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -294,15 +294,20 @@ def test_more_or_fewer_pictures_than_slots(batch):
     model = make("emu-nano")
     for images in (batch["images"][:2], None):
         with pytest.raises(
-            MinemuError,
-            match=r"room for 3 pictures of 4, but \d pictures were given; give one picture for each \[IMG\]",
+            MinemuError, match=r"room for 3 pictures of 4, but \d pictures were given; give as many pictures as there"
         ):
             model(batch["input_ids"], batch["attention_mask"], images=images)
+    with pytest.raises(
+        MinemuError, match=r"image_embeds of shape \(6, 2, 48\) have 2 a picture, and this model reads 4"
+    ):
+        model(batch["input_ids"], batch["attention_mask"], image_embeds=torch.zeros(6, 2, 48))
 
 
 def test_save_and_load_is_bit_equal_and_strict(tmp_path, batch):
     model = make("emu-nano")
     model.save_pretrained(tmp_path)
+    modes = {path.stat().st_mode for path in tmp_path.iterdir()}
+    assert len(modes) == 1  # whoever may read the configuration may read the weights
     again = Emu.from_pretrained(tmp_path)
     assert again.config == model.config
     assert torch.equal(again(**batch).logits, model(**batch).logits)

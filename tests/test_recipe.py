@@ -604,6 +604,29 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     assert "weights_of" not in json.loads((anew / "run.json").read_text())
 
 
+def test_emu_and_sketch_of_a_finished_checkpoint_are_lengthened_in_one_run(finished, tmp_path):
+    """With --base both go on, and what comes after them is made of both."""
+    folder, run = finished[1], tmp_path / "emu-nano"
+    longer = {**SHORT, **{f"train.{stage}.steps": 9 for stage in ("emu", "sketch")}}
+    longer |= {f"train.{stage}.restarts": "6" for stage in ("emu", "sketch")}
+    assert not train_stage("emu-nano", "emu", tmp_path, longer, stop_after=7, base=folder)
+    made = run_recipe("emu-nano", tmp_path, longer, base=folder)  # stopped, then resumed
+    for stage in ("emu", "sketch"):
+        record, before = (
+            json.loads(path.read_text()) for path in (run / stage / "run.json", folder / "training" / f"{stage}.json")
+        )
+        assert record["weights_of"]["train"] == before["train"] and len(losses_of(run / stage)) == 9
+        assert f"Stage {stage} went on from its weights after 6 steps" in (made / "README.md").read_text()
+    drawn, imagined = EmuPipeline.from_pretrained(made), Emu.from_pretrained(run / "emu")
+    for name, tensor in imagined.state_dict().items():
+        assert torch.equal(drawn.model.state_dict()[name], tensor.half().float()), name
+    assert run_recipe("emu-nano", tmp_path, longer, base=folder) == made  # nothing is left to do
+
+    run_recipe("emu-nano", tmp_path / "as-it-is", SHORT, base=folder)
+    with pytest.raises(MinemuError, match="emu-nano has stage emu of .* as it is; lengthen it in another --run-dir"):
+        train_stage("emu-nano", "emu", tmp_path / "as-it-is", longer, base=folder)
+
+
 def test_pooling_has_a_recipe_too(tmp_path):
     short = {**SHORT, **{f"train.{stage}.steps": 2 for stage in STAGES if stage != "codec"}}
     pipe = EmuPipeline.from_pretrained(run_recipe("emu2-nano", tmp_path, short))
@@ -986,7 +1009,7 @@ def test_commands_are_recorded_as_they_were_given(tmp_path, monkeypatch):
     [
         (lambda pipe: pipe.to("gpu"), "could not move to gpu .*; give cpu, or a GPU that is here"),
         (lambda pipe: pipe.to("cuda:77"), "could not move to cuda:77 .*; give cpu, or a GPU that is here"),
-        (lambda pipe: pipe.continue_document(["a cat"], max_pictures=-1), "max_pictures=-1 is negative; give 0 for words alone"),
+        (lambda pipe: pipe.continue_document(["a cat"], max_pictures=-1), "max_pictures=-1 is negative; give 0 to stop where a"),
     ],
 )  # fmt: skip
 def test_calls_of_the_pipeline_that_make_no_sense(finished, call, message):

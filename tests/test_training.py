@@ -21,7 +21,7 @@ from minemu.training import checkpoint, loop, machine
 from minemu.training import run as run_module
 from minemu.training.emu import LanguageStage
 from minemu.training.encoder import EncoderStage
-from minemu.training.loop import Stage, TrainConfig, learning_rate, make_optimizers, train
+from minemu.training.loop import Stage, TrainConfig, lr_factor, make_optimizers, train
 from minemu.training.muon import Muon, orthogonalised
 from minemu.training.recipe import make_processor, train_stage
 from minemu.training.recipes import resolve
@@ -322,9 +322,9 @@ def test_a_damaged_checkpoint_is_named(tmp_path, name):
         run(tmp_path / "run")
 
 
-def test_learning_rate_rises_and_falls():
+def test_lr_factor_rises_and_falls():
     config = TrainConfig(steps=100, warmup=10, final_lr=0.1)
-    rates = [learning_rate(step, config) for step in range(100)]
+    rates = [lr_factor(step, config) for step in range(100)]
     assert rates[0] == 0.1 and rates[9] == 1.0
     assert rates[:10] == sorted(rates[:10]) and rates[10:] == sorted(rates[10:], reverse=True)
     assert rates[99] == pytest.approx(0.1, abs=1e-3)
@@ -333,8 +333,8 @@ def test_learning_rate_rises_and_falls():
 def test_the_rate_begins_anew_at_a_restart():
     once = TrainConfig(steps=100, warmup=10, final_lr=0.1)
     twice = TrainConfig(steps=150, restarts=(100,), warmup=10, final_lr=0.1)
-    rates = [learning_rate(step, twice) for step in range(150)]
-    assert rates[:100] == [learning_rate(step, once) for step in range(100)]
+    rates = [lr_factor(step, twice) for step in range(150)]
+    assert rates[:100] == [lr_factor(step, once) for step in range(100)]
     assert rates[100] == 0.1 and rates[109] == 1.0
     assert rates[109:] == sorted(rates[109:], reverse=True) and rates[149] == pytest.approx(0.1, abs=2e-3)
 
@@ -343,7 +343,7 @@ def test_the_rate_begins_anew_at_a_restart():
 def test_a_restart_beyond_the_end_changes_nothing(restart):
     plain = TrainConfig(steps=100, warmup=10)
     other = TrainConfig(steps=100, warmup=10, restarts=(restart,))
-    assert [learning_rate(step, plain) for step in range(100)] == [learning_rate(step, other) for step in range(100)]
+    assert [lr_factor(step, plain) for step in range(100)] == [lr_factor(step, other) for step in range(100)]
 
 
 def test_a_lengthened_run_ends_with_the_same_bits_as_one_planned_so(tmp_path):

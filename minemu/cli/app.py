@@ -36,7 +36,7 @@ Compile = Annotated[
     bool, typer.Option("--compile", help="Compile the layers of the LLM: faster; sums differ in their last bits.")
 ]
 Seed = Annotated[
-    int, typer.Option(min=0, max=2**63 - 1, help="Of samples and noise; pictures that are drawn in one step have none.")
+    int, typer.Option(min=0, max=2**63 - 1, help="Of samples and noise; no seed changes a picture drawn in one step.")
 ]
 Set = Annotated[
     list[str] | None,
@@ -47,7 +47,7 @@ Set = Annotated[
 Precision = Annotated[
     str | None,
     typer.Option(
-        help="float32 or bfloat16 for all stages (default: the recipe's); float32 where a processor is slow in bfloat16."
+        help="float32 or bfloat16 for all stages (default: the recipe's); take float32 where bfloat16 is slow."
     ),
 ]
 RunDir = Annotated[Path, typer.Option(help="Folder of the runs; a stopped one goes on from its last checkpoint.")]

@@ -26,7 +26,7 @@ def evaluate(
     ] = None,
     seed: Seed = 0,
     all_tasks: Annotated[
-        bool, typer.Option("--all", help="Every task that is trained, on each of its splits.")
+        bool, typer.Option("--all", help="Every task the checkpoint was trained for, on each of its splits.")
     ] = False,
     show: Annotated[
         bool, typer.Option("--list", help="Say what each task is, on which splits, and what is not trained yet.")

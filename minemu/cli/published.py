@@ -17,8 +17,8 @@ def plan(
     devices: Annotated[int, typer.Option(help="Number of devices (GPUs).")] = 1,
     memory: Annotated[str, typer.Option(help="Memory of each: 80GiB, 24GB.")] = "80GiB",
     batch: Annotated[int, typer.Option(help="Sequences on each device.")] = 1,
-    length: Annotated[int | None, typer.Option(help="Positions a sequence (default: the whole context).")] = None,
-    pictures: Annotated[int, typer.Option(help="Pictures a sequence.")] = 1,
+    length: Annotated[int | None, typer.Option(help="Positions per sequence (default: the whole context).")] = None,
+    pictures: Annotated[int, typer.Option(help="Pictures per sequence.")] = 1,
     settings: Set = None,
     json: Json = None,
 ) -> None:
@@ -73,7 +73,7 @@ def official(
     ],
     preset: Annotated[str | None, typer.Option(help="What it is a checkpoint of: emu-14b or emu2-37b.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Convert into this folder; stopped, the same command goes on.")
+        Path | None, typer.Option(help="Convert into this folder; if stopped, the same command goes on.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16 (default: as published).")] = None,
     keep_lora: Annotated[

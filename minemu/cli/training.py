@@ -53,7 +53,7 @@ def recipe(
     settings: Set = None,
     log_to: LogTo = None,
     instruct: Annotated[
-        bool, typer.Option("--instruct", help="Emu-I as well, an adapter beside the checkpoint.")
+        bool, typer.Option("--instruct", help="Also train Emu-I, an adapter beside the checkpoint.")
     ] = False,
     base: Base = None,
     device: Device = None,

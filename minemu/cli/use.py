@@ -50,7 +50,7 @@ def generate(
     ] = None,
     rank: Annotated[
         list[str] | None,
-        typer.Option(metavar="ANSWER", help="An answer to score, once for each: they are listed, the likeliest first."),
+        typer.Option(metavar="ANSWER", help="An answer to score; repeatable. They are listed, the likeliest first."),
     ] = None,
     examples: Annotated[
         Path | None,
@@ -64,7 +64,7 @@ def generate(
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Diffusion steps (default: the checkpoint's).")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale (default: the checkpoint's).")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens of text to say (default: 64).")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Limit on tokens of text (default: 64).")] = None,
     seed: Seed = 0,
     device: Device = None,
     dtype: Dtype = "float32",

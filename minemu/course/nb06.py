@@ -12,7 +12,7 @@ from minemu.data.mixture import Mixture, MixtureConfig, toy_mixture
 from minemu.data.world import ToyWorld
 from minemu.model import Emu
 from minemu.training.emu import EmuStage
-from minemu.training.loop import TrainConfig, learning_rate
+from minemu.training.loop import TrainConfig, lr_factor
 
 MIXTURES = (MixtureConfig(), MixtureConfig(labels=2, scenes=14), MixtureConfig(labels=1, scenes=3, interleaved=0))
 PAPER = TrainConfig(lr=3e-5, lr_vision=4e-5, lr_bridge=1e-4)
@@ -52,7 +52,7 @@ def schedule(mine: Callable) -> str:
     for steps, warmup, final in shapes:
         config = TrainConfig(steps=steps, warmup=warmup, final_lr=final)
         for step in (0, warmup - 1, warmup, (warmup + steps) // 2, steps - 1):
-            answer, wanted = number(call(mine, step, warmup, steps, final), "the share"), learning_rate(step, config)
+            answer, wanted = number(call(mine, step, warmup, steps, final), "the share"), lr_factor(step, config)
             assert abs(answer - wanted) < 1e-6, (
                 f"step {step} of {steps}, warm-up {warmup}, final {final}: the share is {wanted:.6f}, not {answer:.6f}"
             )

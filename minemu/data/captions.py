@@ -159,7 +159,7 @@ def _nouns(labels: tuple[str, ...]) -> _Nouns:
 
 
 def parse(text: str, labels: Sequence[str]) -> Scene | None:
-    """Read a caption or prompt back; None if it is not one about these labels, or of more than fits a picture (two in each half
+    """Read a caption or prompt back; None for any other text, other labels, or more than fits a picture (two in each half
     of it). What the text leaves out is None."""
     nouns = _nouns(tuple(labels))
     rest = " ".join(str(text).lower().split()).removesuffix(".")
@@ -222,7 +222,7 @@ def same(scene: Scene, parsed: Scene | None, ignore: Iterable[str] = ()) -> bool
 
 
 def tokenizer_corpus(labels: Iterable[str] | None = None) -> list[str]:
-    """Captions with every word of the toy world, to train a tokenizer on. The labels: unless given, those of "seen"."""
+    """Captions with every word that captions have, to train a tokenizer on. Labels default to those of split "seen"."""
     if labels is None:
         from minemu.data.samples import load_emoji
 

@@ -26,8 +26,8 @@ def beside(picture: Picture, text: str, picture_first: bool) -> Document:
 def by_time(pictures: Iterable[tuple[float, Picture]], subtitles: Iterable[tuple[float, str]]) -> Document:
     """Pictures and subtitles in the order of their times in seconds; neighbouring subtitles become one text.
 
-    So YT-Storyboard-1B is made (Emu1/data/yt-sb-1b of the authors' code), but that there the seconds between two thumbnails are
-    rounded to a whole number. At the same time the picture comes first.
+    Like YT-Storyboard-1B (Emu1/data/yt-sb-1b of the authors' code), except that there the seconds between two thumbnails are
+    rounded to a whole number. At equal times the picture comes first.
     """
     timeline = sorted([*pictures, *subtitles], key=lambda item: (item[0], isinstance(item[1], str)))
     document: Document = []

@@ -102,7 +102,7 @@ class Blend:
 
 @lru_cache(maxsize=1)
 def blends() -> tuple[tuple[samples.Triple, str], ...]:
-    """Every sum of pictures of which one style has all three, as (triple, style). For evaluation: of all splits."""
+    """Every sum of pictures, in each style that has all three, as (triple, style). For evaluation: of all splits."""
     drawn = {key for world in _worlds(64) for key in world.drawings.files}
     return tuple(
         (triple, style)
@@ -157,7 +157,7 @@ class InContext:
 def in_context(world: ToyWorld, i: int, wish: str | None = None) -> InContext:
     """Prompt `i` to draw from two pictures. The wanted picture is always one that the world may show.
 
-    In training both given pictures are, too; what evaluation wants to see is held out already.
+    In training so are both given ones; in evaluation it is enough that the wanted one is held out.
     """
     if wish is not None and wish not in WISHES:
         raise MinemuError(f"no wish '{wish}' to draw in context: {suggest(wish, WISHES)}")

@@ -1,6 +1,6 @@
 """Documents to learn from prompts by: what stands in the first pieces is needed for the last.
 
-In the paper that comes of web pages by themselves. A few hundred thousand toy pages show no such thing, so here some documents are
+In the paper, web pages teach that by themselves. A few hundred thousand toy pages do not, so here some documents are
 examples in a row. Each is a pure function of the world and its number, and shows nothing that evaluation owns.
 
     names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; in every
@@ -62,7 +62,7 @@ def in_context(world: ToyWorld, number: int) -> Document:
 
 
 def drawings(world: ToyWorld, number: int) -> Document:
-    """A full caption, a pair told from either side, and the picture."""
+    """A full caption (a pair told from either side) and its picture."""
     rng = world.generator(number, "drawing")
     scene = world.draw(rng)
     return [captions.caption(scene.turned() if rng.random() < 0.5 else scene), pixels(world, scene)]

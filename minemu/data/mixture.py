@@ -106,7 +106,7 @@ def _scene(world: ToyWorld, rng: np.random.Generator) -> Document:
 
 
 def _clip(world: ToyWorld, rng: np.random.Generator, frames: int) -> Document:
-    """Three in four clips are toy movies, the rest are the animations that come with the repository."""
+    """Three in four clips are toy movies (outside split "seen" all are), the rest animations from the repository."""
     if rng.random() < 0.75 or world.split != "seen":
         movie = movies.any_movie(world, rng)
         pictures, text = movies.frames(world, movie, frames, rng), movies.caption(movie)

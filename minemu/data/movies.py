@@ -22,7 +22,7 @@ LENGTH = 16  # frames of a movie, of which 8 are taken
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 WAYS = {"left": "to the left", "right": "to the right", "up": "up", "down": "down"}
 TRAVEL = 20  # pixels from the first frame to the last, of a picture 64 wide
-# Where a drawing is halfway, on both axes: the frame in the middle says next to nothing about its direction.
+# Range of a drawing's centre halfway, on both axes, so that the middle frame hardly tells its direction.
 MIDDLE = (25, 39)
 CHANGES = ("background", "size", "drawing")
 
@@ -51,7 +51,7 @@ class Movie:
 
 
 def any_movie(world: ToyWorld, rng: np.random.Generator) -> Movie:
-    """Half of the movies move, the others change, a few (one in eight) do neither."""
+    """Half of the movies move, three in eight change, one in eight do neither."""
     if rng.random() < 0.5:
         return moving(world, rng, pick(rng, tuple(DIRECTIONS)))
     return changing(world, rng, pick(rng, (*CHANGES, None)))

@@ -53,7 +53,7 @@ CANVAS = 64  # all sizes below are pixels of a picture this wide
 PAIR, PAIR_OF_TWO = 28, 24  # a drawing of a pair; where its half holds two
 ROW = {2: 28, 3: 19}  # drawings in a row
 JITTER = 1  # no text says where exactly a drawing stands, so a model that regresses from words blurs what moves
-TWO_IN_PAIR = 0.25  # share of pairs in which one group has two drawings
+TWO_IN_PAIR = 0.25  # share of pairs in which one group, if countable, has two drawings
 
 Box = tuple[str, int, int, int, int]  # label, x0, y0, x1, y1; x1 and y1 are the first pixels outside
 
@@ -65,14 +65,14 @@ class Shown(Protocol):
 
 
 def is_held_out(scene: Shown) -> bool:
-    """Does evaluation own this scene? Decided by sha256 of what it shows, so by nobody's choice and in no list."""
+    """Does evaluation own this scene? Decided by sha256 of what it shows: nobody chose, and there is no list."""
     digest = hashlib.sha256(json.dumps(scene.shows()).encode()).digest()
     return int.from_bytes(digest[:4], "big") < HELD_OUT * 2**32
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and the two ways to say it: `caption` in full, `prompt` with parts left out at random, those that `told` has not."""
+    """One picture and two ways to say it: `caption` in full, and `prompt` without parts picked at random, which are None in `told`."""
 
     picture: Image.Image  # RGB
     pixels: np.ndarray  # (S, S, 3) uint8
@@ -237,7 +237,7 @@ class ToyWorld:
         return self.render(self.scene(i))[0]
 
     def completed(self, told: Scene, rng: np.random.Generator) -> Scene:
-        """A scene of which the same is told, with what is left open (None) drawn at random; where exactly its drawings stand always is."""
+        """A scene that `told` fits, with what it leaves open (None) drawn at random, and always where exactly its drawings stand."""
         styles = [
             style for style in STYLES if all((group.label, style) in self.drawings.files for group in told.groups)
         ]
@@ -254,7 +254,7 @@ class ToyWorld:
                 return scene
 
     def mean_picture(self, told: Scene, count: int) -> np.ndarray:
-        """The mean of `count` pictures of which the same is told, uint8 (S, S, 3): what is left open differs, and so is blurred."""
+        """The mean of `count` pictures that `told` fits, uint8 (S, S, 3): what is left open differs, and so is blurred."""
         rng = np.random.Generator(np.random.PCG64([told.seed, 2]))
         return np.mean([self._paint(self.completed(told, rng))[0] for _ in range(count)], 0).round().astype(np.uint8)
 

@@ -27,7 +27,7 @@ def wilson(right: list[bool], z: float = 1.96) -> tuple[float, float]:
 def newcombe(old: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
     """Interval of the difference new - old of two rates, each with the ends of its interval: (rate, low, high).
 
-    Statistics in Medicine 17, 873-890. It takes the two for independent; of two models that were asked the same, compare case by case.
+    Statistics in Medicine 17, 873-890. It takes the two as independent; for two models asked the same, compare case by case.
     """
     (p, low_p, high_p), (q, low_q, high_q) = old, new
     return q - p - math.hypot(q - low_q, high_p - p), q - p + math.hypot(high_q - q, p - low_p)
@@ -50,7 +50,7 @@ def ratio_interval(right: list[bool], real: list[bool]) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float], z: float = 1.96) -> tuple[float, float]:
-    """The mean of values between 0 and 1, less and plus z standard errors."""
+    """The mean of values between 0 and 1, minus and plus z standard errors."""
     n, mean = len(values), sum(values) / len(values)
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, n - 1) / n)
     return max(0.0, mean - z * spread), min(1.0, mean + z * spread)

@@ -50,7 +50,7 @@ def say(question: Question, shown: Sequence[Image.Image | Video], size: int = CA
 
 
 def caption_exact(question: Question, kind: str) -> Result:
-    """Captions that say all of a scene, and nothing else, right."""
+    """Captions that say all of a scene correctly, and nothing else."""
     world, samples = question.samples(kind)
     said = say(question, [sample.picture for sample in samples[:-1]])
     read = [captions.parse(text, world.labels) for text in said]
@@ -79,9 +79,9 @@ def _all_but(part: str) -> tuple[str, ...]:
 
 
 def clip_caption(question: Question) -> Result:
-    """Captions of eight frames that say all that happens right; and of a still, as `abilities.clip_questions` has it.
+    """Captions of eight frames that get right all that happens; also of a still, as in `abilities.clip_questions`.
 
-    Training also goes on after a clip with a question and its answer, so `is_caption` has how many answers are captions at all.
+    In training a question and its answer may also follow a clip, so `is_caption` tells how many answers are captions at all.
     """
     world = question.world()
     asked = [movies.any_movie(world, world.generator(i, "clip caption")) for i in range(question.n + 1)]
@@ -262,7 +262,7 @@ TASKS: dict[str, Task] = {
 def trained_on(checkpoint: str | os.PathLike) -> set[str]:
     """The sources of data in a checkpoint's training records, and "say_image" if its config says so.
 
-    Stage `emu` records its mixture; stage `instruct` has one source, the conversations. An adapter knows what its base knows.
+    Stages `emu` and `instruct` record their mixture; `instruct` has conversations too. An adapter knows what its base knows.
     """
     folder = local_folder(checkpoint)
     base = adapters.base_folder(folder) if adapters.is_adapter(folder) else folder
@@ -345,7 +345,7 @@ def evaluate(
 ) -> Result:
     """Run one task. A fresh seed draws fresh held-out samples; `split`, `n` and `shots` default to the task's own.
 
-    It measures also what a checkpoint was not trained for; the command line says so instead.
+    It also measures what a checkpoint was not trained for; the command line refuses that.
     """
     found, split, n, shots = check(task, split, n, shots)
     if seed < 0:

@@ -65,7 +65,7 @@ def save(
     for old in sorted(folder.glob("step-*"))[:-KEEP]:
         shutil.rmtree(
             old.rename(folder / f".{old.name}.tmp")
-        )  # first out of sight: a kill leaves none that is half, and `sweep` takes it
+        )  # first out of sight: a kill leaves no half checkpoint, and `sweep` removes the rest
     return path
 
 

@@ -1,4 +1,4 @@
-"""How a stage goes on: from a finished checkpoint (`--base`), or where it stopped, and then only with what it began with."""
+"""How a stage goes on: from a finished checkpoint (`--base`), or where it stopped, then only with its old settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from minemu.visual_decoder import VisualDecoder
 IMAGINED = ("captioned", "imagined", "in_context", "averaged", "laps")
 WEIGHED = ("image_loss_weight", "hide_written")  # and what of the objective an `emu` may weigh otherwise from then on
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
-# What a run had whose version of the code knew no such setting.
+# What runs had before the code knew these settings.
 AT_FIRST = {
     "train": asdict(TrainConfig()),
     "data": {"mixture": asdict(MixtureConfig()), "llm": ""},
@@ -41,7 +41,7 @@ def begin_from(
 ) -> None:
     """Put a finished checkpoint in the place of stages before `stage`, with the logs of their training.
 
-    Of those up to `emu`; for `language`, `imagine` and `emu` themselves it brings the visual side: `encoder` and `bridge`. An `emu`
+    It replaces all up to `emu`; for `language`, `imagine` and `emu` only the visual side: `encoder` and `bridge`. An `emu`
     that goes on with its weights (`longer`) has the others too.
     """
     if stage in ("encoder", "bridge"):
@@ -50,7 +50,8 @@ def begin_from(
     in_part = stage in ("language", "imagine", "emu")
     trained_here = ("emu" if longer else "language") if in_part else "codec"
     folder = local_folder(base)
-    stands_for = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config, recipe)]
+    before = [name for name in STAGES[: STAGES.index(trained_here)] if exists(name, config, recipe)]
+    stands_for = [name for name in before if not goes_on_from(root / name, folder)]
     if own := [name for name in stands_for if is_own(root / name, folder, base)]:
         raise MinemuError(f"{root} has a stage {own[0]} of its own already: leave out --base, or use another --run-dir")
     if all((root / name / "done.json").exists() for name in stands_for):
@@ -86,6 +87,15 @@ def begin_from(
         write_json(root / name / "done.json", {"base": base})
 
 
+def goes_on_from(stage: Path, folder: Path) -> bool:
+    """Whether what is trained in a stage's folder began with the weights that the finished checkpoint in `folder` has of it."""
+    run, brought = stage / "run.json", folder / LOGS / f"{stage.name}.json"
+    if not (run.exists() and brought.exists()):
+        return False
+    its, weights_of = read_json(brought), read_json(run).get("weights_of", {})
+    return (its["commit"], its["train"]) == (weights_of.get("commit"), weights_of.get("train"))
+
+
 def is_own(stage: Path, folder: Path, base: str) -> bool:
     """Whether something was trained in a stage's folder, so that a finished checkpoint must not take its place."""
     if (stage / "done.json").exists():
@@ -112,6 +122,10 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
     the convolutions, and may learn from what is imagined otherwise.
     """
     if (folder / "run.json").exists():
+        if (done := folder / "done.json").exists() and "base" in read_json(done):
+            raise MinemuError(
+                f"{folder.parent} has stage {folder.name} of {base} as it is; lengthen it in another --run-dir"
+            )
         return
     source, stage = local_folder(base), facts["stage"]
     its = read_json(source / LOGS / f"{stage}.json")
@@ -195,7 +209,7 @@ def is_lengthened(before: dict[str, Any], now: dict[str, Any]) -> bool:
 
 
 def refuse_stale_stages(stage: str, root: Path, config: EmuConfig, recipe: Recipe) -> None:
-    """What came of another run of `stage`, such as a shorter one, would be taken for finished."""
+    """Refuse what came of another run of `stage`, such as a shorter one: it would be taken for finished."""
     stale = {stage}
     for later in TRAINABLE:
         if stale & set(needs(later, config, recipe)):
@@ -209,7 +223,7 @@ PARTS = ("model", "train", "world", "data", "begins")
 
 
 def refuse_other_settings(folder: Path, facts: dict[str, Any], parts: tuple[str, ...] = PARTS) -> None:
-    """A run goes on only with the settings that it began with. One that its version of the code did not know had its default."""
+    """A run goes on only with the settings that it began with. Settings that the code did not know then had their defaults."""
     if not (folder / "run.json").exists():
         return
     before = read_json(folder / "run.json")

@@ -39,7 +39,7 @@ PREVIEWED = 32
 
 
 class Wish(NamedTuple):
-    """What a picture is imagined from, the picture, uint8 (S, S, 3), and what is told of it: what the words leave open is None."""
+    """A prompt, the picture that is meant, uint8 (S, S, 3), and its scene as far as words and given pictures tell; None: left open."""
 
     prompt: list[str | Image.Image]
     picture: np.ndarray
@@ -80,9 +80,9 @@ class Conditions:
     meets too often, and imagined embeddings are wrong in another way for each sample.
 
     pixels   uint8 (cached, S, S, 3)
-    means    only if `averaged`: of each the mean of `decoder.averaged` pictures of which the same is told, to be learnt from what
+    means    only if `averaged`: for each sample the mean of `decoder.averaged` pictures that fit the same words, the target of what
              is imagined. No text says where exactly things stand, and a short one leaves more open
-    kinds    of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from what asks for them
+    kinds    embeddings of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from prompts
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Conditions:
         self.config, self.cached, self.world = config, config.cached, world
         self.pipe, self.imagine_on = pipe, imagine_on
         self.path, self.block = root / "emu" / CONDITIONS, -1
-        if config.laps:  # which block is in use depends on how far the training is, what comes first does not
+        if config.laps:  # the block in use depends on how far training is; the head must not
             self.head = self.make(0, min(FIT_PICTURES, self.cached))
         else:
             self.hold(0)

@@ -87,7 +87,7 @@ class LanguageStage(Stage):
 def caption_documents(samples: list[Sample]) -> list[Document]:
     """Each picture before its caption or after its prompt: most documents hold one, about one in eight holds two or three.
 
-    Not more: there a text may follow a picture that it does not describe, which slows down learning to read.
+    Not more: in those a text may follow a picture that it does not describe, which slows learning to read.
     """
     made, start = [], 0
     while start < len(samples):
@@ -129,7 +129,7 @@ def tokenise(document: Document, processor: EmuProcessor, context: int) -> tuple
 
 
 def follow_text(document: Document) -> list[bool]:
-    """For each picture, whether it is written after its text, and not read.
+    """For each picture, whether it is written after its text rather than read.
 
     Where a text ends the document, the texts are taken to follow their pictures; a title may still stand before all of them.
     A picture announced as in "this is the first image:" is given.
@@ -160,11 +160,11 @@ def pack_documents(documents: list[Document], processor: EmuProcessor, config: E
 
 
 def hide(embeds: Tensor, where: Tensor, share: float) -> Tensor:
-    """Against exposure bias: put noise in the place of embeddings (B, N, E) of pictures `where` (B,) that follow their text.
+    """Against exposure bias: put noise in the place of embeddings (B, N, E) of pictures that follow a text, `where` (B,).
 
     In training each embedding is predicted from the true ones before it, in generation from predicted ones. One true
     embedding tells nearly all of the others, so the words would not be read at all. Here a `share` of these pictures loses
-    all of its signal and the others a part, drawn for each picture; mean and variance stay.
+    all of its signal and each of the others a part, drawn at random; mean and variance stay. A share of 0 hides nothing.
     """
     if share == 0:
         return embeds
@@ -268,7 +268,7 @@ class EmuStage(Stage):
     def encode(self, images: Tensor, after: Tensor) -> Tensor:
         """Visual embeddings of pictures (B, 3, S, S) -> (B, N, E).
 
-        Only pictures that are read teach the visual side, not those that are written `after` (B,) a text: their targets are
+        Unless targets are attached, only pictures that are read teach the visual side, not those written `after` (B,) a text: targets are
         detached, hidden inputs teach little, and half of the tower's backward pass is saved.
         """
         embeds = images.new_empty(len(images), self.config.bridge.n_image, self.config.embed_width)

@@ -3,7 +3,7 @@
 `encoder` pretrains the toy EVA-CLIP tower, which the authors of Emu took ready-made. EVA learns by rebuilding pictures and CLIP by
 telling matching captions from others; one loss does both here, and asks what is where, as RegionCLIP does (arXiv 2112.09106):
 
-    L = contrastive(class token, caption) + CE(name of a region) + CE(style of a region) + w MSE(patch tokens -> their latents)
+    L = contrastive(class token, caption) + CE(name of a region) + CE(its style) / 2 + w MSE(patch tokens -> their latents)
 
 A region is one drawing: the mean of the patch tokens under its box. Its name is picked among all names of the world, each the text
 tower's vector of "a llama". Without the region terms background, style and size tell the captions of a batch apart: 97 % matched

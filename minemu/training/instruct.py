@@ -26,7 +26,7 @@ from minemu.training.emu import hide, pack_documents
 from minemu.training.loop import FUSED, Stage, TrainConfig
 
 ADAPTER_FOLDER = "adapter"
-ALIKE = 4  # batches that are made together: a clip is four times as long as a picture
+ALIKE = 4  # batches that are made together: talks about clips are far longer than others
 
 
 class InstructStage(Stage):
@@ -63,7 +63,7 @@ class InstructStage(Stage):
     def batch(self, index: int) -> dict[str, Tensor]:
         """Conversations of like length: those of ALIKE batches are sorted and dealt out, so that little is padded.
 
-        Where pretraining is rehearsed, the last batch of `every` is one of its documents: else the model forgets to go on with one.
+        Where pretraining is rehearsed, every `every`-th batch is of its documents: else the model forgets how to continue one.
         """
         if self.rehearsed is not None and self.every:
             if index % self.every == self.every - 1:

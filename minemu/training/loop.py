@@ -37,12 +37,12 @@ class TrainConfig:
 
     steps: int = 1000
     restarts: tuple[int, ...] = ()  # steps at which the schedule begins anew: how a finished run is lengthened
-    batch_size: int = 64  # pictures (or texts) a micro step
+    batch_size: int = 64  # pictures, texts or documents a micro step
     accumulate: int = 1  # micro steps an update
     lr: float = 1e-3
     lr_vision: float | None = None  # None: lr; 0: frozen. The paper: ViT 4e-5, Causal Transformer 1e-4, LLaMA 3e-5
     lr_bridge: float | None = None
-    only: str = ""  # of stage `emu`: the one module that learns, such as llm.lm_head; empty: all
+    only: str = ""  # of stages `imagine` and `emu`: the one module that learns, such as llm.lm_head; empty: all
     warmup: int = 100
     final_lr: float = 0.05  # share of lr at the last step, reached along a cosine
     beta1: float = 0.9
@@ -51,9 +51,8 @@ class TrainConfig:
     weight_decay: float = 0.05
     optimizer: Literal["adamw", "muon"] = "adamw"  # muon: for the matrices of repeated blocks, AdamW for the rest
     clip: float = 1.0
-    precision: Literal["float32", "bfloat16"] = (
-        "float32"  # bfloat16: autocast, and in Muon; weights and moments stay float32
-    )
+    # bfloat16: autocast, and in Muon; weights and moments stay float32.
+    precision: Literal["float32", "bfloat16"] = "float32"
     ema_decay: float | None = None
     checkpoint_every: int = 200
     log_every: int = 20
@@ -105,7 +104,7 @@ class Stage:
     """What the loop needs to know of a stage. Subclasses fill these in."""
 
     name: str
-    module: nn.Module  # everything that is trained; frozen parts are kept elsewhere
+    module: nn.Module  # holds all that is trained; `parameter_lrs` may freeze parts of it
     attention: tuple[SDPBackend, ...] = PLAIN  # on CPUs
     device = torch.device("cpu")
     forks = True  # whether other processes can make its batches
@@ -152,7 +151,7 @@ def moved(value: Any, device: torch.device) -> Any:
     return value
 
 
-def learning_rate(step: int, config: TrainConfig) -> float:
+def lr_factor(step: int, config: TrainConfig) -> float:
     """Share of the peak rate at `step`: linear warm-up, then a cosine down to `final_lr`; anew at each restart (SGDR, arXiv 1608.03983)."""
     restarts = [restart for restart in config.restarts if restart < config.steps]  # one beyond the end changes nothing
     begin = max((restart for restart in restarts if restart <= step), default=0)
@@ -206,7 +205,7 @@ def train(
 ) -> bool:
     """Train `stage` in `folder` up to `config.steps` (or `stop_after`), resuming from its newest checkpoint. True when complete.
 
-    A thread makes the next batch during a step; with `workers` so many processes make the next ones. `compiled`: see `compile_layers`.
+    A thread makes the next batch during a step; with `workers`, that many processes do. `compiled`: see `compile_layers`.
     """
     if config.steps == 0:  # nothing to train, such as a linear codec
         stage.finish(folder)
@@ -237,9 +236,9 @@ def train(
             means, waited = backward(stage, config, step, ahead, checkpoints)
             norm = nn.utils.clip_grad_norm_(trained, config.clip)
             _refuse_non_finite(norm, stage, _batches(step, config), checkpoints)
-            rate = learning_rate(step, config)
+            factor = lr_factor(step, config)
             for group in groups:
-                group["lr"] = group["peak"] * rate
+                group["lr"] = group["peak"] * factor
             for optimizer in optimizers:
                 optimizer.step()
             step += 1
@@ -249,7 +248,7 @@ def train(
             if step % config.log_every == 0 or step == config.steps:
                 bar.set_postfix({name: f"{value:.4g}" for name, value in means.items()}, refresh=False)
                 log.write({
-                    "stage": stage.name, "step": step, **means, "lr": config.lr * rate, "grad_norm": norm.item(),
+                    "stage": stage.name, "step": step, **means, "lr": config.lr * factor, "grad_norm": norm.item(),
                     "seconds": time.perf_counter() - started, "data_wait": waited, "peak_gb": peak_memory_gb(),
                 })  # fmt: skip
             if step % config.checkpoint_every == 0 or step == end:
@@ -267,7 +266,7 @@ def train(
 def backward(
     stage: Stage, config: TrainConfig, step: int, ahead: Iterator[Any], checkpoints: Path
 ) -> tuple[dict[str, float], float]:
-    """The gradients of one update, summed up over its micro steps: the means of its losses, and the seconds that it waited for data."""
+    """Sum up the gradients of one update over its micro steps. Returns the mean of each loss, and the seconds spent waiting for data."""
     found: dict[str, list[float]] = {}
     waited = 0.0
     for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
@@ -280,7 +279,7 @@ def backward(
         (losses["loss"] / config.accumulate).backward()
         for name, value in losses.items():
             found.setdefault(name, []).append(value.item())
-    return {name: sum(values) / len(values) for name, values in found.items()}, waited  # some are of some batches only
+    return {name: sum(values) / len(values) for name, values in found.items()}, waited  # a batch may lack some
 
 
 def _batches(step: int, config: TrainConfig) -> str:
@@ -291,7 +290,7 @@ def _batches(step: int, config: TrainConfig) -> str:
 
 def compile_layers(layers: Iterable[nn.Module], device: torch.device) -> None:
     """Fuse what lies between a layer's matrix products: casts, norms, rotations, activations. The sums come out the same but for
-    their last bits, so a run that is resumed must be compiled again to end with its bits.
+    their last bits, so a run that is resumed must be compiled again to end with the same bits.
     """
     on_gpu = device.type == "cuda"
     if not (find_spec("triton") if on_gpu else cpp_compiler()):

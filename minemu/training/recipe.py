@@ -1,4 +1,4 @@
-"""How a stage is started or resumed, and all of a preset's in order."""
+"""Start or resume one stage, or run all stages of a preset in order."""
 
 from __future__ import annotations
 
@@ -135,7 +135,8 @@ def run_recipe(
 ) -> Path:
     """All stages in order; complete ones are skipped, a half-done one goes on. Returns the folder of the finished checkpoint.
 
-    With `base`, a finished checkpoint, only what comes after its stage `emu`; its sketch goes on where its schedule begins anew.
+    With `base`, a finished checkpoint, only what comes after its stage `emu`; that and its sketch go on if their schedules begin
+    anew at their last steps.
 
     With `instruct` Emu-I too: its adapter is exported beside the checkpoint, in checkpoint-instruct.
     `device`, `workers`, `compiled`: see `train_stage`.
@@ -145,11 +146,12 @@ def run_recipe(
     root, (config, recipe) = Path(run_dir) / preset, resolve(preset, overrides or {})
     stages = TRAINABLE if instruct else STAGES
     check_recipe(config, recipe, [stage for stage in stages if not (root / stage / "done.json").exists()])
+    longer = base is not None and lengthens(base, facts_of(preset, "emu", config, recipe, None))
     if base is not None:
-        begin_from(base, root, config, recipe)
+        begin_from(base, root, config, recipe, *(("emu", True) if longer else ()))
     for stage in stages:
         if exists(stage, config, recipe):
-            begun = base if stage == "sketch" else None
+            begun = base if stage == "sketch" or (stage == "emu" and longer) else None
             machine = {"device": device, "workers": workers, "compiled": compiled}
             train_stage(preset, stage, run_dir, overrides, log_to, base=begun, **machine)
     drawn = read_json(root / "decoder" / DECODER_FOLDER / "config.json")

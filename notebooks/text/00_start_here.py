@@ -91,7 +91,7 @@ print(
 # above the other, on one of eight backgrounds. It knows what it drew, so what it says of a picture is true.
 #
 # The **caption** says all: number, size, thing, place, background and style; a single thing without a size word is of
-# medium size, and of several things none has one. A
+# medium size; several things get no size word. A
 # **prompt** says it as people do: size, background and style are each kept with a chance of 70 %.
 #
 # Of these scenes 5 % are held out. Training has shown what they are made of, but never in this combination; `sample` is one.
@@ -139,7 +139,7 @@ show_pictures([drawn, sample.picture], [f"drawn from: {words}", f"captioned: {sa
 #   picture comes later in this sequence; thing, background and style may well be wrong.
 # * **Regression head**: each embedding is predicted from the words and the *true* embeddings before it. The picture at the lower left
 #   is decoded from these.
-# * **Visual Decoder**: a diffusion model refines noise in many steps. The one of `emu-tiny` takes a single step, and what it draws is a
+# * **Visual Decoder**: a diffusion model refines noise in many steps. That of `emu-tiny` takes a single step, and what it draws is a
 #   *sketch* regressed from the embeddings, the same for every seed. [Notebook 08](08_visual_decoder.ipynb) takes it apart and tries
 #   more steps.
 
@@ -215,8 +215,8 @@ show_batch(both, processor, model.config.objective)
 # $W$ is `say`, $V$ is `regress`, and $\lambda$ is `objective.image_loss_weight`. In the first term $x_{t+1}$ is a token,
 # `following[:, t]`, and $p$ is the softmax of `out.logits[:, t]`. In the second it is a vector of width $D$, `inputs[:, t + 1]`, and
 # $f(x_{\le t})$ is `out.predictions[:, t]`.
-# The released code builds the pairs of the second term and never computes it. Here it is by hand, and it agrees with `model(**batch)`.
-# (In training no gradient flows into $x_{t+1}$ *as a target*; as an input it still gets one. [Notebook 05](05_one_objective_two_losses.ipynb) shows both.)
+# The released code builds the pairs of the second term but never computes it. Here the loss by hand agrees with `model(**batch)`.
+# (In `model(**batch)` no gradient flows into $x_{t+1}$ *as a target*; as an input it still gets one. [Notebook 05](05_one_objective_two_losses.ipynb) shows both.)
 
 # %%
 objective = model.config.objective
@@ -280,13 +280,13 @@ print("it recites one of its captions:", recited in [scene.caption for scene in 
 # A random model spreads its guess over the whole vocabulary, so the text loss starts near the logarithm of its size. The image loss
 # starts lower, as a mean over small numbers, and it has humps: its targets are the model's own embeddings, which change as it learns.
 #
-# The captions are known by heart by now. Is each said of its own picture? Try `nano.caption(scenes[3].picture)` beside
+# The captions are now known by heart. Does each go to its own picture? Try `nano.caption(scenes[3].picture)` beside
 # `scenes[3].caption`, and some more. The loop above says little about what such a model sees, and a low image loss says even less:
 # [notebook 05](05_one_objective_two_losses.ipynb) shows why.
 #
 # ## There and back
 #
-# Now the trained one. Words to a picture to words; and a picture to its embeddings and back (one picture alone is rebuilt).
+# Now the trained one. Words to a picture to words; and a picture to its embeddings and back (a lone picture is rebuilt).
 
 # %% alt="A picture drawn from words with the words that the model reads in it, a held-out picture, and that picture rebuilt from its embeddings."
 # NBVAL_IGNORE_OUTPUT
@@ -352,7 +352,7 @@ check("00.length", length)
 # %% [markdown]
 # ## Your turn: the mask of the regression (5 minutes)
 #
-# Emu2 leaves the `[/IMG]` pair out. Write the mask of the positions that have to regress an embedding *without* it: a boolean tensor
+# Emu2 leaves the `[/IMG]` pair out. Write the mask of the positions that then have to regress an embedding: a boolean tensor
 # of shape (B, L - 1), `True` at t if position t + 1 is a slot of a picture.
 #
 # <details><summary>Hint</summary>

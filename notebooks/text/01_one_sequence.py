@@ -19,7 +19,7 @@
 #
 # Emu ([arXiv 2307.05222](https://arxiv.org/abs/2307.05222)) has one data structure: a row of token ids in which pictures stand
 # between words.
-# Every mask of the training follows from that row. Once you can read it, you can read the rest of the model.
+# Every training mask follows from that row. Once you can read it, you can read the rest of the model.
 #
 # After this notebook you can
 #
@@ -285,7 +285,7 @@ show_curves({"probability of [IMG] where a picture begins": curves}, log=True)
 # %% [markdown]
 # ## Padding and packing
 #
-# Samples differ in length. **Padding** fills all rows up to the longest. **Packing** sets several samples one after another into a
+# Samples differ in length. **Padding** fills all rows up to the longest. **Packing** puts several samples one after another in a
 # row, so that little is wasted.
 # `segment_ids` number the samples of a row. `order` says which sample went where, because the pictures have to follow.
 
@@ -316,7 +316,7 @@ show_packing(padded["attention_mask"], packed)
 
 
 # %% [markdown]
-# A position may read itself and those before it, of its own sample only. That is the **block mask**, and this is the package's code
+# A position may read only itself and those before it in its own sample. That is the **block mask**, and this is the package's code
 # for it.
 # Padding may read padding; nothing is predicted there, so it does no harm.
 
@@ -338,7 +338,7 @@ print(block_mask(torch.tensor([[1, 1, 2, 2, 0]]))[0, 0].int().tolist())
 # * `position_ids` that start anew in each sample, because rotary embeddings count from them;
 # * no target across a border: the last token of a sample does not predict the first of the next.
 #
-# Then both losses are the same numbers.
+# Then both losses come out the same.
 
 # %%
 where = {

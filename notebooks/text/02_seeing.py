@@ -44,7 +44,7 @@ else:
 # %% [markdown]
 # ## Choose a model
 #
-# The last parts look inside a tower: that of `emu-tiny` is trained, that of `emu-nano` has random weights. The small tower below is trained here in either case.
+# The last parts look inside the preset's tower: in `emu-tiny` it is trained, in `emu-nano` random. The small tower below is trained here in either case.
 
 # %%
 PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
@@ -133,7 +133,7 @@ def cut(pixels, p):
 check("02.patches", cut)
 
 # %% [markdown]
-# **Predict:** a strided convolution has weights of shape (D, 3, p, p). Flatten them to (D, 3 p p) and multiply the flattened patches with them. Do the two agree, but for rounding?
+# **Predict:** a strided convolution has weights of shape (D, 3, p, p). Flatten them to (D, 3 p p) and multiply the flattened patches by them. Is the result the same, but for rounding?
 
 # %%
 p = vision.patch_size
@@ -148,11 +148,11 @@ torch.testing.assert_close(
 print("the same map:", tuple(flat.shape), "->", tuple(by_hand.shape))
 
 # %% [markdown]
-# > **In the paper and in the released code:** one such map, in a tower that was pretrained before (EVA-CLIP), on a very large set of pictures with captions.
-# > **Here:** from few drawings such a map learns slowly, so the toy has a *conv stem* ([arXiv 2106.14881](https://arxiv.org/abs/2106.14881)):
+# > **In the paper and in the released code:** one such map, in a tower pretrained beforehand (EVA-CLIP) on a very large set of pictures with captions.
+# > **Here:** such a map learns slowly from few drawings, so the toy has a *conv stem* ([arXiv 2106.14881](https://arxiv.org/abs/2106.14881)):
 # > a few convolutions of 3 x 3 with stride 2 that end at the same grid. `vision.stem=patch` gives the published form.
 #
-# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? To compute it, start from a square of 1 and go from the last layer to the first: each turns a width of $r$ (`reach`) into $2 (r - 1) + 3$. (GroupNorm between them also tells each token the mean and the spread of the whole picture.)
+# **Predict:** each of those convolutions halves the grid. How many pixels wide is the square that one token of the conv stem can see through them? To compute it, start from a width of 1 and go from the last layer to the first: each turns a width of $r$ (`reach`) into $2 (r - 1) + 3$. (GroupNorm between them also tells each token the mean and the spread of the whole picture.)
 
 # %%
 reach = 1
@@ -310,7 +310,7 @@ print(f"ln {pairs}: it chooses among {pairs} with equal chances")
 # %% [markdown]
 # ### Exercise 2: the loss (10 minutes)
 #
-# Write it for unit vectors `image` and `text` (B, D) and a number `scale`, both ways. `F.cross_entropy` takes the numbers of the right answers.
+# Write it for unit vectors `image` and `text` (B, D) and a number `scale`, both ways. `F.cross_entropy` takes the indices of the right answers.
 #
 # <details><summary>Hint</summary>
 #
@@ -340,7 +340,7 @@ check("02.contrastive", clip_loss)
 
 
 # %% [markdown]
-# The package adds one thing. In a small world two pictures of a batch may have *the same* caption, and then both captions are right for both. So the right answers are shared out.
+# The package adds one thing. In a small world two pictures of a batch may have *the same* caption, and then both captions are right for both. So the target is split among them.
 
 # %% tags=["same-as:minemu.training.encoder.contrastive"]
 def contrastive(logits, input_ids):
@@ -359,7 +359,7 @@ def contrastive(logits, input_ids):
 #
 # A tower of nano size, a text tower of two layers, and pictures of one drawing each. The two towers start random and meet only in the loss.
 #
-# **Predict:** 200 steps follow, and they are few. What will the towers learn first: the backgrounds, the styles, or the names of the drawings? And which of these would lower the loss most?
+# **Predict:** only 200 steps follow. What will the towers learn first: the backgrounds, the styles, or the names of the drawings? And which of these would lower the loss most?
 
 # %%
 def draw(world, start, count):
@@ -436,7 +436,7 @@ assert sum(losses[-20:]) / 20 < 0.8 * math.log(pairs)
 
 
 # %% [markdown]
-# The guesses can be tested on the loss itself. Think of a tower that knows the background of a picture and nothing else. It chooses among the captions of a batch that name this background, with equal chances: its loss is the mean of $\ln(\text{how many})$. The same goes for a tower that knows only the style, or only the name.
+# Your guess can be tested on the loss itself. Think of a tower that knows the background of a picture and nothing else. It chooses among the captions of a batch that name this background, with equal chances: its loss is the mean of $\ln(\text{how many})$. The same goes for a tower that knows only the style, or only the name.
 
 # %%
 def only(known):
@@ -459,7 +459,7 @@ levels |= {f"knows {thing}": only(known) for thing, known in things.items()}
 show_curves({"contrastive loss": {"loss": losses}}, levels=levels)
 
 # %% [markdown]
-# The loss starts *above* chance. A random tower knows nothing, but it is not undecided: it prefers some captions to others whatever the picture shows, and the scale of $1 / 0.07$ makes much of that.
+# The loss starts *above* chance. A random tower knows nothing, but it is not undecided: it prefers some captions to others whatever the picture shows, and the scale of $1 / 0.07$ amplifies that.
 #
 # Now the scores of the held-out batch. Rows are the pictures, columns their captions, both sorted by background. Orange is a high score, purple a low one, on one scale for both.
 
@@ -498,12 +498,12 @@ shapes = [things["the name"](sample.scene) for sample in scenes]
 print(f"{len(scenes)} training pictures, {len(set(shapes))} names")
 
 # %% [markdown]
-# Names would pay most: a tower that knew nothing else would be at the lowest level of the curve. They are learnt last because they are hard. A background is one colour, and each of the eight fills about 64 of the 512 pictures. Each name stands for a shape of its own, in four styles, and has about two. A gradient follows what can be learnt at once, not what pays in the end.
+# Names would pay most: a tower that knew nothing else would be at the lowest level drawn. They are learnt last because they are hard. A background is one colour, and each of the eight fills about 64 of the 512 pictures. Each name stands for its own shape, in four styles, and has about two pictures. A gradient follows what can be learnt at once, not what pays in the end.
 # Such a shortcut need not go away with more steps. The recipe of `emu-tiny` therefore asks for more.
 #
 # ## What is where
 #
-# The package trains its tower with four terms. The first is the contrastive one. Two more ask about each *drawing*: its name and its style have to be told from the mean of the patch tokens under its box (an idea of RegionCLIP, [arXiv 2112.09106](https://arxiv.org/abs/2112.09106)). The last asks each patch token to keep what its patch looks like, since a decoder will need it. It asks for the numbers of a linear code of the pixels (notebook 08 makes one) and not for the pixels themselves, because nearly all of their error would be the mean colour.
+# The package trains its tower with four terms. The first is the contrastive one. Two more ask about each *drawing*: its name and its style have to be read off the mean of the patch tokens under its box (an idea of RegionCLIP, [arXiv 2112.09106](https://arxiv.org/abs/2112.09106)). The last asks each patch token to keep what its patch looks like, since a decoder will need it. It asks for the numbers of a linear code of the pixels (notebook 08 makes one) and not for the pixels themselves, because nearly all of their error would be the mean colour.
 #
 # $$L = L_\text{contrastive} + L_\text{name} + w_s\, L_\text{style} + w_l\, L_\text{latent}$$
 #

@@ -20,7 +20,7 @@
 # Stage 2 stands between the visual encoder and the language model. Emu makes it a small Transformer of its own; Emu2 makes it one line. After this notebook you can
 #
 # * write the forward pass of Emu's Causal Transformer: N learned queries, causal self-attention, cross-attention to the picture,
-# * compute T5's relative position bias, and say from which N on two distances share a number,
+# * compute T5's relative position bias, and say at which N two distances first share a number,
 # * show by experiment that embedding n does not depend on the queries after it, and say why that matters,
 # * watch queries learn where to look, measure it, and compare with Emu2's mean pooling.
 #
@@ -118,7 +118,7 @@ for name, tensor in (("features", features), ("queries", bridge.queries), ("embe
 # > **Here:** the same blocks. Queries start with a standard deviation of 1, as T5's words do, because otherwise, at toy size, the N embeddings stayed almost identical; `emu-tiny` also gives the encoder's tokens positions, and a stage `bridge` trains all this before the LLM reads it.
 # > **Not known:** what the order is worth. We found no published ablation of it, and Emu2 leaves it out.
 #
-# How large is it? Modules on the device "meta" have shapes but no memory, so that the published one can be counted here.
+# How large is the bridge? Modules on the device "meta" have shapes but no memory, so the published one can be counted.
 
 # %%
 for name in ("emu-14b", PRESET):
@@ -141,7 +141,7 @@ for name in ("emu-14b", PRESET):
 #
 # $$\mathrm{attention}(x, s) = \mathrm{softmax}\big(x W_q\, (s W_k)^\top + B\big)\, s W_v\, W_o$$
 #
-# $W_q, W_k, W_v, W_o$ are `q`, `k`, `v`, `o` of `T5Attention`; $s$ is `source`, which is $x$ itself in self-attention and the features in cross-attention; $B$ is `bias`, and there is none in cross-attention. There is no $1/\sqrt{K}$, with $K$ the width of a head. T5 starts $W_q$ smaller instead. And there are no linear biases.
+# $W_q, W_k, W_v, W_o$ are `q`, `k`, `v`, `o` of `T5Attention`; $s$ is `source`, which is $x$ itself in self-attention and the features in cross-attention; $B$ is `bias`, and there is none in cross-attention. There is no $1/\sqrt{K}$ ($K$ is the width of a head): T5 starts $W_q$ smaller instead. No linear map has a bias.
 #
 # Here is the whole forward pass by hand. It keeps the weights of cross-attention, because we want to see them.
 
@@ -224,7 +224,7 @@ show_matrices(heads, "looked at", "looks", shared=True, signed=True)
 #
 # <details><summary>Hint</summary>
 #
-# All distances below $E$ have buckets of their own, and so has $E$. Go up from there until a bucket comes twice.
+# All distances below $E$ have buckets of their own, and so has $E$. Go up from there until a bucket repeats.
 # </details>
 # <details><summary>Solution</summary>
 #
@@ -261,7 +261,7 @@ check("03.shared", first_shared)
 #
 # <details><summary>Why</summary>
 #
-# Part of what is to be predicted would already stand in what it is predicted from. In training the loss could fall by reading it off; in drawing there is nothing to read off, since $z_n$ has to be said before there is a $z_{n+1}$. With the mask no embedding depends on a later one, just as no word does. That is the argument, and no proof: Emu2's cells have seen one another in the encoder, and Emu2 generates them nonetheless.
+# The input would already contain part of the answer. In training the loss could fall by reading it off; in drawing there is nothing to read off, since $z_n$ has to be said before there is a $z_{n+1}$. With the mask no embedding depends on a later one, just as no word does. That is an argument, not a proof: Emu2's cells have seen one another in the encoder, and Emu2 generates them nonetheless.
 # </details>
 #
 # <details><summary>Solution</summary>
@@ -347,12 +347,12 @@ print("the first", n // 2, "of", n, "embeddings are the same without the rest")
 
 
 # %% [markdown]
-# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could be computed *from* $z_N$. The mask forbids that. It does not keep them from holding the same thing, since both read the whole picture; notebook 07 measures how much one tells of the next.
-# What the mask guarantees is that whatever is said first is settled before what follows, in training as in drawing. That drawing reads guesses in place of true embeddings is another gap, and notebook 07 is about it.
+# Why does the language model care? It is trained to regress $z_{n+1}$ from the words and $z_1 \dots z_n$. Were self-attention free to look ahead, $z_1$ could be computed *from* $z_N$. The mask forbids that. Still $z_1$ and $z_N$ may hold the same thing, since both read the whole picture; notebook 07 measures how much one tells of the next.
+# What the mask guarantees is that whatever is said first is settled before what follows, in training as in drawing. Another gap is that drawing reads guesses in place of true embeddings: see notebook 07.
 #
 # ## Queries learn where to look
 #
-# Train a small Causal Transformer before your eyes. It has one block, so there is one place to watch. The task needs no captions: embedding n has to give the mean colour of each patch in cell n of the picture.
+# Now train a small Causal Transformer and watch it. It has one block, so there is one place to watch. The task needs no captions: embedding n has to give the mean colour of each patch in cell n of the picture.
 # It reads the tokens as they stand *before* the encoder's first block, where a patch knows little beyond its surroundings. So the best way to know a cell is to look at it.
 
 # %%
@@ -446,7 +446,7 @@ show_maps(
 )
 
 # %% [markdown]
-# How much of its weight does a query spend on its own cell? On all queries and 32 held-out pictures:
+# How much of its weight does a query spend on its own cell? Over all queries and 32 held-out pictures:
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -487,7 +487,7 @@ show_queries(sample.pixels, lower, where(bridge, features)[0])
 
 
 # %% [markdown]
-# Two numbers for each layer: how much weight the queries spend on their own cells, and how much of it lies elsewhere than on average over pictures. The second is 0 where a query looks at the same patches whatever the picture shows.
+# Two numbers for each layer: how much weight the queries spend on their own cells, and how much of all weight departs from the mean over pictures. The second is 0 where a query looks at the same patches whatever the picture shows.
 
 # %%
 source = model.ln_visual(model.visual_encoder(held_out))
@@ -640,7 +640,7 @@ for n_image in (5, 9):
         print(error)
 
 # %% [markdown]
-# No configuration can notice the mistake that costs a week. Forget the last line of the bias, the mask: every shape is right, and training runs. It may even run better, since an embedding can now tell of the next. What no longer holds is that an embedding stays what it is when more follow. Compare a part with the whole:
+# No configuration can notice the mistake that costs a week. Forget the last line of the bias, the mask: every shape is right, and training runs. It may even run better, since an embedding can now tell of the next. But an embedding no longer stays what it is when more follow. Compare a part with the whole:
 
 # %%
 for name, each in (("the mask in place", bridge), ("the mask forgotten", ahead)):

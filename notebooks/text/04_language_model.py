@@ -107,7 +107,7 @@ show_overwrite(words[0], inputs[0], tokens)
 # %% [markdown]
 # Before, the slots are N copies of one column, the table's entry for `<image>`. After, each has its own. The columns are drawn at one scale; in truth visual embeddings may be longer or shorter than words. RMSNorm evens that out in what attention reads; in the residual stream the length stays, and decides how much the layers' additions weigh (notebook 05: length matters).
 #
-# **Predict before you run:** what happens to the output if that entry of the table is set to zero? And to its gradient in training?
+# **Predict before you run:** what happens to the output if the entry for `<image>` is set to zero? What is its gradient in training?
 
 # %%
 before = model(batch["input_ids"], image_embeds=embeds).logits
@@ -188,7 +188,7 @@ assert_close(normed, recorded[0][0])  # it is what the first attention got
 # %% [markdown]
 # ### Rotary positions
 #
-# Attention compares a query $q$ at position $m$ with a key $k$ at position $n$ by their inner product. Left alone it would not know $m$ and $n$. RoPE turns both before they meet:
+# Attention compares a query $q$ at position $m$ with a key $k$ at position $n$ by their inner product. That alone ignores $m$ and $n$. So RoPE turns $q$ and $k$ before they meet:
 # channel $i$ and channel $i + K/2$ of a head of width $K$ are the two coordinates of a point, and the point is turned by the angle $m\,\theta^{-2i/K}$, fast for small $i$, slowly for large $i$. In code the $m$ are `positions`, $\theta$ is `theta`, $K / 2$ is `half`, and `angles` (L, K / 2) holds the angles.
 
 # %%
@@ -254,7 +254,7 @@ print(f"slots read [IMG]:        {given[slots[0], opening].mean():.0%} of their 
 print(f"words read the picture:  {given[told][:, slots[0]].sum(1).mean():.0%} of theirs")
 
 # %% [markdown]
-# Where a cell is dark, the position of its row reads from that of its column. The weights of a row add up to 1, so a head that finds nothing to read has to put them somewhere; often that is a column that stands before everything else, `<s>` or, for the slots of the picture, `[IMG]`. In the rows of the caption look at the columns below the orange frame: there a word reads the picture. The cell above has printed how much that is.
+# At a dark square the row's position reads from the column's. The weights of a row add up to 1, so a head that finds nothing to read has to put them somewhere; often that is a column that stands before everything else, `<s>` or, for the slots of the picture, `[IMG]`. In the rows of the caption look at the columns below the orange frame: there a word reads the picture. The cell above printed how much.
 
 # %% alt="Attention of each layer of the language model as a triangle of positions, mean over heads; an orange frame marks the picture"
 from minemu.figures.heads import show_attention
@@ -305,9 +305,9 @@ print("vocabulary and D:", out.logits.shape[-1], out.predictions.shape[-1])
 print("biases:", [head.bias for head in (model.llm.lm_head, model.regression_head)])
 
 # %% [markdown]
-# **Predict before you run:** a sequence begins with a picture, another ends with one. At which positions does each head have to speak? Which embedding of a picture is the hardest to predict, in each of the two?
+# **Predict before you run:** one sequence begins with a picture, another ends with one. At which positions does each head have to speak? Which embedding of a picture is the hardest to predict, in each of the two?
 #
-# For a word we show the probability of the true one. For an embedding we show the share of the squared error of a simple guess, the mean embedding of that slot, that the prediction saves: 1 is perfect, 0 is no better than the mean.
+# For a word we show the probability of the true one. For an embedding we show how much of the squared error of a simple guess, the mean embedding of that slot, the prediction saves: 1 is perfect, 0 is no better than the mean.
 
 # %%
 from minemu.figures.heads import Turn, show_turns
@@ -346,7 +346,7 @@ show_turns([*turns.values()])
 # %% [markdown]
 # The bar at a position speaks of the *next* one. Where there is none, no head is asked, or the one that is asked is no better than nothing. `[IMG]` already has an orange bar: it predicts the first embedding. The last slot has to predict the word embedding of `[/IMG]`, as in the released code; that is the same after every picture, so no bar is shown for it.
 #
-# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet: on average over pictures that bar would be near 0, and on a single one it may be somewhat above or below. After a caption it need not be the hardest any more: compare it with the others. The other bars have a hint in both rows, the true embeddings before them. So compare the two numbers for the others above: how much does the caption still add? When the model draws, it has no true embeddings. Notebook 07 shows why predicting from them is misleading.
+# The first embedding of a picture at the very beginning can only be guessed, for nothing is known yet: on average over pictures that bar would be near 0, and on a single one it may be somewhat above or below. After a caption it need not be the hardest any more: compare it with the others. The others have a hint in both rows: the true embeddings before them. So compare their two numbers printed above: how much does the caption still add? When the model draws, it has no true embeddings. Notebook 07 shows why predicting from them is misleading.
 #
 # ## Both heads learn at once
 #
@@ -391,7 +391,7 @@ show_curves(
 # %% [markdown]
 # ## Words out
 #
-# To generate words, transformers' `generate` is enough: it takes embeddings (`inputs_embeds`) in place of ids, so whatever `embed` has built can be continued. `EmuGeneration.generate` adds two things: padding on the **left**, so that in a batch every row ends where its continuation begins, and `[IMG]` as an end for a model that says it itself (`objective.say_image`).
+# To generate words, transformers' `generate` is enough: it takes embeddings (`inputs_embeds`) in place of ids, so whatever `embed` has built can be continued. `EmuGeneration.generate` adds two things: padding on the **left**, so that in a batch every row ends where its continuation begins, and `[IMG]` as a stop token if the model says it itself (`objective.say_image`).
 #
 # Greedy decoding takes the likeliest word each time. We check what `generate` said by one pass over prompt and answer: no other word scores higher at any place.
 
@@ -527,11 +527,11 @@ show_speedups(found)
 #
 # ### Exercise: count the scores (10 minutes)
 #
-# Positions are not all: each position also computes one query-key score for itself and for each position before it. Write `scores(start, n, cached)`, the number of scores that one head of one layer computes while `n` embeddings are generated after `start` positions (`[IMG]` included). A pass over $m$ positions without a cache takes $1 + 2 + \dots + m$.
+# Positions are not the whole cost: each also computes one query-key score for itself and for each one before it. Write `scores(start, n, cached)`, the number of scores that one head of one layer computes while `n` embeddings are generated after `start` positions (`[IMG]` included). A pass over $m$ positions without a cache takes $1 + 2 + \dots + m$.
 #
 # <details><summary>Hint</summary>
 #
-# With a cache, the position number $m$ takes $m$ scores, once. How many positions are there in all?
+# With a cache, position number $m$ takes $m$ scores, once. How many positions are there in all?
 # </details>
 # <details><summary>Solution</summary>
 #
@@ -554,7 +554,7 @@ check("04.scores", scores)
 # %% [markdown]
 # ### Exercise: generate with a cache (15 minutes)
 #
-# Turn `without_cache` into a loop in which each position passes through the LLM once. `model.llm.model(inputs_embeds=..., use_cache=True, past_key_values=...)` returns `past_key_values`; give them back at the next step, together with only what is new. The check compares the embeddings and counts the positions.
+# Turn `without_cache` into a loop in which each position passes through the LLM once. `model.llm.model(inputs_embeds=..., use_cache=True, past_key_values=...)` returns `past_key_values`; pass them in at the next step, together with only what is new. The check compares the embeddings and counts the positions.
 #
 # <details><summary>Solution</summary>
 #
@@ -585,4 +585,4 @@ check("04.cached", with_cache)
 # * Visual embeddings replace slots of a text; the LLM has no other entrance for pictures.
 # * A layer is RMSNorm, rotary attention, RMSNorm, SwiGLU; the pieces above agree with the model's own.
 # * Two linear heads read the same hidden state. What comes next decides which of them has to answer.
-# * Attention looks only back, so keys and values can be kept. Without that a picture costs more than N times its prompt.
+# * Attention looks only back, so keys and values can be kept. Uncached, a picture costs more than N times its prompt.

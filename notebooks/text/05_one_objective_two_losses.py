@@ -27,7 +27,7 @@
 # * say what exactly is regressed, and in which space;
 # * name the modules that learn from each loss, and through which path;
 # * explain how a model can make its regression loss vanish and learn nothing, and what prevents it;
-# * choose between a squared distance and a cosine, and place the weight between the two losses.
+# * choose between a squared distance and a cosine, and set the weight between the two losses.
 #
 # It needs about half a minute on two CPU cores, less on a T4, and 1.5 GB of memory. It needs no other notebook.
 
@@ -134,7 +134,7 @@ print(
 #
 # $$L_{\text{text}} = -\frac{1}{|W|} \sum_{t \in W} \log \operatorname{softmax}(H_{\text{LM}} h_t)_{x_{t+1}}$$
 #
-# $W$ is the set of positions where `goals.text` is not -100 (`told`), $x_{t+1}$ is a token there, `goals.text[:, t]`, and the logarithm
+# $W$ is the set of positions where `goals.text` is not -100 (`told`), $x_{t+1}$ is the token `goals.text[:, t]`, and the logarithm
 # is `log_p`.
 
 # %%
@@ -167,7 +167,7 @@ print("the mean over", len(predicted), "pairs is the package's image loss")
 #
 # Not pixels, and not features of the visual encoder. The targets are what the language model *reads*: outputs of the Causal
 # Transformer, as wide as a word embedding.
-# So a prediction can be fed back as the next input as it is. The last target of a picture is no picture at all: it is the word
+# So a prediction can serve unchanged as the next input. The last target of a picture is no picture at all: it is the word
 # embedding of `[/IMG]`.
 
 # %%
@@ -237,7 +237,7 @@ show_curves(
 
 # %% [markdown]
 # The lowest point is at the length of the mean, well below 1. A model that is unsure predicts short, average embeddings.
-# Emu accepts that, and leaves it to its diffusion decoder to make a definite picture of them. What that can repair, and what not, is shown
+# Emu accepts that: its diffusion decoder has to make a definite picture of them. What the decoder can and cannot repair is shown
 # in [notebook 08](08_visual_decoder.ipynb).
 #
 # ## Who learns from which loss
@@ -293,9 +293,10 @@ show_gradients(norms)
 # * Detaching the target does **not** cut the visual side off from the image loss. An embedding has two roles: it is the *target* of
 #   the position before it, and an *input* to all positions after it.
 #   `detach()` closes the first path. The second stays open: the visual side may still change its embeddings so that the next ones are
-#   easier to predict from them.
+#   easier to predict from them. (Stage `emu` closes that path too for a picture that follows its text: unless targets are attached, it is
+#   encoded without gradient, so that only pictures that are *read* teach the visual side.)
 # * With attached targets a second gradient, through the targets, is added for the visual side and for the word table. Only their dots can
-#   move. Expect little of the word table: a single row of it, `[/IMG]`, is a target.
+#   move. Expect little from the word table: only its row `[/IMG]` is a target.
 #
 # ## The weight
 #
@@ -331,7 +332,7 @@ print("the weight scales every gradient of the image loss, and none of the text 
 # the next one is known in advance and the loss is zero. Nothing is learnt about any picture.
 #
 # Watch what happens. Four copies of one small random model train on the same 16 pairs, all modules at one rate. Three of them have both
-# losses and differ in their targets. `frozen` keeps a copy of the first embeddings as targets: a teacher that never moves, as in Emu2's
+# losses and differ in their targets. `frozen` keeps the initial embeddings as targets: a teacher that never moves, as in Emu2's
 # second stage, where the visual encoder does not change. The fourth copy is the control: it learns from the text loss alone.
 #
 # `spread` measures how much embeddings differ from picture to picture: their standard deviation over pictures, as a share of their
@@ -385,10 +386,10 @@ for name, of in spreads.items():
 show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=True)
 
 # %% [markdown]
-# The best looking loss belongs to embeddings that have become nearly alike. The two panels have to be read together: **a regression loss
+# The best-looking loss belongs to embeddings that have become nearly alike. The two panels have to be read together: **a regression loss
 # says nothing unless you know what its targets still tell apart.**
 #
-# The control says where the spread goes. With the text loss alone embeddings move apart, because a caption can only be told if pictures
+# The control says where the spread goes. With the text loss alone embeddings move apart, because captions can only be right if pictures
 # can be told apart. So it is the image loss that makes them alike, and in the first steps it does so whatever its targets are, even
 # frozen ones. The only path left there is the one through the *inputs*. Our reading: while the language model predicts badly,
 # differences between its inputs only disturb it, and the quickest way to a lower error is to make them smaller.
@@ -398,7 +399,7 @@ show_curves({"spread of the embeddings": spreads, "image loss": losses}, log=Tru
 # inputs, for they are the same embeddings. Then there is little left to hit, and only the text loss pulls the other way. Detaching
 # closes one of two paths: the loss falls more slowly than with attached targets, but the spread is lost all the same.
 #
-# The figure does not show that it has to end so. This is a random model that has seen 16 pairs, with one high rate for all modules. In
+# The figure does not say it has to end this way. This is a random model that has seen 16 pairs, with one high rate for all modules. In
 # Emu the encoder begins as EVA-CLIP and the rates are low. `emu-tiny` avoids the question: in this stage its visual side is
 # frozen, so the word embedding of `[/IMG]` is the only target that could move, and the only one for which detaching matters.
 #
@@ -430,7 +431,7 @@ show_curves({"squared distance, slot by slot": curves}, x="slot", at=slots)
 
 # %% [markdown]
 # Where the line lies below the guess, the model knows more than the mean. Its first slot is predicted from words alone; each later one
-# also from the true embeddings before it. The printed shares say how much they add. That is teacher forcing. In generation those are
+# also from the true embeddings before it. The printed shares say how much they add. That is teacher forcing. To draw, a model reads
 # its own predictions, and errors add up. A model with random weights lies above the guess.
 #
 # The humps belong to the pictures. The bridge of `emu-tiny` was trained to give each embedding the pixels of one cell of a grid of 4 by 4
@@ -454,7 +455,7 @@ for change in (
 
 # %% [markdown]
 # The mistake that costs a week is silent. Position $t$ has to predict $x_{t+1}$. Suppose that you forget the shift and compare each
-# prediction with the embedding at its *own* position. Then the answer stands in the input. We train the language model of the small
+# prediction with the embedding at its *own* position. Then the answer stands in the input. We train the small model's language
 # model both ways, with embeddings that do not change, and let both draw the 16 pictures from their prompts.
 
 # %%
@@ -509,7 +510,7 @@ show_curves({"image loss": {name: losses for name, (losses, _) in fits.items()}}
 # </details>
 # <details><summary>The inner product</summary>
 #
-# It is 0: no step along the gradient changes the length to first order. And the longer a prediction is, the weaker it is pulled.
+# It is 0: no step along the gradient changes the length to first order. And the longer a prediction is, the weaker the pull.
 # </details>
 # <details><summary>Solution</summary>
 #

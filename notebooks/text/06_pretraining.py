@@ -17,7 +17,7 @@
 #
 # # Pretraining a tiny Emu
 #
-# One loss teaches Emu to read and to draw. What it learns is decided by what it is shown, in which order, and at which learning rates. Here you train three small ones and set them beside the log of the shipped one.
+# One loss teaches Emu to read and to draw. What it learns is decided by what it is shown, in which order, and at which learning rates. Here you train three small models and set them beside the shipped one's log.
 #
 # After it you can
 #
@@ -80,7 +80,7 @@ print(f"pretraining {PRESET}: {recipe.emu.steps} steps of {recipe.emu.batch_size
 # | `clips` | WebVid-10M | 10 million clips | 16 | what happens over time |
 # | `storyboards` | YT-Storyboard-1B | 18 million videos | 16 | pictures and speech that follow one another |
 #
-# > **How sure is this?** No training code was released. The paper's numbers in this notebook are second-hand, from readers' notes; those that later papers repeat agree. No shares are published, only these batch sizes: we read them as shares, as if every source had its turn equally often.
+# > **How sure is this?** No training code was released. The paper's numbers in this notebook are second-hand, from readers' notes; where later papers repeat them they agree. No shares are published, only these batch sizes: we read them as shares, as if every source had its turn equally often.
 #
 # The toy world has a source for each. A mixture draws from them in fixed shares, its *weights*.
 
@@ -118,14 +118,14 @@ show_documents(
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
-# The last five are *lessons* (`data/lessons.py`), and the paper has none. The authors credit interleaved web pages for few-shot learning: among so many, some show the same thing twice under the same name (that reason is our guess). Toy pages contain no such repetition, so a lesson is a document made of it. Two lessons have other reasons. `drawings` pairs full captions with pictures: what each thing looks like in each style takes long to learn, and fewer than half of the prompts of `scenes` say everything. `texts` has no pictures: Emu's LLaMA had read all words before, while ours would forget those that no other document uses.
+# The last five are *lessons* (`data/lessons.py`), and the paper has none. The authors credit interleaved web pages for few-shot learning: among so many, some show the same thing twice under the same name (that reason is our guess). Toy pages contain no such repetition; lessons are documents built from it. Two lessons have other reasons. `drawings` pairs full captions with pictures: what each thing looks like in each style takes long to learn, and fewer than half of the prompts of `scenes` say everything. `texts` has no pictures: Emu's LLaMA had read all words before, while ours would forget those that no other document uses.
 #
 # `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone, in shares like its batch sizes.
 
 # %% [markdown]
 # ## Where document i comes from
 #
-# One could roll a die for each document. minemu does not: it lays out *blocks*. In each block every source has exactly its weight, in an order that the seed and the block's number decide. Below, each block begins a new line, and a long one takes two. A cell holds two letters for the source, its first two or its initials where the name has two words, and the document's number within the source.
+# One could roll a die for each document. minemu does not: it lays out *blocks*. A block holds exactly `weight` documents of each source, in an order set by the seed and the block's number. Below, each block begins a new line, and a long one takes two. A cell holds two letters for the source (its first two, or the initials of a two-word name) and the document's number within the source.
 
 # %% alt="The first four blocks of the mixture: cells coloured by source, with the number of the document in its source. Each block holds the same number of cells of each source, in another order."
 from minemu.figures.mixture import show_mixture
@@ -155,7 +155,7 @@ print(
 #
 # <details><summary>Hint</summary>
 #
-# Every block before has used up `weight` documents of the source. In its own block, count how often the name stands before it.
+# Every earlier block has used up `weight` documents of the source. In the document's block, count how often the name comes earlier.
 # </details>
 # <details><summary>Solution</summary>
 #
@@ -191,7 +191,7 @@ print("to be said:     ", reading[0][1])
 print("to be drawn from:", next(document[0] for document in scenes if isinstance(document[0], str)))
 
 # %% [markdown]
-# After a picture comes the full caption, since all of it can be seen. Before a picture comes, in `scenes`, a prompt that leaves parts out, as people do (in `drawings` the full caption, so that such a description is learnt too). Were a prompt to follow its picture, the model would be asked to say what nobody can know: a picture does not tell which parts a prompt leaves out.
+# After a picture comes the full caption, since all of it can be seen. Before a picture, `scenes` puts a prompt that leaves parts out, as people do (`drawings` the full caption, so that such a description is learnt too). Were a prompt to follow its picture, the model would be asked to say what nobody can know: a picture does not tell which parts a prompt leaves out.
 #
 # ## From documents to a batch
 #
@@ -263,7 +263,7 @@ print(
 # | **In the released code** | no training code |
 # | **Here** | in this stage `emu-nano` has AdamW. `emu-tiny` has Muon ([arXiv 2502.16982](https://arxiv.org/abs/2502.16982)) for the matrices of its blocks, its steps as large as AdamW's, and AdamW for the rest; one schedule serves both |
 #
-# A finished run can be lengthened: at a step of `restarts` the schedule begins anew ([SGDR](https://arxiv.org/abs/1608.03983)), with $s$ and $S$ counted from there. Up to that step nothing changes, so a longer run is the shorter one and more, to the bit.
+# A finished run can be lengthened: at a step of `restarts` the schedule begins anew ([SGDR](https://arxiv.org/abs/1608.03983)), with $s$ and $S$ counted from there. Up to that step nothing changes, so a longer run begins with the shorter one, bit for bit.
 #
 # ### Your turn: schedule (5 minutes)
 #
@@ -303,11 +303,11 @@ check("06.schedule", share)
 # | **In the released code** | no training code | | | | |
 # | **Here** | drawn below, read from `minemu.training.recipes.RECIPES` | | | | |
 #
-# Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge learn in stages of their own before. Here the text loss would let them forget what no word names, and the image loss would pull all pictures together (below).
+# Where the recipe gives 0 the module is frozen. `emu-tiny` freezes its visual side here: encoder and bridge have learnt in stages of their own. Now the text loss would let them forget what no word names, and the image loss would pull all pictures together (below).
 
 # %% alt="Learning rates against the step. Left, the paper's: warm-up over a fifth of the steps, then a cosine, with the Causal Transformer's peak highest. Right, the recipe of this preset: a short warm-up and a cosine, anew at each restart where the recipe has some."
 from minemu.figures.training import show_schedule
-from minemu.training.loop import TrainConfig, learning_rate
+from minemu.training.loop import TrainConfig, lr_factor
 
 paper = TrainConfig(
     steps=10_000, warmup=2_000, final_lr=0.0, lr=3e-5, lr_vision=4e-5, lr_bridge=1e-4
@@ -322,7 +322,7 @@ def rates(config):
         "LLM": config.lr,
     }
     peaks = {name: config.lr if peak is None else peak for name, peak in peaks.items()}
-    shares = [learning_rate(step, config) for step in range(config.steps)]
+    shares = [lr_factor(step, config) for step in range(config.steps)]
     return {
         name if peak else f"{name}: frozen": [peak * s for s in shares]
         for name, peak in peaks.items()
@@ -501,7 +501,7 @@ counts = {name: right(texts) for name, texts in said.items()}
 show_bars(["background", "style", "thing"], counts, "right, in % of 64", chance)
 
 # %% [markdown]
-# What comes in first is what most of the pixels say, the colour of the background: late in the nano run far more of them are right than by luck. Whether style and thing have left chance at all, the figure shows too. To name all the things of this world takes what the model `shipped` had: more steps, more pixels, more parameters.
+# What is learnt first is what most of the pixels say, the colour of the background: late in the nano run far more are right than by luck. Whether style and thing have left chance at all, the figure shows too. To name all the things of this world takes what the model `shipped` had: more steps, more pixels, more parameters.
 #
 # ## Three seeds
 #
@@ -522,7 +522,7 @@ logs = [read(runs / f"seed-{seed}" / "log.jsonl") for seed in (0, 1, 2)]
 print([log[-1]["step"] for log in logs], "steps,", [len(log) for log in logs], "entries")
 
 # %% [markdown]
-# A checkpoint of minemu carries the logs of its training, so your runs can be set beside the long one. Heights cannot be compared: the vocabularies differ, so a token is not the same amount of text, and so do the spaces that are regressed. The shapes can.
+# A checkpoint of minemu carries the logs of its training, so your runs can be set beside the long one. Heights cannot be compared: the regressed spaces differ, and so do the vocabularies, so that a token is not the same amount of text. Shapes can.
 
 # %% alt="Text loss and image loss of three nano runs against the step, on a logarithmic axis, with their range as a band, and the log of the shipped run as a dashed line over many more steps."
 from minemu.course import CHECKPOINT
@@ -540,7 +540,7 @@ show_losses(
 #
 # ## Why the visual side is frozen
 #
-# The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one may seem to have another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and through them the gradient comes. (In minemu's stage only pictures that are read send it back; those written after a text are encoded without a gradient, which spares the tower that part of its backward pass.)
+# The targets of the image loss are the model's own embeddings. A frozen visual side leaves one way to lower that loss: better predictions. A free one may seem to have another: embeddings that are easy to predict, because they are alike. The targets themselves are detached, but the same embeddings are also read as inputs, and the gradient comes through those. (In minemu's stage only pictures that are read send it back; those written after a text are encoded without a gradient, which spares the tower that part of its backward pass.)
 #
 # > **Predict.** One more run, with the visual side free and at the full rate. Is its image loss higher or lower? Are its embeddings further apart, or nearer together?
 
@@ -599,7 +599,7 @@ show_bars(["half hidden, as trained", "true ones read"], left, "% of the targets
 #
 # ## The whole recipe
 #
-# Before pretraining came the stages that it builds on, and after it come the two that learn to draw from its embeddings: the *sketch*, a first picture that is regressed from them, and the decoder, a diffusion model that begins with the sketch (notebook 08). The shipped run may have stages that the paper has not; the next cell says which.
+# Before pretraining came the stages that it builds on, and after it come the two that learn to draw from its embeddings: the *sketch*, a first picture that is regressed from them, and the decoder, a diffusion model that begins with the sketch (notebook 08). The shipped run may have stages that the paper lacks; the next cell says which.
 
 # %%
 from minemu.training.recipes import STAGES
@@ -618,7 +618,7 @@ from minemu.figures.training import show_stages
 show_stages(logged)
 
 # %% [markdown]
-# Heights cannot be compared between panels: each stage has a loss of its own. That of `encoder` and `bridge` is a sum of four terms (contrastive, name and style of a drawing, and the latents of a linear code of its patches), so it begins far above the logarithm of the batch size. Where a recipe has restarts, the loss rises for a while after each.
+# Heights cannot be compared between panels: each stage has a loss of its own. That of `encoder` and `bridge` is a sum of four terms (contrastive, name and style of a drawing, and the latents of a linear code of its patches), so it begins far above the logarithm of the batch size. Where a recipe has restarts, the loss rises for a while after each. A sudden step in a curve is nothing that the model learnt or forgot: the shipped run went on there with other settings. After 6,500 steps of `emu` the image loss counts five times as much, so their sum is larger; after 21,000 of the sketch the targets are means of eight pictures, and nearer to what words can tell.
 
 # %% [markdown]
 # ## Stop, resume, the same bits

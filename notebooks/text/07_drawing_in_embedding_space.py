@@ -126,7 +126,7 @@ print("the first embedding is the same in both ways")
 
 
 # %% [markdown]
-# The first one has nothing before it but words, so there both ways are one. From the second on they differ.
+# The first one has nothing before it but words, so both ways agree there. From the second on they differ.
 #
 # ## Error by index
 #
@@ -165,11 +165,11 @@ for name, error in errors.items():
 show_by_index({"32 held-out scenes": errors}, "relative error", level=(1.0, "the mean embedding"))
 
 # %% [markdown]
-# Where teacher forcing lies below free running, the true embeddings before are the hint, and there are more of them with each index. Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index. The two halves printed above say what either does here.
+# Where teacher forcing lies below free running, earlier true embeddings are the hint, and there are more of them with each index. Free running has no such hint. All that it knows of the picture it knows from the words, so it need not improve with the index. The two halves printed above say what each does here.
 #
-# Two things make the gap between the lines. One is no fault: true embeddings tell what the words leave open, and a drawing can never have that hint. The other is the **exposure bias**: the model is trained on one kind of prefix and used on another, so its own errors are read as if they were true. The figure shows their sum.
+# Two things make the gap between the lines. One is no fault: true embeddings tell what the words leave open, and a drawing can never have that hint. The other is the **exposure bias**: the model is trained on one kind of prefix and used on another, so it reads its own errors as true. The figure shows the sum of the two.
 #
-# A training that reads true embeddings logs the error of teacher forcing; the picture that you get has that of free running. (`emu-tiny` was trained with part of its embeddings hidden, see below, so its log shows neither line.)
+# Training that reads true embeddings logs the error of teacher forcing; the picture that you get has that of free running. (`emu-tiny` was trained with part of its embeddings hidden, see below, so its log shows neither line.)
 #
 # ## One picture
 #
@@ -272,7 +272,7 @@ show_pictures([*chosen, *drawn], names, columns=4)
 # %% [markdown]
 # Where only the backgrounds are averaged, the edges of the thing stay where they are, and just the colour behind it becomes a blend. Once style and size are averaged too, edges fall in different places, and the mean of them is a blur. That is the picture to compare the drawn one with. If the model has learnt what the words leave open, the distance printed for the drawn one is well below that of a picture: it aims at the mean, and at no picture in particular. What is left of that distance is its own error, such as a background that is not the blend of all.
 #
-# How many steps the decoder takes is printed above too. A decoder that draws in one step predicts a mean as well, of the pixels that fit the embeddings. One that draws in many steps makes a definite picture of whatever it gets; but what has been averaged away no longer steers it, so where it puts an edge then, the text did not say so. Notebook 08 has both. Later work took other losses or targets for this step: flow matching on pooled CLIP features, as Emu2 regresses them (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
+# How many steps the decoder takes is printed above too. A decoder that draws in one step predicts a mean as well, of the pixels that fit the embeddings. One that draws in many steps makes a definite picture of whatever it gets; but what has been averaged away no longer steers it, so the text has no say in where it then puts an edge. Notebook 08 has both. Later work took other losses or targets for this step: flow matching on pooled CLIP features, as Emu2 regresses them (BLIP3-o), a diffusion loss on each token (MAR), discrete tokens (Emu3).
 #
 # Even a full caption leaves something open: the toy world moves each drawing by up to a pixel, and no text says where. For a perfect regressor the variance of its predictions, as a share of the true variance, is in expectation the explained share, $1 - e_k$, at most 1. How is it here? `spread` is $\mathrm{Var}(\tilde v_k) / \mathrm{Var}(v_k)$, and `explained` is $1 - e_k$.
 
@@ -301,7 +301,7 @@ show_by_index(
 #
 # ### Exercise: the best that a text allows (5 minutes)
 #
-# `embeds` is (n, E), and `texts` (n,) holds the number of the text of each picture; several pictures share one. Return the prediction (n, E) of least squared error that uses the text alone. The check shows you that what it predicts and what it misses add up.
+# `embeds` is (n, E), and `texts` (n,) holds the index of each picture's text; several pictures share one. Return the prediction (n, E) of least squared error that uses the text alone. The check shows you that what it predicts and what it misses add up.
 #
 # <details><summary>Solution</summary>
 #
@@ -325,7 +325,7 @@ check("07.text", best_of_text)
 # %% [markdown]
 # ## A remedy: hide what is being written
 #
-# Under teacher forcing the true embeddings before tell more about the next than the words do, so the easiest way to a low loss is to lean on them and to ignore the words. But the words are all that a drawing begins with.
+# Under teacher forcing, earlier true embeddings tell more about the next than the words do, so the easiest way to a low loss is to lean on them and to ignore the words. But the words are all that a drawing begins with.
 #
 # minemu therefore hides the embeddings of a picture *while it is being written*, `objective.hide_written`. For each such picture a signal $s$ is drawn: 0 for a share of them, between 0 and 1 for the others. The model reads
 #
@@ -364,7 +364,7 @@ check("07.mix", mix)
 
 
 # %% [markdown]
-# The package's own does the same with the mean and the deviation of the batch. Ours agrees with it, given the same random numbers.
+# The package's `hide` does the same with the mean and the deviation of the batch. Ours agrees, given the same random numbers.
 
 # %%
 def hide(embeds, share):
@@ -465,7 +465,7 @@ show_by_index(panels, "relative error", level=(1.0, "the mean embedding"))
 # %% [markdown]
 # By its own loss, that of teacher forcing, the first model is the better one. But from the second embedding on its two lines part: it has learnt to continue what it will not have. The second model's lines stay close together. Its loss is worse, and honest.
 #
-# For drawing only the dashed lines count, and in a pair as small as this one they end near each other: in 600 steps hiding costs about as much as it gains. The cost shows at the first embedding, where either model reads words alone. Another seed may turn the order of the means round, so this pair shows what becomes of the gap, and no more. The study of notebook 14 trains whole models, with both losses, from three seeds. The share of the variance that they explain when they run freely, where 0 is the mean picture:
+# For drawing only the dashed lines count, and in a pair as small as this one they end near each other: in 600 steps hiding costs about as much as it gains. The cost shows at the first embedding, where either model reads words alone. Another seed may reverse the order of the means, so this pair shows what becomes of the gap, and no more. The study of notebook 14 trains whole models, with both losses, from three seeds. The share of the variance that they explain in free running (0 is the mean picture):
 
 # %%
 results = ablations.read_ablations(data_dir() / "ablations" / "results.json")
@@ -477,7 +477,7 @@ assert min(ablations.values(results, "base", "explained_free")) > max(
 )
 
 # %% [markdown]
-# There it decides whether the model draws at all. The shipped checkpoint, in the first figure, was trained with it (`model.config.objective.hide_written`).
+# There hiding decides whether the model draws at all. The shipped checkpoint (first figure) was trained with it (`model.config.objective.hide_written`).
 #
 # ## What could go wrong
 #

@@ -57,8 +57,9 @@ PRESET = "emu-tiny"  # @param ["emu-nano", "emu-tiny"]
 # %matplotlib inline
 import torch
 from minemu.course import check, start
+from minemu.data.datasets import pixels_of
 from minemu.data.world import ToyWorld
-from minemu.training.decoder import pixels_of, to_range
+from minemu.training.decoder import to_range
 
 torch.set_grad_enabled(False)  # until we train
 pipe, world = start(PRESET)
@@ -101,7 +102,7 @@ assert drawn.shape == pictures[:2].shape and drawn.abs().max() <= 1
 #
 # $$z_k = \frac{W_k\,(u - m)}{s_k}, \qquad \hat u = m + W^\top (s \odot z).$$
 #
-# In `PatchCodec` these are `basis` ($W$), `mean` ($m$) and `scale` ($s$); in the cell by hand below $u$ is `u` and $z$ is `z`. With the deviation $\sigma_k$ of a component, $s_k \propto \sqrt{\sigma_k}$: at $s_k = \sigma_k$ invisible detail would weigh as much as colour, and without any scale the mean colour would take all. A patch of 4 x 4 pixels has 48 numbers.
+# In `PatchCodec` these are `basis` ($W$), `mean` ($m$) and `scale` ($s$); in the cell by hand below $u$ is `u` and $z$ is `z`. With the deviation $\sigma_k$ of a component, $s_k \propto \sqrt{\sigma_k}$: at $s_k = \sigma_k$ invisible detail would weigh as much as colour, and without any scale the mean colour would dominate. A patch of 4 x 4 pixels has 48 numbers.
 #
 # > **Predict.** How many of the 48 does it take before you stop seeing a difference?
 
@@ -165,7 +166,7 @@ print("a patch of", u.shape[-1], "numbers becomes", z.shape[-1])
 #
 # $$z_t = \sqrt{\bar\alpha_t}\; z_0 + \sqrt{1 - \bar\alpha_t}\; \epsilon .$$
 #
-# Averaged over its channels the latents have unit variance, and so has $\epsilon$; the two squared weights add up to one, so $z_t$ keeps it at every level. That is why the codec has a scale.
+# Averaged over channels, the latents have unit variance, and so has $\epsilon$; the two squared weights add up to one, so $z_t$ keeps it at every level. That is why the codec has a scale.
 
 # %%
 z0, noise = (
@@ -381,7 +382,7 @@ show_grid(torch.stack([few, *so_far.values()]), rows=["real", *so_far], side=54)
 # %% [markdown]
 # ### What sampling repairs
 #
-# So far each drawing took ten steps, and the noise at the start was the same in each row. Now change its seed, and take a single step as well. The cell also draws from eight seeds and counts whether the drawings of the pairs are nearest to one of their two pictures or to the mean of the two.
+# So far each drawing took ten steps, and the noise at the start was the same in each row. Now change its seed, and take a single step as well. The cell also draws from eight seeds and counts how many drawings of the pairs are nearest to one of their two pictures and how many to their mean.
 #
 # > **Predict.** What becomes of the first four drawings, and what of the pairs: in one step, and in ten?
 
@@ -412,7 +413,7 @@ show_grid(
 )
 
 # %% [markdown]
-# In the first four columns the condition settles the picture, and the noise has nothing left to decide. In the pairs it has. With nothing but noise in its input the U-Net cannot know which of the two is meant. The squared error is least at the mean of both, so that is what one step draws, as far as this U-Net has learnt it: a blend that nobody would take for a picture.
+# In the first four columns the condition settles the picture, and the noise decides nothing. In the pairs it does. With nothing but noise in its input the U-Net cannot know which of the two is meant. The squared error is least at the mean of both, so that is what one step draws, as far as this U-Net has learnt it: a blend that nobody would take for a picture.
 #
 # Ten steps start from the same blend. But the next input holds a little of it *and* the noise, and that noise happens to lie nearer to one of the two. The U-Net leans that way, the input after it shows more of that one, and in the end one picture stands there, with edges, though so small a U-Net does not always manage it cleanly. **That is what a diffusion decoder repairs:** it turns the average of many pictures into one of them, and the seed decides which. (A perfect decoder would draw each picture of a pair from half of the seeds. One that was trained for seconds may prefer one of them, and does so already in its blend.)
 #
@@ -425,7 +426,7 @@ show_grid(
 # %% [markdown]
 # ## The trained decoder, step by step
 #
-# `decode` is a loop of few lines. At each of its levels, from all noise to none, the U-Net guesses $z_0$; then DDIM ([arXiv 2010.02502](https://arxiv.org/abs/2010.02502))
+# `denoise` is a short loop. At each of its levels, from all noise to none, the U-Net guesses $z_0$; then DDIM ([arXiv 2010.02502](https://arxiv.org/abs/2010.02502))
 # works out which noise that guess implies, and mixes both again at the next, lower level:
 #
 # $$\hat\epsilon = \frac{z_t - \sqrt{\bar\alpha_t}\,\hat z_0}{\sqrt{1 - \bar\alpha_t}}, \qquad z_{t'} = \sqrt{\bar\alpha_{t'}}\,\hat z_0 + \sqrt{1 - \bar\alpha_{t'}}\;\hat\epsilon .$$
@@ -483,7 +484,7 @@ show_grid(strip, [f"step {i + 1} of {steps}" for i in shown], names, note=note)
 # Read the two upper rows together. At the first step the input is pure noise, so the guess is the average of all pictures that the embeddings allow: definite where they settle the picture, smooth where they do not.
 # Each later step has a little more of one particular picture in its input, so the guess can commit to it. Does this U-Net commit to edges, as the small one did with its eight drawings? Or to grain? It has to draw whatever this world holds, and it is small for that.
 #
-# By itself `emu-tiny` therefore takes **one step**, and one step does not diffuse. The input is pure noise, $\sqrt{\bar\alpha_t}$ is 0, and this decoder multiplies the U-Net's correction with it. What is left is the *sketch*, a first guess regressed from the embeddings alone; a section below builds one. The next cell makes sure of that.
+# By itself `emu-tiny` therefore takes **one step**, and one step does not diffuse. The input is pure noise, $\sqrt{\bar\alpha_t}$ is 0, and this decoder multiplies the U-Net's correction by it. What is left is the *sketch*, a first guess regressed from the embeddings alone; a section below builds one. The next cell makes sure of that.
 
 # %%
 if decoder.config.inference_steps == 1 and decoder.config.condition_grid:
@@ -505,7 +506,7 @@ if decoder.config.inference_steps == 1 and decoder.config.condition_grid:
 #
 # <details><summary>Hint</summary>
 #
-# First the noise that `z0` implies, by solving the equation of the section on noise for it.
+# First find the noise that `z0` implies: solve the equation of the section on noise for it.
 # </details>
 # <details><summary>Solution</summary>
 #
@@ -561,7 +562,7 @@ show_grid(
 #
 # <details><summary>Hint</summary>
 #
-# At each position the formula says used - without = $w$ (with_condition - without). Dividing there fails where the difference is 0. Multiply both sides with the difference, sum over all positions, and divide then.
+# At each position the formula says used - without = $w$ (with_condition - without). Dividing there fails where the difference is 0. Multiply both sides by the difference, sum over all positions, and divide then.
 # </details>
 # <details><summary>Solution</summary>
 #
@@ -658,7 +659,7 @@ show_by_noise(at, {name: torch.stack([error(t, c) for t in at]) for name, c in t
 #
 # $$\min_{A, b} \sum_n \lVert A\,c_n + b - z^{(n)} \rVert^2$$
 #
-# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias`. It draws what an embedding says of its own cell, and no more. But words may only *name* a thing: that it is a llama, not how a llama looks. A small Transformer over all N embeddings can learn that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`) look past these edges; as they are the same everywhere, a drawing is learnt once and not anew at each place. The U-Net then corrects the sketch, by as much as its noisy latents show: its correction is multiplied with $\sqrt{\bar\alpha_t}$, which is zero where they are pure noise.
+# with $c_n$ the normalised embedding and $z^{(n)}$ the latents of cell n, summed over many pictures; $A$ and $b$ are `spread.weight` and `spread.bias` (a tiny ridge term, left out here, keeps the solution stable). It draws what an embedding says of its own cell, and no more. But words may only *name* a thing: that it is a llama, not how a llama looks. A small Transformer over all N embeddings can learn that (`decoder.sketch_layers`, stage `sketch`). Each of its outputs is a whole cell, so its errors end at the cell's edge. Convolutions over all latent positions (`decoder.refine_layers`) look past these edges and are the same everywhere, so a drawing is learnt once and not anew at each place. The U-Net then corrects the sketch, by as much as its noisy latents show: its correction is multiplied by $\sqrt{\bar\alpha_t}$, which is zero where they are pure noise.
 #
 # Below, a linear map fitted now stands beside the sketch that the checkpoint has learnt. Each draws from the pictures' own embeddings and from those imagined from the captions. The figure names the share of the latents' variance that each row explains, over 64 pictures. None of them was in training.
 #
@@ -680,8 +681,8 @@ def conditions(samples):
     return decoder.encode(pixels), {"encoder": seen, "generated": said}
 
 
-def explained(sketch, embeds):
-    """The share of the variance of `truth` that a sketch explains."""
+def explained(sketch, embeds, truth, average):
+    """The share of the latents' variance around their `average` that a sketch explains."""
     missed = (sketch(decoder.normalise(embeds)) - truth).square().sum()
     return 1 - missed / (truth - average).square().sum()
 
@@ -690,7 +691,8 @@ truth, asked = conditions([world.sample(i) for i in range(64)])
 average, rows = decoder.encode(drawings).mean(0), {"the picture": pictures[:4]}
 for kind, source in {"encoder": "its embeddings", "generated": "its caption"}.items():
     for name, sketch in {"a linear map": linear, "the sketch": decoder.sketch}.items():
-        said = f"{name},\nfrom {source}:\n{explained(sketch, asked[kind]):.0%}"
+        share = explained(sketch, asked[kind], truth, average)
+        said = f"{name},\nfrom {source}:\n{share:.0%}"
         rows[said] = decoder.codec.decode(sketch(decoder.normalise(asked[kind][:4])))
 show_grid(torch.stack([*rows.values()]), rows=list(rows), side=56)
 
@@ -699,19 +701,19 @@ show_grid(torch.stack([*rows.values()]), rows=list(rows), side=56)
 #
 # Emu's decoder learnt from embeddings that the language model *generates*, Emu2's from the encoder's own; we found no comparison. A linear map is fitted in a second, so here it is fitted on each kind and on both, and then asked with each kind, on the same held-out scenes.
 #
-# > **Predict.** Which of the six will explain most of the latents, and which least? What does a decoder lose that learnt from both?
+# > **Predict.** Which of the six will explain most of the latents, and which least? What does a decoder that learnt from both lose?
 
 # %%
 fitted, kinds = conditions([training.sample(i) for i in range(512)])
 kinds["both"] = torch.cat([kinds["encoder"], kinds["generated"]])
 for name, learnt in kinds.items():
     linear.fit(decoder.normalise(learnt), fitted.repeat(len(learnt) // len(fitted), 1, 1, 1))
-    for kind, told in asked.items():
-        share = explained(linear, told)
+    for kind, embeds in asked.items():
+        share = explained(linear, embeds, truth, average)
         print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
 
 # %% [markdown]
-# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map lose that learnt from the other kind? (A share below 0 is worse than the mean picture. True embeddings vary in directions in which generated ones hardly do, and nothing holds a map there that learnt from generated ones alone.) Does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures. `decoder.imagined` sets the proportion, and `decoder.in_context` how many of the generated ones come from two pictures and a wish instead of a text.
+# What words leave open is in no *generated* embedding, so the two kinds of question have different ceilings: compare within each kind. What does a map that learnt from the other kind lose? (A share below 0 is worse than the mean picture. True embeddings vary in directions in which generated ones hardly do, and nothing there holds a map learnt from generated ones alone.) Does the one that learnt from both stay near the better of the two? The sketch and the U-Net here learn from both, so that one decoder draws from words and rebuilds pictures. `decoder.imagined` sets the proportion, and `decoder.in_context` how many of the generated ones come from two pictures and a wish instead of a text.
 
 # %% [markdown]
 # | | where an embedding belongs |
@@ -751,6 +753,6 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # ## What next
 #
-# * `visual_decoder.py` is the whole stage in one file; `decode` is the loop from above with the three samplers.
+# * `visual_decoder.py` is the whole stage in one file; `denoise` is the loop from above with the three samplers.
 # * Other noise levels, other weights: `minemu recipe emu-nano --set decoder.prediction=v --set decoder.min_snr_gamma=5`.
 # * Whether a drawing shows what it should is a question for an independent judge: [evaluation](11_evaluation.ipynb).

@@ -243,7 +243,7 @@ print(f"right about another picture: {hits} of {len(asked)}, by luck {luck:.1f} 
 show_questions(shown)
 
 # %% [markdown]
-# Where the second answer has a tick, look at the picture on the right: the model has answered about that one, and it merely has the same answer. That is what luck means here. It is not the same everywhere: with two possible answers it strikes far more often than with all things. `len(question.candidates)` says how many answers are equally likely. Eight questions are too few to tell it from seeing, so ask ten of each sort:
+# Where the second answer has a tick, look at the picture on the right: the model has answered about that one, and it merely has the same answer. That is what luck means here. It depends on the sort: with two possible answers it strikes far more often than with all things. `len(question.candidates)` says how many answers are equally likely. Eight questions are too few to tell luck from seeing, so ask ten of each sort:
 
 # %%
 from minemu.evaluation.tasks import evaluate
@@ -255,7 +255,7 @@ for sort, part in vqa.details["parts"].items():
     print(f"{sort:12} {chance:9.1f} {round(blind):17} {round(own):9}")
 
 # %% [markdown]
-# The middle column should be near the left one. The toy questions are made so that nothing in their words gives the answer away: each answer is drawn first, and then a scene that has it. Even so single questions differ: to "is the background purple?" the answer is *no* for most other pictures, so a true *no* is often right blindly and a true *yes* seldom, which makes one half over many. Questions that people wrote are not so even: "what colour is the banana?" needs no picture.
+# The middle column should be near the left one. The toy questions are made so that nothing in their words gives the answer away: each answer is drawn first, and then a scene that has it. Even so single questions differ: to "is the background purple?" the answer is *no* for most other pictures, so a true *no* is often right blindly and a true *yes* seldom, which averages to one half. Questions that people wrote are not so even: "what colour is the banana?" needs no picture.
 #
 # All of these sorts occur in pretraining's lessons, though not equally often (`minemu.data.lessons.ASKED` lists them, and what is learnt late stands there twice), and in the conversations that the adapter was tuned on, where colour, style and yes or no come more often. The rate below is over all of them.
 #
@@ -326,7 +326,7 @@ shown = [
 show_questions(shown)
 
 # %% [markdown]
-# The world is built so that one frame helps little. Halfway, a drawing that moves is nearly where it would be for any direction (in the frame taken here it is two pixels past its halfway point, and that point itself is drawn at random from a range of fourteen pixels, so the two pixels tell little). The *first* frame would give the direction away, since what starts at the right moves to the left. What changed shows only beside what was before. One sort is different: of "which comes first?" the middle frame shows the *second* thing, so whoever knows how these clips are made can name the other. Nothing teaches the model that.
+# The world is built so that one frame helps little. Halfway, a drawing that moves is nearly where it would be for any direction (in the frame taken here it is two pixels past its halfway point, and that point itself is drawn at random from a range of fourteen pixels, so the two pixels tell little). The *first* frame would give the direction away, since what starts at the right moves to the left. What changed shows only beside what was before. One sort is different: in "which comes first?" the middle frame shows the *second* thing, so whoever knows how these clips are made can name the other. Nothing teaches the model that.
 #
 # Three questions prove nothing. Let us count, in two controls with the middle frame:
 #
@@ -424,7 +424,7 @@ show_document(without, [pipe.chat(without, max_new_tokens=8).text or "(nothing)"
 #
 # ### Your turn: write the prompt (5 minutes)
 #
-# `examples` are triples (picture, question, answer). Return the list that the pipeline takes; with `shown=False` leave the examples' pictures out, but never the last one.
+# `examples` are triples (picture, question, answer). Return the list that the pipeline takes; with `shown=False` leave the examples' pictures out, but never `picture`.
 #
 # <details><summary>Solution</summary>
 #
@@ -452,7 +452,7 @@ check("09.prompt", few_shot_prompt)
 #
 # $$s_{qp} = u_q^\top u_p \qquad \text{and the } K \text{ largest } s_{qp} \text{ are the examples, the largest last.}$$
 #
-# Below, `queries` and `pool` are the questions and the examples themselves, `found` holds the $u_q$ and the $u_p$ of their pictures, and `rices(*found, K)` gives the numbers of the examples of each question.
+# Below, `queries` and `pool` are the questions and the examples themselves, `found` holds the $u_q$ and the $u_p$ of their pictures, and `rices(*found, K)` gives the indices of each question's examples.
 #
 # > **In the paper** RICES is named, the features it compares are not. **In the released code** there is no few-shot evaluation. **Here** the features are the model's own visual embeddings.
 
@@ -506,7 +506,7 @@ def copy_nearest(u_q, u_p, answers):
 check("09.copy", copy_nearest)
 
 # %% [markdown]
-# Who needs the language model? The base model is asked "what is this?": without examples, after two at random, and after the two nearest by RICES. Beside it stands copying, which needs no model. Once this is asked about things that training has shown (in new pictures), and once about things that it never showed, with examples that are of such things too.
+# Who needs the language model? The base model is asked "what is this?": without examples, after two at random, and after the two nearest by RICES. Beside it stands copying, which needs no model. Once this is asked about things that training has shown (in new pictures), and once about things that it never showed, with examples of such things too.
 #
 # > **Predict.** Where can examples help more: with known things, or with new ones?
 
@@ -553,7 +553,7 @@ for things, own, examples in (("known", queries, pool), ("new", new_queries, new
 show_rates(rows)
 
 # %% [markdown]
-# A gain needs room. What the model can name without examples leaves none: `emu-tiny` was taught such questions in pretraining, and the upper lines are level where it has learnt them. The names of new things it can have only from the prompt. There the retriever often puts the right answer into it, and *copying* is the score to beat: a model that stays below it has not even used what stands in its prompt, and one that only reaches it may have done no more than copy.
+# A gain needs room. What the model can name without examples leaves none: `emu-tiny` was taught such questions in pretraining, and the upper lines are level where it has learnt them. It can get the names of new things only from the prompt. There the retriever often puts the right answer into it, and *copying* is the score to beat: a model that stays below it has not even used what stands in its prompt, and one that only reaches it may have done no more than copy.
 #
 # ### Another wording
 #
@@ -606,7 +606,7 @@ show_bars(
 )
 
 # %% [markdown]
-# Two levels to compare with. The black strokes are a guess that takes every token of the vocabulary for equally likely: a higher loss is worse than knowing nothing, since the model is sure of something else. And among 250 names luck gives a median rank of about 125.
+# Two levels to compare with. The black strokes are a guess that finds every token of the vocabulary equally likely: a higher loss is worse than knowing nothing, since the model is sure of something else. And among 250 names luck gives a median rank of about 125.
 #
 # Which of these bars differ? The questions are the same in each, so compare question by question: the mean of the differences, with an interval of 1.96 standard errors to either side.
 
@@ -637,14 +637,14 @@ show_differences(differences, "difference of the loss per token (below 0: a gain
 # Few-shot gains can depend on three things, and each has its line:
 #
 # * **form**: what texts alone gain is the wording. Pictures (second line) can add that such a text follows a picture and names it;
-# * **retrieval**: what RICES gains beyond random examples. It may be the retriever's merit, whose examples can hold the answer: compare with copying;
+# * **retrieval**: what RICES gains beyond random examples. It may be the retriever's merit (its examples can hold the answer): compare with copying;
 # * **reading the prompt**: if swapping the answers made the true one less likely, the last line would lie right of zero. If it does not, the model has not been shown to read which answer belongs to which picture. (Nor is it proof where it does: swapping also moves the answer of the most similar example away from the end, and a liking for what was said last would show here too.)
 #
-# Read the lines together with the bars. As long as every loss is above the strokes and the ranks are those of luck, the examples have not taught the wording, whatever a single difference says: shifts between bad prompts are no learning. Next comes a task that can be done in no other way than by reading the prompt.
+# Read the lines together with the bars. As long as every loss is above the strokes and the ranks are those of luck, the examples have not taught the wording, whatever a single difference says: shifts between bad prompts show no learning. Next comes a task that can be done only by reading the prompt.
 #
 # ### New names for new things
 #
-# Two concepts from a split that training never showed, each with a made-up name, and K drawings of each as examples. Which name comes after the last drawing? The names carry no meaning, so it can only be learnt from the prompt.
+# Two concepts from a split that training never showed, each with a made-up name, and K drawings of each as examples. Which name comes after the last drawing? The names mean nothing, so they can only be learnt from the prompt.
 
 # %% alt="A prompt that gives two made-up names to drawings of two concepts and ends with one more drawing to be named."
 from minemu.data.episodes import names_episode
@@ -741,7 +741,7 @@ for (task, number), one in measured.items():
         print("beyond both:", low > max(one["chance"], one["blind"]))
 
 # %% [markdown]
-# Where the last word is *False*, the names have not been shown to be learnt from the prompt, even if the interval should leave out 50 %: with another drawing behind the same examples as many answers were right. Where the probe is right and the prompt is not, the encoder has seen enough, and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; a base with `names` in that table had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
+# Where the last word is *False*, the names have not been shown to be learnt from the prompt, even if the interval excludes 50 %: with another drawing after the same examples, as many answers were right. Where the probe is right and the prompt is not, the encoder has seen enough, and the language model has not learnt to look back and compare. That skill has to come from the pretraining data, from documents in which the same thing recurs with the same name; a base with `names` in that table had some, as lessons. Emu's authors credit interleaved documents and storyboards for it; a small model and the lessons of one recipe need not be enough.
 #
 # ## Blending
 #

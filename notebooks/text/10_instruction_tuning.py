@@ -17,7 +17,7 @@
 #
 # # Emu-I: instruction tuning with LoRA
 #
-# A pretrained Emu continues documents. Asked a question, it says what it finds likeliest next, and that is an answer if its documents had such answers. Emu-I holds a conversation: it is told who is speaking, and has learnt to reply, turn after turn, in the form that is asked for. It differs from Emu by a few small matrices.
+# A pretrained Emu continues documents. Asked a question, it says what it finds likeliest next, and that is an answer if its documents had such answers. Emu-I holds a conversation: it is told who is speaking, and has learnt to reply, turn after turn, in the form that is asked for. It differs from Emu in a few small matrices.
 #
 # After it you can
 #
@@ -112,7 +112,7 @@ talk = next(one for one in talks if one.system == SYSTEM_IMAGE and len(one.turns
 print([(message["role"], type(message["content"]).__name__) for message in talk.messages()])
 
 # %% [markdown]
-# Emu's tokenizer has no [USER] and [ASSISTANT]. Emu-I adds two ids. Their embeddings begin as those of the words "user" and "assistant", the mean of its pieces where the tokenizer cuts a word; here they stay so, since no embedding is trained. The stage `instruct` does that to a copy of the base and puts adapters on it:
+# Emu's tokenizer has no [USER] or [ASSISTANT]. Emu-I adds two ids. Their embeddings begin as those of the words "user" and "assistant", the mean of its pieces where the tokenizer cuts a word; here they stay so, since no embedding is trained. The stage `instruct` does that to a copy of the base and puts adapters on it:
 
 # %%
 import tempfile
@@ -438,7 +438,7 @@ for who in ("base", "base, each question alone", "shipped"):
 show_shots((1, 2, 3), right, x="turn of the conversation")
 
 # %% [markdown]
-# Read the line of the base from left to right. Where it falls, and the same questions alone are answered, it is the conversation that is too much for the base, not the questions. A likely reason: it has read several questions in a row only in texts without a picture, where every answer is a guess, and so it guesses here. Where the shipped adapter stays up, that is what tuning has added. With so few conversations the intervals are wide; the row of the dialogue in the last list of scores below measures the same ability on more of them.
+# Read the line of the base from left to right. Where it falls, and the same questions alone are answered, it is the conversation that is too much for the base, not the questions. A likely reason: it has read several questions in a row only in texts without a picture, where every answer is a guess, and so it guesses here. Where the shipped adapter stays up, that is what tuning has added. With so few conversations the intervals are wide; the dialogue row in the last list of scores below measures the same ability on more of them.
 #
 # ## In the form that is asked for
 #
@@ -511,7 +511,7 @@ for who, model, prompts in (("base", pipe, plain), ("shipped", tuned, tagged)):
 show_rates(rows, x="answers in the asked form, in %")
 
 # %% [markdown]
-# The blind share is that of the same answers, had the next form been asked for: a model that answers everything in one form has both at a third. Where the base keeps the form, it has that from pretraining's texts, and tuning had nothing to add. Where it does not, this is part of what tuning brings. Only the form is counted: an answer that has it may still name the wrong thing.
+# The blind share is that of the same answers, had the next form been asked for: a model that always answers in one form gets a third in both. Where the base keeps the form, it has that from pretraining's texts, and tuning had nothing to add. Where it does not, this is part of what tuning brings. Only the form is counted: an answer that has it may still name the wrong thing.
 #
 # ## What was added
 #
@@ -623,11 +623,11 @@ show_change(both) if both else None
 
 
 # %% [markdown]
-# Which rows have changed? Overlapping intervals do not answer that: two intervals may overlap although their difference is clear. So take the interval of the *difference*. Let $p_1$ be the score of the base with its interval from $l_1$ to $u_1$, and $p_2$ with $l_2$ and $u_2$ that of the adapter. Newcombe's interval of $p_2 - p_1$, made for two rates and used here for other scores too, adds the squares of the half-widths on the side in question:
+# Which rows have changed? Overlapping intervals do not answer that: two intervals may overlap although their difference is clear. So take the interval of the *difference*. Let $p_1$ be the score of the base with its interval from $l_1$ to $u_1$, and $p_2$, $l_2$, $u_2$ those of the adapter. Newcombe's interval of $p_2 - p_1$, made for two rates and used here for other scores too, adds the squares of the half-widths on the side in question:
 #
 # $$\text{from } p_2 - p_1 - \sqrt{(p_2 - l_2)^2 + (u_1 - p_1)^2} \quad \text{to} \quad p_2 - p_1 + \sqrt{(u_2 - p_2)^2 + (p_1 - l_1)^2}$$
 #
-# A row is *gained* if all of this interval is above zero, *lost* if all of it is below, and else *undecided*. That is not the same as *unchanged*.
+# A row is *gained* if all of this interval is above zero, *lost* if all of it is below, else *undecided*. That is not the same as *unchanged*.
 #
 # > **Predict.** How many rows are lost?
 
@@ -660,13 +660,13 @@ for at, title in titles.items():
         print(f"of the adapter alone: {one.score:.1%} [{one.low:.1%}, {one.high:.1%}]  {title}")
 
 # %% [markdown]
-# Two cautions. Of twenty rows in which nothing has changed, one falls out of its 95 % interval by luck, so do not build on a row that is just beyond zero. And the interval takes the two sets of answers for independent, while both models were asked the same questions: comparing question by question would see more. Hence the last line: where nearly all rows go down, each by too little to be decided, tuning has a cost that no single row shows. (The rows are not independent either: several ask about the same pictures.) Notebook 11 says which rule fits which comparison: [When is a difference a difference?](11_evaluation.ipynb#When-is-a-difference-a-difference?)
+# Two cautions. Of twenty rows in which nothing has changed, one 95 % interval misses zero by luck, so do not build on a row that is just beyond zero. And the interval treats the two sets of answers as independent, while both models were asked the same questions: comparing question by question would see more. Hence the last line: where nearly all rows go down, each by too little to be decided, tuning has a cost that no single row shows. (The rows are not independent either: several ask about the same pictures.) Notebook 11 says which rule fits which comparison: [When is a difference a difference?](11_evaluation.ipynb#When-is-a-difference-a-difference?)
 #
 # Read the list by what tuning can reach:
 #
 # * **The conversation.** Where the dialogue's row stands under *gained*, tuning has done what it is for.
 # * **Questions.** There is little to gain where the base knows them from pretraining and is asked in plain words, and something to lose: the adapter answers in other forms and in a template, and the same few layers have to serve both.
-# * **The asked form** is measured of the adapter alone, since `minemu evaluate` asks for it in the template, which the base lacks. In plain words it was counted above.
+# * **The asked form** is measured on the adapter alone, since `minemu evaluate` asks for it in the template, which the base lacks. In plain words it was counted above.
 # * **Drawing** can lose, from words as well as in context: the adapter changes what the LLM imagines, and the decoder has learnt from what the base imagines.
 # * **Prompts with examples** can lose: no conversation looks like them, and the longer they are, the further from what tuning saw.
 # * **Rebuilt pictures** pass through no LLM and cannot change.
@@ -744,7 +744,7 @@ show_questions(cards)
 #
 # * `minemu train instruct --preset emu-tiny` tunes the adapter after your own pretraining; `EmuPipeline.from_pretrained(base, adapter=folder, merge=True)` loads it merged.
 # * `--set llm.lora_rank=4` makes the adapter four times smaller. How much worse are the answers?
-# * Train on your own conversations: a file of LLaVA's, VideoChat's, Alpaca's or ShareGPT's form takes the toy world's place (`minemu/data/formats/chats.py`).
+# * Train on your own conversations: a file in LLaVA's, VideoChat's, Alpaca's or ShareGPT's form takes the toy world's place (`minemu/data/formats/chats.py`).
 # * Notebook 11 is about how far such scores can be trusted.
 
 # %%

@@ -78,7 +78,7 @@ print(len(samples), "held-out samples, the first:", samples[0].caption)
 #
 # $$\frac{1}{1 + z^2/n}\left(\hat p + \frac{z^2}{2n} \pm z \sqrt{\frac{\hat p (1 - \hat p)}{n} + \frac{z^2}{4 n^2}}\right)$$
 #
-# `right` is the list of answers, `True` where right; $\hat p$ is `p`, `centre` is the middle of the interval, and `half` what stands after the $\pm$, both with the fraction in front multiplied in.
+# `right` is the list of answers, `True` where right; $\hat p$ is `p`, `centre` is the middle of the interval, and `half` what stands after the $\pm$, both times the fraction in front.
 
 # %% tags=["same-as:minemu.evaluation.metrics.wilson"]
 import math
@@ -185,7 +185,7 @@ check("11.enough", enough)
 #
 # > **Predict.** Do they overlap? And is the new model worse, or is this the luck of the questions?
 #
-# Overlap is too strict. Each interval says how far *one* rate may be off. That both are off so far, in opposite directions, is much rarer than one in twenty. Independent errors add by their squares, and so does Newcombe's interval of a difference (Statistics in Medicine 17, 873-890): with the rates $\hat p$ and $\hat q$ and Wilson's ends $l_p, u_p$ and $l_q, u_q$ it reaches from
+# Overlap is too strict. Each interval says how far *one* rate may be off. Both being off that far, in opposite directions, is much rarer than one in twenty. Independent errors add by their squares, as in Newcombe's interval of a difference (Statistics in Medicine 17, 873-890): with the rates $\hat p$ and $\hat q$ and Wilson's ends $l_p, u_p$ and $l_q, u_q$ it reaches from
 #
 # $$(\hat q - \hat p) - \sqrt{(\hat q - l_q)^2 + (u_p - \hat p)^2} \quad\text{to}\quad (\hat q - \hat p) + \sqrt{(u_q - \hat q)^2 + (\hat p - l_p)^2}.$$
 #
@@ -207,7 +207,7 @@ print("the two intervals overlap:", wilson(new)[1] > wilson(old)[0])
 print("Newcombe's interval of the difference: {:.1%} to {:.1%}".format(*newcombe(old, new)))
 
 # %% [markdown]
-# The intervals overlap, and still the interval of the difference does not hold 0. Which rule is the right one depends on what is compared, and so on what else might have come out otherwise:
+# The intervals overlap, and still the interval of the difference does not hold 0. Which rule is right depends on what is compared, and thus on what else might have come out differently:
 #
 # | what is compared | what is left to luck | rule | used in |
 # |---|---|---|---|
@@ -217,7 +217,7 @@ print("Newcombe's interval of the difference: {:.1%} to {:.1%}".format(*newcombe
 # | two models of which only the rates are known | which samples were drawn, for each | Newcombe's interval: does it hold 0? | [10](10_instruction_tuning.ipynb) |
 # | two ways to train | the seed of the training too; samples say nothing about that | several seeds of each: do the seeds of one lie apart from those of the other? | [06](06_pretraining.ipynb), and with a rule [14](14_claims_and_open_questions.ipynb) |
 #
-# None of these rules is safe in numbers. Compare two equal models on twenty tasks, and with 95 % intervals one of the twenty is expected to look like a difference.
+# No rule here is safe when used often. Compare two equal models on twenty tasks, and with 95 % intervals one of the twenty is expected to look like a difference.
 #
 # ### Your turn: the same questions, twice (5 minutes)
 #
@@ -336,7 +336,7 @@ def cider(said, references):
 
 
 # %% [markdown]
-# The reference implementation is `pycocoevalcap`, whose tokeniser is a Java program; its CIDEr is plain Python. These captions need no more than lower case and no comma.
+# The reference implementation is `pycocoevalcap`, whose tokeniser is a Java program; its CIDEr is plain Python. These captions need only lower case and no commas.
 #
 # | | CIDEr of captions |
 # |---|---|
@@ -650,7 +650,7 @@ show_grid(
 # %% [markdown]
 # ### What the judge mixes up
 #
-# The judge is fallible in a way that can be looked at: the highest cosine between *different* drawings of two concepts, or of two styles of one concept on the diagonal. Where a number beside the diagonal comes near the number on it, or above, a drawing of one may be taken for the other.
+# The judge is fallible in a way that can be looked at: the highest cosine between *different* drawings of two concepts, or, on the diagonal, of two styles of one concept. Where a number beside the diagonal comes near or above the one on it, a drawing of one may be taken for the other.
 
 # %% alt="A matrix of the highest similarity between drawings of ten concepts in different styles: the diagonal is dark, and pairs such as red apple and tomato or guitar and violin come close to it."
 from minemu.figures.scores import show_matrix
@@ -688,8 +688,8 @@ chance = 1 / len(judge.labels)
 show_bars(bars, of_each(rate, marks), "named right", [chance] * 2, of_each(wilson, marks))
 
 # %% [markdown]
-# So a high rate on real pictures, our upper bound, says that the judge tells these drawings apart. It does not say that it would know a llama in a style of its own. A model is rewarded for drawing *these* drawings.
-# These drawings are what was asked for here; for anything newer the judge is too strict.
+# So a high rate on real pictures, our upper bound, says that the judge tells these drawings apart, not that it would know a llama in a style of its own. A model is rewarded for drawing *these* drawings.
+# They are what was asked for here; for anything new the judge is too strict.
 #
 # An insider is worse. Here pictures are named by the nearest drawing in the model's own embeddings. The comparison is not quite fair: the judge sees drawings cut out and centred, the insider whole pictures against white ones, which is harder.
 
@@ -770,7 +770,7 @@ show_frechet(sizes, distances)
 
 # %% [markdown]
 # A covariance needs many samples, so the distance of small sets is mostly *bias*: it depends on n, it is never 0, and it can rank a larger sample above a better model. FID is therefore printed for tens of thousands of pictures,
-# and never comparable over sample sizes, features or resizing. Our sixteen pictures can be split into two eights in many ways, so how much it scatters can be seen. Eight real pictures are compared with the eight others, with drawings of those eight, and with the same eight reduced to 16 x 16 pixels and enlarged again:
+# and not comparable across sample sizes, features or resizing. Our sixteen pictures can be split into two eights in many ways, so one can see how much it scatters. Eight real pictures are compared with the eight others, with drawings of those eight, and with the same eight reduced to 16 x 16 pixels and enlarged again:
 
 # %% alt="Frechet distance in the judge's features from 8 real pictures to 8 other real ones, to drawn ones and to blurred real ones, the mean of 50 ways to choose the eight and the range of nine in ten of them. The first is the floor that small samples leave; the blurred ones hardly stand above it."
 blurred = [picture.resize((16, 16)).resize(picture.size) for picture in real]
@@ -793,13 +793,13 @@ show_bars(
 )
 
 # %% [markdown]
-# Read the bars from the first one, not from 0. The thin lines span nine in ten of the 50 splits. How small the last step is matters most: in a picture of 16 x 16 pixels most of the drawing is gone, and with eight pictures the distance hardly sees it. Blur is just the fault that this model's drawings have ([notebook 08](08_visual_decoder.ipynb)).
+# Read the bars from the first one, not from 0. The thin lines span nine in ten of the 50 splits. How small the last step is matters most: in a picture of 16 x 16 pixels most of the drawing is gone, and with eight pictures the distance hardly sees it. Blur is the very fault that this model's drawings have ([notebook 08](08_visual_decoder.ipynb)).
 #
 # It is called a *Lite0* Frechet distance because the features are EfficientNet-Lite0's; FID is the name of the same formula on Inception's.
 #
 # ## Examples by RICES
 #
-# RICES ([arXiv 2109.05014](https://arxiv.org/abs/2109.05014)) puts the K examples whose pictures are most like the one asked about before the question, the most similar last ([notebook 09](09_abilities.ipynb) has the formula).
+# RICES ([arXiv 2109.05014](https://arxiv.org/abs/2109.05014)) puts before the question the K examples whose pictures are most like the one asked about, the most similar last ([notebook 09](09_abilities.ipynb) has the formula).
 # The features here (`features`) are the mean of a picture's visual embeddings, $h = \frac{1}{N}\sum_i z_i$, as a unit vector; which features Emu took is not published.
 
 # %% alt="Three held-out pictures; beside each four examples at random and four by RICES, the most similar last."
@@ -899,4 +899,4 @@ for attempt in wrong:
 # ## What next
 #
 # * `minemu evaluate --list` names the tasks; each is a few lines in `minemu/evaluation`.
-# * How drawings come about that the judge then names: [the Visual Decoder](08_visual_decoder.ipynb).
+# * How the drawings that the judge names come about: [the Visual Decoder](08_visual_decoder.ipynb).

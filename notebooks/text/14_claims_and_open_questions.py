@@ -46,7 +46,7 @@ else:
 # %% [markdown]
 # ## Choose what to train
 #
-# No checkpoint is loaded here: this notebook has tiny models of its own. What you choose is the pair that is trained before your eyes at the end, the baseline and one variant of it, and from which seed.
+# No checkpoint is loaded here: this notebook has tiny models of its own. You choose which variant is trained at the end, before your eyes, beside the baseline, and from which seed.
 
 # %%
 LIVE = "shown"  # @param ["shown", "cosine", "fixed", "pool"]
@@ -119,7 +119,7 @@ for name in shown:
 # %% [markdown]
 # ### Exercise: nearest, in any space (5 minutes)
 #
-# `imagined` and `true` are (n, N, E). Return the share of imagined pictures whose own true one is nearest by angle, after the mean over the pictures has been taken off each of the two.
+# `imagined` and `true` are (n, N, E). Return the share of imagined pictures whose own true one is nearest by angle, after subtracting from each of the two its mean over the pictures.
 #
 # <details><summary>Hint</summary>
 #
@@ -179,7 +179,7 @@ print(comparisons, "comparisons in this notebook")
 #
 # ### Exercise: the rule (5 minutes)
 #
-# Write `differs(a, b)` for two lists of numbers, one a seed.
+# Write `differs(a, b)` for two lists of numbers, one per seed.
 #
 # <details><summary>Hint</summary>
 #
@@ -221,7 +221,7 @@ check("14.differs", differs)
 #
 # ### Storyboard video: the paper's own ablation
 #
-# What is printed of it. The last column names the number below that comes nearest in the small world (`gain` is about pictures, not clips):
+# Its published numbers. The last column names the closest measure in the small world (`gain` is about pictures, not clips):
 
 # %%
 from IPython.display import Markdown
@@ -252,7 +252,7 @@ for name, says in ablations.compared(results, "video").items():
         print(f"{says:17} {measure:17}", *np.round(ablations.values(results, name, measure), 2))
 
 # %% [markdown]
-# `sentence_loss` is no mystery: storyboards are made of such sentences. It makes the gain harder to read, too: examples of what a model has never been taught to say may help it less. After four examples the last picture counts: with storyboards the sentence costs more in each seed when that picture is another one; without them it hardly makes a difference. Whether it counts as much without examples, the file does not say.
+# `sentence_loss` is no mystery: storyboards are made of such sentences. That also makes the gain harder to read: examples of what a model has never been taught to say may help it less. After four examples the last picture counts with storyboards: in each seed the sentence costs more when that picture is another one; without them it hardly makes a difference. Whether it counts as much without examples, the file does not say.
 #
 # ### The weight of the regression loss
 
@@ -261,9 +261,9 @@ print("\n".join(ablations.lines(results, "weight")))
 show_ablation(results, "weight")
 
 # %% [markdown]
-# Writing needs the weight. At 0.1 free running is still worse than the mean picture, and the right picture is found near chance. (Teacher-forced, more has been learnt: look at `explained_forced` of `weight-0.1` in the file.) Reading does not pay for it: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to a weight of 1 it is less than three seeds can show.
+# Writing needs the weight. At 0.1 free running is still worse than the mean picture, and the right picture is found near chance. (Teacher-forced, more has been learnt: look at `explained_forced` of `weight-0.1` in the file.) Reading does not suffer: without any regression loss captions are as good as at weight 1 (no difference). So whatever regressing embeddings does to reading here, up to a weight of 1 it is less than three seeds can show.
 #
-# At 10 reading does pay: captions are worse, with a star. In return more of the variance is explained in each seed, though not enough for the rule. The right picture is found no more often, and in one seed far less. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
+# At 10 reading suffers: captions are worse, with a star. In return more of the variance is explained in each seed, though not enough for the rule. The right picture is found no more often, and in one seed far less. And a weight means something only together with the size of the embeddings, since the error is squared (their standard deviation is printed further down).
 #
 # ### What is regressed
 #
@@ -278,7 +278,7 @@ show_ablation(results, "target")
 #
 # *Detached* is not safe by itself. If the visual side learns at the LLM's rate, all pictures become one, in every seed, although the targets are detached: through the inputs the regression still reaches the embeddings that are read. The paper's rate for its ViT is of the size of the LLM's, but both are fine-tuned there, at 4e-5 and 3e-5; here a hardly trained LLM learns at 1e-2.
 #
-# *A frozen copy* as target reads as well, but what the LLM reads moves away from what it is told to write, and free running reads what was written: it writes worse, with a star in both panels.
+# *A frozen copy* as target reads no worse, but what the LLM reads moves away from what it is told to write, and free running reads what was written: it writes worse, with a star in both panels.
 #
 # *Fixing* the visual side is the cheapest, as it needs no backward pass, and its captions lie ahead in each seed. It explains as much of the variance; but its own picture is found a third as often. So a visual side that goes on learning makes embeddings that vary less, and that words tell apart more easily: more of what they say of a picture is what a caption says of it. The recipe of `emu-tiny` fixes the visual side, so that the embeddings keep what they say of a picture's looks.
 #
@@ -291,7 +291,7 @@ show_ablation(results, "count")
 # %% [markdown]
 # Five counts in a row show what a pair would hide: an order. With each doubling of N captions get a little better, on average, and the share of variance explained falls. By the rule only the ends differ from N = 16, and only in what is explained: N = 4 explains more, N = 64 less. Sixty-four embeddings are sixty-four guesses, each read by the next.
 #
-# But is the own picture found less often where less is explained? No difference, from 4 to 64. Explaining four embeddings of a picture is an easier task than explaining sixty-four; the third panel compares what can be compared.
+# But is the right picture found less often where less is explained? No difference, from 4 to 64. Explaining four embeddings of a picture is an easier task than explaining sixty-four; the third panel compares what can be compared.
 #
 # ### Causal Transformer or pooling
 
@@ -313,7 +313,7 @@ for measure in results["questions"]["bridge"]["measures"]:
 print("chance of the last:", np.mean(ablations.values(results, "base", "nearest_chance")).round(3))
 
 # %% [markdown]
-# Is the order in reading still the same when both begin at random? And how far beyond chance is the writing that there is to compare? There are more catches. The random start learns at 3e-3 and pooling at 1e-2; pooling has no target at `[/IMG]`; and its features are smaller, so at weight 1 their squared error counts less.
+# Is the ranking in reading still the same when both begin at random? And how far beyond chance is the writing in either? There are more catches. The random start learns at 3e-3 and pooling at 1e-2; pooling has no target at `[/IMG]`; and its features are smaller, so at weight 1 their squared error counts less.
 
 # %%
 size = {name: np.mean(ablations.values(results, name, "deviation")) for name in ("base", "pool")}
@@ -341,7 +341,7 @@ print("\n".join(ablations.lines(results, "exposure")))
 show_ablation(results, "exposure")
 
 # %% [markdown]
-# A model that reads true embeddings in training has the better loss, as it explains more of the variance, and cannot draw: free running it does about as badly as the mean picture, one seed far worse, and its own picture is seldom the nearest. The lower middle panel has the reason: within a few embeddings of its own it has gone astray. Even the first one, which depends on words alone, is worse than the baseline's in two seeds of three, since in training words were hardly needed.
+# A model that reads true embeddings in training has the better loss, as it explains more of the variance, but cannot draw: free running, it does about as badly as the mean picture (one seed far worse), and its own picture is seldom the nearest. The lower middle panel has the reason: within a few embeddings of its own it has gone astray. Even the first one, which depends on words alone, is worse than the baseline's in two seeds of three, since in training words were hardly needed.
 #
 # ## A new pair, live
 #
@@ -376,7 +376,7 @@ print("captions of pictures, then of others', then word frequencies; the order h
 #
 # ## What could go wrong
 #
-# An ablation of which one half was trained with one setting and the other with another is worse than none, so a folder goes on only with the settings it was begun with. And not every setting exists: the bridge is pretrained as a grid of cells that tile the picture, so the number of embeddings is a power of two.
+# An ablation whose halves were trained with different settings is worse than none, so a folder goes on only with the settings it was begun with. And not every setting exists: the bridge is pretrained as a grid of cells that tile the picture, so the number of embeddings is a power of two.
 
 # %%
 try:
