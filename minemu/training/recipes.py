@@ -103,7 +103,7 @@ RECIPES: dict[str, Recipe] = {
         imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
         emu=TrainConfig(
             steps=8500,
-            restarts=(6500,),  # in the checkpoint that is here two layers came here, and most of the drawings
+            restarts=(6500,),  # where the shipped checkpoint got two layers, and most of its drawings
             batch_size=128,
             lr=2e-3,
             lr_vision=0.0,
@@ -166,8 +166,8 @@ RECIPES["emu-small"] = replace(
     encoder=replace(_TINY.encoder, steps=15_000, batch_size=256, lr=1e-3),
     bridge=replace(_TINY.bridge, steps=15_000, batch_size=256, lr=1e-3),
     language=TrainConfig(steps=0),
-    imagine=replace(_TINY.emu, steps=20_000, batch_size=256, lr=3e-4, warmup=1000),
-    emu=replace(_TINY.emu, steps=30_000, batch_size=440, lr=3e-4, warmup=1000),
+    imagine=replace(_TINY.emu, steps=20_000, restarts=(), batch_size=256, lr=3e-4, warmup=1000),
+    emu=replace(_TINY.emu, steps=30_000, restarts=(), batch_size=440, lr=3e-4, warmup=1000),
     sketch=replace(_TINY.sketch, steps=50_000, restarts=(), batch_size=256, lr=2e-3),
     decoder=replace(_TINY.decoder, steps=20_000, batch_size=256, lr=3e-4, ema_decay=0.9995),
     instruct=replace(_TINY.instruct, steps=5_000, batch_size=64, lr=5e-4),
