@@ -1009,7 +1009,10 @@ def test_commands_are_recorded_as_they_were_given(tmp_path, monkeypatch):
     [
         (lambda pipe: pipe.to("gpu"), "could not move to gpu .*; give cpu, or a GPU that is here"),
         (lambda pipe: pipe.to("cuda:77"), "could not move to cuda:77 .*; give cpu, or a GPU that is here"),
-        (lambda pipe: pipe.continue_document(["a cat"], max_pictures=-1), "max_pictures=-1 is negative; give 0 to stop where a"),
+        (
+            lambda pipe: pipe.continue_document(["a cat"], max_pictures=-1),
+            "max_pictures=-1 is negative; give 0 to stop where a picture would begin",
+        ),
     ],
 )  # fmt: skip
 def test_calls_of_the_pipeline_that_make_no_sense(finished, call, message):

@@ -708,8 +708,8 @@ fitted, kinds = conditions([training.sample(i) for i in range(512)])
 kinds["both"] = torch.cat([kinds["encoder"], kinds["generated"]])
 for name, learnt in kinds.items():
     linear.fit(decoder.normalise(learnt), fitted.repeat(len(learnt) // len(fitted), 1, 1, 1))
-    for kind, embeds in asked.items():
-        share = explained(linear, embeds, truth, average)
+    for kind in asked:
+        share = explained(linear, asked[kind], truth, average)
         print(f"learnt from {name:10} asked with {kind:10} explains {share:.0%}")
 
 # %% [markdown]
