@@ -3,8 +3,11 @@
 In the paper, web pages teach that by themselves. A few hundred thousand toy pages do not, so here some documents are
 examples in a row. Each is a pure function of the world and its number, and shows nothing that evaluation owns.
 
-    names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; in every
-                  second document each thing keeps its style, so that looking back pays before other styles are known again
+    copying       words in a row, again and again, often of few kinds: with many, or with one distance from copy to copy, nothing is
+                  learnt of looking back for what came before (docs/lab-notes.md), and all of `names` needs that
+    names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; from what is
+                  easiest to find again to what is not: words in place of the pictures, the very same picture each time, the
+                  thing in one style, in any
     questions     one to four pictures, or a clip, each with a question and its answer; most begin with "questions:", so that a
                   picture or clip alone is still followed by its caption
     in_context    two pictures, and a third with something of each
@@ -18,15 +21,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from minemu.data import captions
 from minemu.data import questions as asked
 from minemu.data.conversations import conversation
 from minemu.data.documents import Document, pixels
+from minemu.data.episodes import NAMES, NEW_NAMES, names_episode
 from minemu.data.episodes import in_context as two_pictures
-from minemu.data.episodes import names_episode
+from minemu.data.scene import Group
 from minemu.data.world import ToyWorld, pick
 
+ROW = 40  # words of a row
+FEWEST = 8  # kinds of words that it is drawn from
 SHOTS = (1, 2, 4)  # examples of each new name
+WAYS = (2, 3)  # new names of a document
 QUESTIONS = "questions:"
 UNTITLED = 0.25  # share of the documents with questions that begin with a picture, as in evaluation
 MAX_QUESTIONS = 4  # of a document
@@ -35,12 +44,28 @@ ASKED = (*asked.ASKS, "relation", "yes-no")  # these two are learnt last, so the
 ASKED_OF_CLIPS = (*asked.CLIP_ASKS, "change")
 
 
+def copying(world: ToyWorld, number: int) -> Document:
+    """A few words, said again and again: labels' words, each one token, or made-up names of two or three."""
+    rng = world.generator(number, "copying")
+    words = NAMES if number % 2 else sorted({word for label in world.labels for word in label.split()})
+    kinds = round(np.exp(rng.uniform(np.log(FEWEST), np.log(len(words)))))
+    period = rng.integers(2, ROW // 3)
+    return [" ".join(np.resize(rng.choice(words[:kinds], period), ROW))]
+
+
 def names(world: ToyWorld, number: int) -> Document:
-    """Examples of two new names, and one more drawing, named."""
-    shots = pick(world.generator(number, "shots"), SHOTS)
-    episode = names_episode(world, number, shots, one_style=number % 2 == 0)
-    *examples, begun = episode.prompt
-    return [*examples, f"{begun} {episode.answer}."]
+    """Examples of new names, and one more drawing, named. What is shown for a name is found again more or less easily."""
+    rng, how = world.generator(number, "shots"), number % 4
+    episode = names_episode(world, number, pick(rng, SHOTS), pick(rng, WAYS), one_style=how == 2)
+    shown = episode.prompt[1::2]
+    said = [*episode.prompt[2:-1:2], f"{episode.prompt[-1]} {episode.answer}."]
+    if how == 0:
+        things = {f"this is a {name}.": thing for name, thing in zip(episode.candidates, episode.labels, strict=True)}
+        return [" ".join([NEW_NAMES, *(f"{captions.noun_phrase(Group(things[text]))}: {text}" for text in said)])]
+    if how == 1:
+        first = dict(zip(reversed(said), reversed(shown), strict=True))
+        shown = [first[text] for text in said]
+    return [NEW_NAMES, *(piece for pair in zip(shown, said, strict=True) for piece in pair)]
 
 
 def questions(world: ToyWorld, number: int) -> Document:
@@ -74,6 +99,7 @@ def texts(world: ToyWorld, number: int) -> Document:
 
 
 LESSONS: dict[str, Callable[[ToyWorld, int], Document]] = {
+    "copying": copying,
     "names": names,
     "questions": questions,
     "in_context": in_context,

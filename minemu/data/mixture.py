@@ -7,7 +7,7 @@
     clips         WebVid-10M         8 frames and what happens in them
     storyboards   YT-Storyboard-1B   scenes and timed sentences that follow one another
 
-Five more, the lessons, are the toy world's alone: names, questions, in_context, drawings, texts (data/lessons.py).
+Six more, the lessons, are the toy world's alone: copying, names, questions, in_context, drawings, texts (data/lessons.py).
 
 Document `i` of a mixture is a pure function of (seed, i), so a run resumes at the exact document.
 """
@@ -40,6 +40,7 @@ class MixtureConfig:
     clips: int = 1
     storyboards: int = 1
     # The lessons, of which the paper has none.
+    copying: int = 0
     names: int = 0
     questions: int = 0
     in_context: int = 0
