@@ -34,7 +34,7 @@ from minemu.data.world import ToyWorld, pick
 
 ROW = 40  # words of a row
 FEWEST = 8  # kinds of words that it is drawn from
-SHOTS = (1, 2, 4)  # examples of each new name
+SHOTS = (2, 3, 4)  # pictures of each new name beside the last; after the first of them there is one example
 WAYS = (2, 3)  # new names of a document
 QUESTIONS = "questions:"
 UNTITLED = 0.25  # share of the documents with questions that begin with a picture, as in evaluation
