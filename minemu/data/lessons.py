@@ -3,7 +3,7 @@
 In the paper, web pages teach that by themselves. A few hundred thousand toy pages do not, so here some documents are
 examples in a row. Each is a pure function of the world and its number, and shows nothing that evaluation owns.
 
-    copying       words in a row, again and again, often of few kinds: with many, or with one distance from copy to copy, nothing is
+    copying       words in a row, again and again, often of few kinds: with many, or with one distance from copy to copy, nothing was
                   learnt of looking back for what came before (docs/lab-notes.md), and all of `names` needs that
     names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; from what is
                   easiest to find again to what is not: words in place of the pictures, the very same picture each time, the
@@ -45,7 +45,7 @@ ASKED_OF_CLIPS = (*asked.CLIP_ASKS, "change")
 
 
 def copying(world: ToyWorld, number: int) -> Document:
-    """A few words, said again and again: labels' words, each one token, or made-up names of two or three."""
+    """A few words, said again and again: labels' words, each one token to `emu-tiny`, or made-up names, mostly of two or three."""
     rng = world.generator(number, "copying")
     words = NAMES if number % 2 else sorted({word for label in world.labels for word in label.split()})
     kinds = round(np.exp(rng.uniform(np.log(FEWEST), np.log(len(words)))))
