@@ -181,7 +181,8 @@ def test_a_lesson_ends_with_what_its_first_pieces_teach(training):
 
 def test_new_names_are_taught_by_words_by_one_picture_and_by_many(training):
     """What was named is named again: after its word, after the very same picture, after another one of it."""
-    for i in range(0, 40, 4):
+    for i in range(0, 60, 6):
+        assert not any(pictures(LESSONS["names"](training, i + k)) for k in (0, 2, 4))
         (worded,) = LESSONS["names"](training, i)
         *examples, last = worded.removeprefix("new names: ").removesuffix(".").split(". ")
         things, told = {example.split(": ")[0] for example in examples}, set(examples)
@@ -189,10 +190,10 @@ def test_new_names_are_taught_by_words_by_one_picture_and_by_many(training):
         title, *pieces = LESSONS["names"](training, i + 1)
         shown = {(picture.tobytes(), told) for picture, told in zip(pieces[::2], pieces[1::2], strict=True)}
         assert title == "new names:" and pieces[-1] in pieces[1:-2:2] and len(shown) == len(set(pieces[1::2]))
-        for other in (i + 2, i + 3):
+        for other in (i + 3, i + 5):
             *examples, picture, told = LESSONS["names"](training, other)
             assert told in texts(examples) and all((picture != one).any() for one in pictures(examples))
-    many = {len(pictures(LESSONS["names"](training, i))) for i in range(60) if i % 4}
+    many = {len(pictures(LESSONS["names"](training, i))) for i in range(1, 120, 2)}
     assert many == {ways * shots + 1 for ways in (2, 3) for shots in (2, 3, 4)}
 
 
@@ -203,6 +204,21 @@ def test_a_row_says_few_words_again_and_again(training):
     assert min(len(set(row)) for row in rows) <= 2 < 9 < max(len(set(row)) for row in rows)
     known = {word for label in training.labels for word in label.split()}
     assert set(chain(*rows[::2])) <= known and set(chain(*rows[1::2])) <= set(NAMES)
+
+
+def test_a_key_is_followed_by_its_value_again_and_again(training):
+    gaps, ways = set(), set()
+    for i in range(80):
+        row = LESSONS["recall"](training, i)[0].split()
+        size = len(row) // 12
+        told = [tuple(row[k : k + size]) for k in range(0, len(row), size)]
+        keys, between, values = (
+            {part(one) for one in told} for part in (lambda t: t[0], lambda t: t[1:-1], lambda t: t[-1])
+        )
+        assert len(set(told)) == len(keys) == len(values) and len(between) == 1 and min(map(told.count, told)) >= 2
+        assert not keys & values and values <= (set(NAMES) if i % 2 else {*chain(*map(str.split, training.labels))})
+        gaps.add(size - 2), ways.add(len(keys))
+    assert gaps == set(range(5)) and ways == set(range(2, 7))
 
 
 def test_the_given_pictures_of_a_lesson_are_read_and_the_last_is_written(training):
@@ -230,7 +246,9 @@ def test_sentences_tell_the_scenes_that_are_shown_in_their_order(training, shown
             assert same(scene, read, ignore=unsaid(read)), text
 
 
-@pytest.mark.parametrize("name", [name for name in ALL_SOURCES if name != "copying"])  # which shows nothing
+@pytest.mark.parametrize(
+    "name", [name for name in ALL_SOURCES if name not in ("copying", "recall")]
+)  # which show nothing
 def test_training_never_shows_a_scene_that_evaluation_owns(name, opened, shown, monkeypatch):
     training = ToyWorld()
     movie = movies.any_movie

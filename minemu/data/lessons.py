@@ -5,6 +5,8 @@ examples in a row. Each is a pure function of the world and its number, and show
 
     copying       words in a row, again and again, often of few kinds: with many, or with one distance from copy to copy, nothing was
                   learnt of looking back for what came before (docs/lab-notes.md), and all of `names` needs that
+    recall        a few words, each with a name some words after it, again and again: the step from copying what stands next to what
+                  was last read, to what stands near it, as a name does behind its picture and "this is a"
     names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; from what is
                   easiest to find again to what is not: words in place of the pictures, the very same picture each time, the
                   thing in one style, in any
@@ -34,6 +36,10 @@ from minemu.data.world import ToyWorld, pick
 
 ROW = 40  # words of a row
 FEWEST = 8  # kinds of words that it is drawn from
+RECALLED = 12  # keys of a row, of which two are different, or up to
+MOST_KEYS = 6
+GAP = 4  # words between a key and its value, or fewer
+HOW = ("words", "same", "words", "one style", "words", "any")  # what a name stands for is shown, in turn
 SHOTS = (2, 3, 4)  # pictures of each new name beside the last; after the first of them there is one example
 WAYS = (2, 3)  # new names of a document
 QUESTIONS = "questions:"
@@ -44,25 +50,42 @@ ASKED = (*asked.ASKS, "relation", "yes-no")  # these two are learnt last, so the
 ASKED_OF_CLIPS = (*asked.CLIP_ASKS, "change")
 
 
+def _words(world: ToyWorld) -> list[str]:
+    """The words of labels, each one token to `emu-tiny`."""
+    return sorted({word for label in world.labels for word in label.split()})
+
+
 def copying(world: ToyWorld, number: int) -> Document:
-    """A few words, said again and again: labels' words, each one token to `emu-tiny`, or made-up names, mostly of two or three."""
+    """A few words, said again and again: labels' words or made-up names, mostly of two or three."""
     rng = world.generator(number, "copying")
-    words = NAMES if number % 2 else sorted({word for label in world.labels for word in label.split()})
+    words = NAMES if number % 2 else _words(world)
     kinds = round(np.exp(rng.uniform(np.log(FEWEST), np.log(len(words)))))
     period = rng.integers(2, ROW // 3)
     return [" ".join(np.resize(rng.choice(words[:kinds], period), ROW))]
 
 
+def recall(world: ToyWorld, number: int) -> Document:
+    """Keys and their values with the same words between, again and again: the second time, the value can be known."""
+    rng = world.generator(number, "recall")
+    words, many = _words(world), int(rng.integers(2, MOST_KEYS + 1))
+    kinds = round(np.exp(rng.uniform(np.log(GAP + 2 * MOST_KEYS + FEWEST), np.log(len(words)))))
+    picked = rng.permutation(words[:kinds])
+    between, keys = picked[: rng.integers(GAP + 1)], picked[GAP:][:many]
+    values = rng.permutation(NAMES)[:many] if number % 2 else picked[-many:]
+    order = rng.permutation(np.resize(np.arange(many), RECALLED))
+    return [" ".join(word for k in order for word in (keys[k], *between, values[k]))]
+
+
 def names(world: ToyWorld, number: int) -> Document:
     """Examples of new names, and one more drawing, named. What is shown for a name is found again more or less easily."""
-    rng, how = world.generator(number, "shots"), number % 4
-    episode = names_episode(world, number, pick(rng, SHOTS), pick(rng, WAYS), one_style=how == 2)
+    rng, how = world.generator(number, "shots"), HOW[number % len(HOW)]
+    episode = names_episode(world, number, pick(rng, SHOTS), pick(rng, WAYS), one_style=how == "one style")
     shown = episode.prompt[1::2]
     said = [*episode.prompt[2:-1:2], f"{episode.prompt[-1]} {episode.answer}."]
-    if how == 0:
+    if how == "words":
         things = {f"this is a {name}.": thing for name, thing in zip(episode.candidates, episode.labels, strict=True)}
         return [" ".join([NEW_NAMES, *(f"{captions.noun_phrase(Group(things[text]))}: {text}" for text in said)])]
-    if how == 1:
+    if how == "same":
         first = dict(zip(reversed(said), reversed(shown), strict=True))
         shown = [first[text] for text in said]
     return [NEW_NAMES, *(piece for pair in zip(shown, said, strict=True) for piece in pair)]
@@ -100,6 +123,7 @@ def texts(world: ToyWorld, number: int) -> Document:
 
 LESSONS: dict[str, Callable[[ToyWorld, int], Document]] = {
     "copying": copying,
+    "recall": recall,
     "names": names,
     "questions": questions,
     "in_context": in_context,

@@ -7,7 +7,7 @@
     clips         WebVid-10M         8 frames and what happens in them
     storyboards   YT-Storyboard-1B   scenes and timed sentences that follow one another
 
-Six more, the lessons, are the toy world's alone: copying, names, questions, in_context, drawings, texts (data/lessons.py).
+Seven more, the lessons, are the toy world's alone: copying, recall, names, questions, in_context, drawings, texts (data/lessons.py).
 
 Document `i` of a mixture is a pure function of (seed, i), so a run resumes at the exact document.
 """
@@ -41,6 +41,7 @@ class MixtureConfig:
     storyboards: int = 1
     # The lessons, of which the paper has none.
     copying: int = 0
+    recall: int = 0
     names: int = 0
     questions: int = 0
     in_context: int = 0

@@ -26,7 +26,7 @@ from minemu.errors import MinemuError
 from minemu.sequence import TokenIds
 
 COLOURS = (
-    "#d6e4f7", "#9fbfe8", "#f6d9a8", "#e3b7d3", "#a9dccb", "#f7f1e3", "#eef0b4", "#cfd6dd", "#c9b8e6", "#f2c4bc", "#e8d2bd",
+    "#d6e4f7", "#9fbfe8", "#f6d9a8", "#e3b7d3", "#a9dccb", "#f7f1e3", "#bcc98f", "#eef0b4", "#cfd6dd", "#c9b8e6", "#f2c4bc", "#e8d2bd",
 )  # fmt: skip
 SHADES = dict(zip(ALL_SOURCES, COLOURS, strict=True))
 SIDE, LETTER, LINE_HEIGHT = 44.0, 4.5, 10.5  # of a picture; of a letter and a line of text, in points
