@@ -42,6 +42,7 @@ GAP = 4  # words between a key and its value, or fewer
 HOW = ("words", "same", "words", "one style", "words", "any")  # what a name stands for is shown, in turn
 SHOTS = (2, 3, 4)  # pictures of each new name beside the last; after the first of them there is one example
 WAYS = (2, 3)  # new names of a document
+WORDED_WAYS = (2, 3, 4, 5, 6)  # of one without pictures: the more names, the less is won by guessing
 QUESTIONS = "questions:"
 UNTITLED = 0.25  # share of the documents with questions that begin with a picture, as in evaluation
 MAX_QUESTIONS = 4  # of a document
@@ -79,7 +80,8 @@ def recall(world: ToyWorld, number: int) -> Document:
 def names(world: ToyWorld, number: int) -> Document:
     """Examples of new names, and one more drawing, named. What is shown for a name is found again more or less easily."""
     rng, how = world.generator(number, "shots"), HOW[number % len(HOW)]
-    episode = names_episode(world, number, pick(rng, SHOTS), pick(rng, WAYS), one_style=how == "one style")
+    ways = pick(rng, WORDED_WAYS if how == "words" else WAYS)
+    episode = names_episode(world, number, pick(rng, SHOTS), ways, one_style=how == "one style")
     shown = episode.prompt[1::2]
     said = [*episode.prompt[2:-1:2], f"{episode.prompt[-1]} {episode.answer}."]
     if how == "words":
