@@ -5,11 +5,10 @@ examples in a row. Each is a pure function of the world and its number, and show
 
     copying       words in a row, again and again, often of few kinds: with many, or with one distance from copy to copy, nothing was
                   learnt of looking back for what came before (docs/lab-notes.md), and all of `names` needs that
-    recall        a few words, each with a name some words after it, again and again: the step from copying what stands next to what
-                  was last read, to what stands near it, as a name does behind its picture and "this is a"
+    recall        a few words, each with a value some words after it, again and again; at last as "a bee: this is a daff.": the step from
+                  copying what stands next to what was last read, to what stands near it, as a name does behind its picture
     names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; from what is
-                  easiest to find again to what is not: words in place of the pictures, the very same picture each time, the
-                  thing in one style, in any
+                  easiest to find again to what is not: the very same picture each time, the thing in one style, in any
     questions     one to four pictures, or a clip, each with a question and its answer; most begin with "questions:", so that a
                   picture or clip alone is still followed by its caption
     in_context    two pictures, and a third with something of each
@@ -39,10 +38,8 @@ FEWEST = 8  # kinds of words that it is drawn from
 RECALLED = 12  # keys of a row, of which two are different, or up to
 MOST_KEYS = 6
 GAP = 4  # words between a key and its value, or fewer
-HOW = ("words", "same", "words", "one style", "words", "any")  # what a name stands for is shown, in turn
 SHOTS = (2, 3, 4)  # pictures of each new name beside the last; after the first of them there is one example
 WAYS = (2, 3)  # new names of a document
-WORDED_WAYS = (2, 3, 4, 5, 6)  # of one without pictures: the more names, the less is won by guessing
 QUESTIONS = "questions:"
 UNTITLED = 0.25  # share of the documents with questions that begin with a picture, as in evaluation
 MAX_QUESTIONS = 4  # of a document
@@ -68,6 +65,8 @@ def copying(world: ToyWorld, number: int) -> Document:
 def recall(world: ToyWorld, number: int) -> Document:
     """Keys and their values with the same words between, again and again: the second time, the value can be known."""
     rng = world.generator(number, "recall")
+    if number % 4 > 1:
+        return [_told(world, rng)]
     words, many = _words(world), int(rng.integers(2, MOST_KEYS + 1))
     kinds = round(np.exp(rng.uniform(np.log(GAP + 2 * MOST_KEYS + FEWEST), np.log(len(words)))))
     picked = rng.permutation(words[:kinds])
@@ -77,17 +76,23 @@ def recall(world: ToyWorld, number: int) -> Document:
     return [" ".join(word for k in order for word in (keys[k], *between, values[k]))]
 
 
+def _told(world: ToyWorld, rng: np.random.Generator) -> str:
+    """New names as `names` gives them, with words in place of the pictures."""
+    many = int(rng.integers(2, MOST_KEYS + 1))
+    things, said = rng.permutation(world.labels)[:many].tolist(), rng.permutation(NAMES)[:many]
+    examples = [
+        f"{captions.noun_phrase(Group(thing))}: this is a {name}." for thing, name in zip(things, said, strict=True)
+    ]
+    return " ".join([NEW_NAMES, *rng.permutation(np.resize(examples, RECALLED))])
+
+
 def names(world: ToyWorld, number: int) -> Document:
     """Examples of new names, and one more drawing, named. What is shown for a name is found again more or less easily."""
-    rng, how = world.generator(number, "shots"), HOW[number % len(HOW)]
-    ways = pick(rng, WORDED_WAYS if how == "words" else WAYS)
-    episode = names_episode(world, number, pick(rng, SHOTS), ways, one_style=how == "one style")
+    rng, how = world.generator(number, "shots"), number % 3
+    episode = names_episode(world, number, pick(rng, SHOTS), pick(rng, WAYS), one_style=how == 1)
     shown = episode.prompt[1::2]
     said = [*episode.prompt[2:-1:2], f"{episode.prompt[-1]} {episode.answer}."]
-    if how == "words":
-        things = {f"this is a {name}.": thing for name, thing in zip(episode.candidates, episode.labels, strict=True)}
-        return [" ".join([NEW_NAMES, *(f"{captions.noun_phrase(Group(things[text]))}: {text}" for text in said)])]
-    if how == "same":
+    if how == 0:
         first = dict(zip(reversed(said), reversed(shown), strict=True))
         shown = [first[text] for text in said]
     return [NEW_NAMES, *(piece for pair in zip(shown, said, strict=True) for piece in pair)]

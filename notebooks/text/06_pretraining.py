@@ -118,7 +118,7 @@ show_documents(
 #
 # Several kinds begin with a title, such as "a story:". So a picture that stands first is mostly followed by its caption, and one that comes after a title by what belongs to that title; without titles the model could only guess which is meant.
 #
-# The last six are *lessons* (`data/lessons.py`), and the paper has none. The authors credit interleaved web pages for few-shot learning: among so many, some show the same thing twice under the same name (that reason is our guess). Toy pages contain no such repetition; lessons are documents built from it. Three lessons have other reasons. `copying` comes before all looking back: a model that cannot find again what it has read cannot use an example either (the shipped checkpoint is older than this lesson, and learnt without it). `drawings` pairs full captions with pictures: what each thing looks like in each style takes long to learn, and fewer than half of the prompts of `scenes` say everything. `texts` has no pictures: Emu's LLaMA had read all words before, while ours would forget those that no other document uses.
+# The last seven are *lessons* (`data/lessons.py`), and the paper has none. The authors credit interleaved web pages for few-shot learning: among so many, some show the same thing twice under the same name (that reason is our guess). Toy pages contain no such repetition; lessons are documents built from it. Four lessons have other reasons. `copying` and `recall` come before all looking back: a model that cannot find again what it has read, or what stood near it, cannot use an example either (the shipped checkpoint is older than these two, and learnt without them). `drawings` pairs full captions with pictures: what each thing looks like in each style takes long to learn, and fewer than half of the prompts of `scenes` say everything. `texts` has no pictures: Emu's LLaMA had read all words before, while ours would forget those that no other document uses.
 #
 # `emu-tiny` gives them the share that is printed above; any other mixture is one option away (`--set train.mixture.questions=0`). `MixtureConfig()`, without settings, has the paper's five sources alone, in shares like its batch sizes.
 
@@ -691,7 +691,7 @@ for mistake in (
 # ## What next
 #
 # * `minemu recipe emu-nano` runs all stages in seconds, `minemu recipe emu-tiny` in the hours that the panels above add up to; each can be stopped with Ctrl-C and is resumed by the same command.
-# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8 --set train.mixture.clips=1`, and 0 for `copying`, `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's batch sizes back as shares.
+# * `--set train.emu.lr_vision=1e-4` thaws the encoder; `--set train.mixture.labels=8 --set train.mixture.scenes=8 --set train.mixture.clips=1`, and 0 for `copying`, `recall`, `names`, `questions`, `in_context`, `drawings` and `texts`, give the paper's batch sizes back as shares.
 # * Read `minemu/training/loop.py` (the loop, on three screens), then `minemu/training/emu.py` (this stage).
 # * Notebook 07 goes on with what pretraining makes of drawing, and notebook 10 with instruction tuning.
 
