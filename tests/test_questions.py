@@ -19,7 +19,7 @@ from minemu.data.conversations import (
 )
 from minemu.data.corpus import Unpainted, corpus
 from minemu.data.dialogues import dialogue
-from minemu.data.episodes import NAMES, TEST_NAMES, WISHES, blend, blends, in_context, names_episode
+from minemu.data.episodes import ALL_NAMES, NAMES, TEST_NAMES, WISHES, blend, blends, in_context, names_episode
 from minemu.data.questions import ASKS, CLIP_ASKS, clip_question, question
 from minemu.data.scene import BACKGROUNDS, STYLE_NAMES, Group, Scene
 from minemu.data.world import ToyWorld, is_held_out
@@ -285,8 +285,12 @@ def test_names_cannot_be_guessed():
 
 
 def test_names_of_no_world(world):
-    assert not {*NAMES, *TEST_NAMES} & {word for label in ToyWorld(core=False).labels for word in label.split()}
-    assert not set(NAMES) & set(TEST_NAMES) and set(names_episode(world, 0, 1).candidates) <= set(NAMES)
+    assert not {*ALL_NAMES, *TEST_NAMES} & {word for label in ToyWorld(core=False).labels for word in label.split()}
+    assert (
+        not set(ALL_NAMES) & set(TEST_NAMES)
+        and len(set(ALL_NAMES)) == len(ALL_NAMES)
+        and set(names_episode(world, 0, 1).candidates) <= set(ALL_NAMES)
+    )
     with pytest.raises(MinemuError, match="2 shots of 1 names: use 0 shots or more, and 2 to 250 names"):
         names_episode(world, 0, 2, ways=1)
     with pytest.raises(MinemuError, match="there are not enough pictures of '.+' for so many shots: use fewer"):

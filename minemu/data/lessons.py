@@ -28,7 +28,7 @@ from minemu.data import captions
 from minemu.data import questions as asked
 from minemu.data.conversations import conversation
 from minemu.data.documents import Document, pixels
-from minemu.data.episodes import NAMES, NEW_NAMES, names_episode
+from minemu.data.episodes import ALL_NAMES, NAMES, NEW_NAMES, names_episode
 from minemu.data.episodes import in_context as two_pictures
 from minemu.data.scene import Group
 from minemu.data.world import ToyWorld, pick
@@ -71,7 +71,7 @@ def recall(world: ToyWorld, number: int) -> Document:
     kinds = round(np.exp(rng.uniform(np.log(GAP + 2 * MOST_KEYS + FEWEST), np.log(len(words)))))
     picked = rng.permutation(words[:kinds])
     between, keys = picked[: rng.integers(GAP + 1)], picked[GAP:][:many]
-    values = rng.permutation(NAMES)[:many] if number % 2 else picked[-many:]
+    values = rng.permutation(ALL_NAMES)[:many] if number % 2 else picked[-many:]
     order = rng.permutation(np.resize(np.arange(many), RECALLED))
     return [" ".join(word for k in order for word in (keys[k], *between, values[k]))]
 
@@ -79,7 +79,7 @@ def recall(world: ToyWorld, number: int) -> Document:
 def _told(world: ToyWorld, rng: np.random.Generator) -> str:
     """New names as `names` gives them, with words in place of the pictures."""
     many = int(rng.integers(2, MOST_KEYS + 1))
-    things, said = rng.permutation(world.labels)[:many].tolist(), rng.permutation(NAMES)[:many]
+    things, said = rng.permutation(world.labels)[:many].tolist(), rng.permutation(ALL_NAMES)[:many]
     examples = [
         f"{captions.noun_phrase(Group(thing))}: this is a {name}." for thing, name in zip(things, said, strict=True)
     ]

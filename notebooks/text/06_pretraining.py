@@ -103,10 +103,10 @@ print("lessons:", lessons, "parts of", sum(mixture.weights.values()))
 # %% [markdown]
 # A document is a list of pictures and texts. One of each source:
 
-# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: a row of words said again and again, drawings with made-up names, pictures with questions and answers, two pictures followed by a third with something of each, a full caption with its picture, and a text without pictures."
+# %% alt="One document of each source: a picture with a label, a picture with its full caption, several pictures with sentences, eight frames of a clip with what happens, a storyboard of scenes and sentences; and of each lesson: a row of words said again and again, things in words with made-up names, drawings with made-up names, pictures with questions and answers, two pictures followed by a third with something of each, a full caption with its picture, and a text without pictures."
 from minemu.figures.mixture import show_documents
 
-number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5, "names": 6}
+number = {"labels": 5, "scenes": 5, "interleaved": 7, "clips": 2, "storyboards": 5, "names": 7}
 show_documents(
     {name: source.document(number.get(name, 2)) for name, source in mixture.sources.items()}
 )
@@ -195,7 +195,7 @@ print("to be drawn from:", next(document[0] for document in scenes if isinstance
 #
 # ## From documents to a batch
 #
-# Documents differ in length: a label has a few tokens, a clip eight pictures, a lesson up to nine. With a row each, most of a batch would be padding.
+# Documents differ in length: a label has a few tokens, a clip eight pictures, a lesson up to thirteen. With a row each, most of a batch would be padding.
 #
 # > **Predict.** 24 documents, each padded to the longest. How many of 100 positions are padding?
 
