@@ -35,8 +35,8 @@ from minemu.data.world import ToyWorld, pick
 
 ROW = 40  # words of a row
 FEWEST = 8  # kinds of words that it is drawn from
-RECALLED = 12  # keys of a row, of which two are different, or up to
-MOST_KEYS = 6
+RECALLED = 12  # keys said in a row, with their values
+MOST_KEYS = 6  # of them are different, or fewer, down to two
 GAP = 4  # words between a key and its value, or fewer
 SHOTS = (2, 3, 4)  # pictures of each new name beside the last; after the first of them there is one example
 WAYS = (2, 3)  # new names of a document
