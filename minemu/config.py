@@ -195,6 +195,7 @@ class DecoderConfig:
     condition_grid: int = 0  # g: the embeddings are g x g cells, from which the U-Net's sketch is regressed; 0: none
     sketch_layers: int = 0  # of the Transformer that adds to the linear sketch; 0: linear alone
     sketch_width: int = 256
+    cell_maps: bool = False  # each cell of the sketch has an output map of its own, beside the one of all
     refine_layers: int = 0  # residual blocks of convolutions that mend the sketch across its cells
     refine_width: int = 128
     prediction: Literal["v", "epsilon", "sample"] = "sample"
@@ -323,7 +324,7 @@ _PUBLISHED_DECODER = {
 
 _TINY_LLM = {"layers": 6}
 _TINY_DECODER = {
-    "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "refine_layers": 3,
+    "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "cell_maps": True,
     "cached": 65_536, "laps": 10, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
     "averaged": 8,  # where a thing stands is in no text: two thirds of what a single picture as target costs is noise
     "unet_channels": (32, 64), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does most of it
@@ -339,8 +340,7 @@ _SMALL_LLM = {  # SmolLM2-135M
     "rope_theta": 100_000.0, "norm_eps": 1e-5,
 }  # fmt: skip
 _SMALL_DECODER = {
-    **_TINY_DECODER, "sketch_layers": 8, "sketch_width": 640, "refine_layers": 6, "refine_width": 256,
-    "unet_channels": (128, 256), "unet_heads": (4, 8),
+    **_TINY_DECODER, "sketch_layers": 8, "sketch_width": 640, "unet_channels": (128, 256), "unet_heads": (4, 8),
 }  # fmt: skip
 
 PRESETS: dict[str, dict[str, Any]] = {

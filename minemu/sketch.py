@@ -2,8 +2,10 @@
 
 The N = g x g embeddings of a picture are read as a grid of its cells, and each is spread over its own cell. A linear map, found
 by least squares, copies what an embedding holds of its cell. A small Transformer over all of them adds what no single embedding
-holds: that together they mean a llama, and how a llama looks. Each of its outputs is a whole cell, so what it gets wrong ends at
-the cell's edge, and every place of a drawing is learnt anew; convolutions over all latent positions, the same at each, mend both.
+holds: that together they mean a llama, and how a llama looks. Each of its outputs is a whole cell. What it has to know by heart is
+how some thousand drawings look; with a map of its own for each cell (`cell_maps`) the layers before need to know which drawing it
+is, and not how it looks in this cell, for hardly more arithmetic. Convolutions over all latent positions can look past the edges
+of cells (`refine_layers`); the shipped checkpoint has some, which died early in training and add a constant (docs/lab-notes.md).
 
 Axes   B rows   N = g x g embeddings   D their width   W width of the Transformer   K latent channels   s latent positions a side
        F features   C channels of the convolutions
@@ -13,7 +15,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from minemu.config import DecoderConfig, VisionConfig
@@ -39,7 +41,7 @@ class Sketch(nn.Module):
             )
         self.cell = side // self.grid                                            # latent positions along a cell
         self.spread = nn.Linear(config.condition_width, self.channels * self.cell**2)
-        self.blocks, self.refine = nn.ModuleList(), None
+        self.blocks, self.own, self.refine = nn.ModuleList(), None, None
         if config.sketch_layers:
             width = config.sketch_width
             blocks = VisionConfig(width=width, layers=config.sketch_layers, mlp_width=4 * width)
@@ -51,6 +53,8 @@ class Sketch(nn.Module):
             for parameter in (*self.blocks.parameters(), self.leave.weight):
                 if parameter.ndim == 2:
                     nn.init.trunc_normal_(parameter, std=INIT_STD)
+            if config.cell_maps:                                                 # at first they add nothing
+                self.own = nn.Parameter(torch.zeros(self.grid**2, width, self.spread.out_features))
             if config.refine_layers:
                 self.refine = Refiner(config, self.cell)
 
@@ -67,6 +71,8 @@ class Sketch(nn.Module):
                 x = block(x)                                                     # (B, N, W)
             x = self.norm(x)
             cells = cells + self.leave(x)                                        # (B, N, K cell^2)
+            if self.own is not None:
+                cells = cells + einsum(x, self.own, "b n w, n w o -> b n o")     # (B, N, K cell^2)
         latents = self.spread_out(cells)                                         # (B, K, s, s)
         if self.refine:
             latents = latents + self.refine(latents, self.spread_out(self.refine.tell(x)))
@@ -119,8 +125,12 @@ class Refiner(nn.Module):
 
 
 def grown(sketch: Sketch, config: DecoderConfig) -> Sketch:
-    """The same sketch with the convolutions that `config` has and it lacks; they begin at zero, so no output changes."""
+    """The same sketch with the maps and convolutions that `config` has and it lacks; they begin at zero, so no output changes.
+
+    Convolutions go where `config` has none.
+    """
     larger = Sketch(config)
-    state = {name: tensor for name, tensor in larger.state_dict().items() if name.startswith("refine.")}
-    load_strict(larger, state | sketch.state_dict(), "the sketch to go on with")
+    begun = {name: tensor for name, tensor in larger.state_dict().items() if name.startswith(("own", "refine."))}
+    kept = {name: tensor for name, tensor in sketch.state_dict().items() if larger.refine or not name.startswith("refine.")}
+    load_strict(larger, begun | kept, "the sketch to go on with")
     return larger

@@ -317,6 +317,8 @@ def check(config: DecoderConfig) -> None:
                 raise MinemuError(f"decoder.unet_channels={channels} is not a multiple of decoder.{field}={divisor}; change one of them")
     if config.condition_grid and config.sketch_layers and config.sketch_width % VisionConfig.head_width:
         raise MinemuError(f"decoder.sketch_width={config.sketch_width} is not a multiple of {VisionConfig.head_width}; change it")
+    if config.condition_grid and config.cell_maps and not config.sketch_layers:
+        raise MinemuError("decoder.cell_maps reads what a Transformer sketches: set decoder.sketch_layers, or cell_maps=false")
     if config.condition_grid and config.refine_layers and not config.sketch_layers:
         raise MinemuError("decoder.refine_layers refines what a Transformer sketches: set decoder.sketch_layers, or refine_layers=0")
     if config.condition_grid and config.refine_layers and config.refine_width % REFINE_GROUPS:

@@ -50,7 +50,8 @@ NO_SKETCH = {"decoder.condition_grid": 0, "decoder.sketch_layers": 0, "decoder.r
 AS_TINY = {  # what only the larger recipe has
     **{f"train.{stage}.precision": "bfloat16" for stage in TRAINABLE if stage != "codec"},
     **{f"train.{stage}.optimizer": "muon" for stage in ("encoder", "bridge", "language", "imagine", "emu", "sketch")},
-    **{"bridge.source_positions": True, "decoder.adaptive_norm": True, "objective.hide_written": 0.5},
+    **{"bridge.source_positions": True, "objective.hide_written": 0.5},
+    **{"decoder.adaptive_norm": True, "decoder.cell_maps": True, "decoder.refine_layers": 0},
     **{"train.emu.lr_vision": 0.0, "train.emu.lr_bridge": 0.0, "train.instruct.steps": 2, "decoder.imagined": 3},
 }
 
@@ -575,12 +576,15 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     record = json.loads((tmp_path / "deep" / "emu-nano" / "sketch" / "run.json").read_text())
     assert record["model"]["llm"]["layers"] == 2 and record["weights_of"]["llm"] == {"layers": 1}
 
-    more = {**longer, "decoder.refine_layers": 2}
-    made = run_recipe("emu-nano", tmp_path / "more", more, base=folder)  # with one more layer of convolutions
+    more = {**longer, "decoder.refine_layers": 0, "decoder.cell_maps": True}
+    made = run_recipe("emu-nano", tmp_path / "more", more, base=folder)  # maps in place of its layer of convolutions
     record = json.loads((tmp_path / "more" / "emu-nano" / "sketch" / "run.json").read_text())
-    assert record["model"]["decoder"]["refine_layers"] == 2 and record["weights_of"]["refine_layers"] == 1
-    assert "after 6 steps, without all its convolutions (commit" in (made / "README.md").read_text()
-    assert EmuPipeline.from_pretrained(made).decoder.config.refine_layers == 2
+    assert record["model"]["decoder"]["refine_layers"] == 0 and record["weights_of"]["refine_layers"] == 1
+    assert (
+        "after 6 steps, without maps for its cells, with other convolutions (commit" in (made / "README.md").read_text()
+    )
+    sketch = EmuPipeline.from_pretrained(made).decoder.sketch
+    assert sketch.own.abs().sum() > 0 and sketch.refine is None
 
     told = {**longer, "decoder.in_context": 0.5}
     made = run_recipe(

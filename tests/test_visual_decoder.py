@@ -161,6 +161,20 @@ def test_a_sketch_grows_by_convolutions_that_say_nothing_at_first():
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in refined.state_dict().items())
     with pytest.raises(MinemuError, match="the sketch to go on with: .* has shape"):
         grown(plain, replace(REFINED, sketch_width=128))
+    assert torch.equal(grown(refined, DEEP)(normal), plain(normal))  # and without them again
+
+
+def test_each_cell_of_a_sketch_has_its_own_map():
+    plain, normal = make(DEEP).sketch, torch.randn(2, 4, D, generator=seeded())
+    mapped, cell = grown(plain, replace(DEEP, cell_maps=True)), plain.cell
+    before = mapped(normal)
+    assert torch.equal(before, plain(normal))  # at first they add nothing
+    (before - 1).square().mean().backward()
+    assert mapped.own.grad.abs().sum() > 0
+    with torch.no_grad():
+        mapped.own[1].normal_(generator=seeded())  # of four, read row by row
+    changed = (mapped(normal) != before).any(dim=0).any(dim=0)
+    assert changed[:cell, cell:].all() and changed.sum() == cell**2
 
 
 def test_what_refines_the_sketch_is_the_same_at_every_place():
@@ -442,6 +456,7 @@ def test_loading_is_strict(decoder, tmp_path):
         ({"image_size": 20}, "decoder.image_size=20 is not a multiple of 8"),
         ({"latent_channels": 49}, "decoder.latent_channels=49 is more than the 4 x 4 x 3 = 48 values of a patch"),
         ({"codec": "vae", "patch": 3, "image_size": 24}, "decoder.patch=3 must be a power of two"),
+        ({"condition_grid": 2, "cell_maps": True}, "set decoder.sketch_layers, or cell_maps=false"),
         ({"condition_grid": 2, "refine_layers": 1}, "set decoder.sketch_layers, or refine_layers=0"),
         (
             {"condition_grid": 2, "sketch_layers": 1, "refine_layers": 1, "refine_width": 20},

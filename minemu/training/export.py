@@ -227,7 +227,8 @@ def _began_with(run: dict) -> list[str]:
             ", of another mixture": {"data"},
             ", of other scenes": {"world"},
             ", from other embeddings": {*IMAGINED},
-            ", without all its convolutions": {"refine_layers"},
+            ", without maps for its cells": {"cell_maps"},
+            ", with other convolutions": {"refine_layers"},
         }
         which = "".join(text for text, parts in other.items() if parts & link.keys())
         links.insert(0, f"{link['steps']} steps{which} (commit `{link['commit'][:12]}`)")
