@@ -586,16 +586,17 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     sketch = EmuPipeline.from_pretrained(made).decoder.sketch
     assert sketch.own.abs().sum() > 0 and sketch.refine is None
 
-    told = {**longer, "decoder.in_context": 0.5}
+    told = {**longer, "decoder.in_context": 0.5, "decoder.condition_noise": 0.0}
     made = run_recipe(
         "emu-nano", tmp_path / "told", told, base=folder
     )  # learning from what other pictures ask for, too
     record = json.loads((tmp_path / "told" / "emu-nano" / "sketch" / "run.json").read_text())
     assert record["model"]["decoder"]["in_context"] == 0.5 and record["weights_of"]["in_context"] == 0.0
+    assert record["model"]["decoder"]["condition_noise"] == 0.0 and record["weights_of"]["condition_noise"] == 0.1
     assert "after 6 steps, from other embeddings (commit" in (made / "README.md").read_text()
 
     shutil.copytree(root / "emu-nano" / "codec", tmp_path / "x" / "emu-nano" / "codec")
-    for setting, value in (("condition_noise", 0.3), ("sketch_width", 128)):
+    for setting, value in (("norm_groups", 4), ("sketch_width", 128)):
         with pytest.raises(MinemuError, match=f"was begun with another model setting of 'decoder.{setting}'"):
             train_stage("emu-nano", "sketch", tmp_path / "x", {**longer, f"decoder.{setting}": value}, base=folder)
 

@@ -25,7 +25,7 @@ from minemu.training.recipes import STAGES, TRAINABLE, Recipe, exists, needs, se
 from minemu.visual_decoder import VisualDecoder
 
 # Which conditions a sketch learns from; it may go on with others.
-IMAGINED = ("captioned", "imagined", "in_context", "averaged", "laps")
+IMAGINED = ("captioned", "imagined", "in_context", "averaged", "laps", "condition_noise")
 WEIGHED = ("image_loss_weight", "hide_written")  # and what of the objective an `emu` may weigh otherwise from then on
 GROWN = ("cell_maps", "refine_layers", "refine_width")  # which parts it has, too
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
