@@ -1,6 +1,5 @@
 """The cells that features stand for: which part of a picture each is asked for, whatever their number."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -8,7 +7,7 @@ from minemu.config import EmuConfig
 from minemu.data.world import ToyWorld
 from minemu.errors import MinemuError
 from minemu.processor import normalise
-from minemu.training.encoder import CODE, Alignment, bridge_grid, cells, cover, linear_code
+from minemu.training.encoder import CODE, Alignment, augment, box_masks, bridge_grid, cells, cover, linear_code
 
 SIZE = 32
 
@@ -41,8 +40,24 @@ def test_the_share_of_a_box_is_the_share_of_its_pixels(grid):
     box = (3, 10, 21, 31)
     inside = torch.zeros(1, 1, SIZE, SIZE)
     inside[..., box[1] : box[3], box[0] : box[2]] = 1
-    pixels = cells(inside, *grid).sum(-1)[0]
-    np.testing.assert_allclose(cover(box, grid, SIZE), (pixels / pixels.sum()).numpy(), atol=1e-6)
+    masks = box_masks(torch.tensor([box], dtype=torch.float32), SIZE)
+    assert torch.equal(masks, inside)
+    pixels = cells(inside, *grid).sum(-1)
+    torch.testing.assert_close(cover(masks, grid), pixels / pixels.sum())
+    assert cover(0 * masks, grid).sum() == 0  # a region that was shifted out is nowhere
+
+
+def test_a_region_moves_along_with_its_picture():
+    torch.manual_seed(1)
+    boxes, picture = torch.tensor([[4.0, 6, 12, 20], [4, 6, 12, 20], [18, 3, 30, 12]]), torch.tensor([0, 1, 2])
+    before = box_masks(boxes, SIZE)
+    pictures = 2 * before.expand(-1, 3, -1, -1) - 1  # white where the region is, black around it
+    changed, masks = augment(pictures, before, picture)
+    assert torch.equal(masks[1], before[1])
+    for i in (0, 2):
+        assert not torch.allclose(masks[i], before[i], atol=0.1)
+        seen = changed[i].mean(0, keepdim=True) > 0  # a tint changes no sign
+        assert (seen == (masks[i] > 0.5)).float().mean() > 0.99
 
 
 @pytest.fixture(scope="module")

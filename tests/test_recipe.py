@@ -959,7 +959,7 @@ def test_only_pictures_that_follow_their_text_are_hidden(finished):
 def test_every_second_picture_is_changed_whatever_their_number():
     torch.manual_seed(0)
     pictures = torch.rand(5, 3, 16, 16)
-    changed = augment(pictures)
+    changed, _ = augment(pictures, torch.ones(1, 1, 16, 16), torch.tensor([0]))
     assert changed.shape == pictures.shape and torch.equal(changed[1::2], pictures[1::2])
     assert all(not torch.equal(*pair) for pair in zip(changed[::2], pictures[::2], strict=True))
 

@@ -23,7 +23,6 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -179,34 +178,49 @@ def cells(values: Tensor, rows: int, columns: int) -> Tensor:
     return rearrange(values, "b c (h p) (w q) -> b (h w) (p q c)", h=rows, w=columns)
 
 
-def cover(box: tuple[float, float, float, float], grid: tuple[int, int], size: int) -> np.ndarray:
-    """How much of a box (x0, y0, x1, y1, in pixels of a picture `size` wide) lies in each cell of a grid; sums to 1. (cells,)."""
+def box_masks(boxes: Tensor, size: int) -> Tensor:
+    """How much of each pixel of a picture `size` wide lies in boxes (R, 4) of x0, y0, x1, y1 in pixels: (R, 1, S, S)."""
+    edges = torch.arange(size + 1, device=boxes.device)
 
-    def along(begin: float, end: float, count: int) -> np.ndarray:
-        edges = np.arange(count + 1) * (size / count)
-        return np.clip(np.minimum(end, edges[1:]) - np.maximum(begin, edges[:-1]), 0, None)
+    def along(begin: Tensor, end: Tensor) -> Tensor:
+        inside = torch.minimum(end[:, None], edges[1:]) - torch.maximum(begin[:, None], edges[:-1])
+        return inside.clamp(min=0)  # (R, S)
 
-    share = np.outer(along(box[1], box[3], grid[0]), along(box[0], box[2], grid[1])).ravel()
-    return (share / share.sum()).astype(np.float32)
+    left, top, right, bottom = boxes.unbind(1)
+    return rearrange(along(top, bottom), "r h -> r 1 h 1") * rearrange(along(left, right), "r w -> r 1 1 w")
 
 
-def augment(pixels: Tensor) -> Tensor:
-    """Turn, zoom, shift and tint every second picture a little, so that a new drawing of a known thing is not so new. (B, 3, S, S)."""
-    pixels, kept = pixels[::2], pixels
-    n = len(pixels)
+def cover(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """How much of each region, (R, 1, S, S), lies in each cell of a grid: (R, P). Sums to 1, or to 0 if nothing is left of it."""
+    share = F.adaptive_avg_pool2d(masks, grid).flatten(1)
+    return share / share.sum(1, keepdim=True).clamp(min=1e-6)
+
+
+def augment(pixels: Tensor, masks: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+    """Turn, zoom, shift and tint every second picture a little, so that a new drawing of a known thing is not so new.
+
+    pixels (B, 3, S, S); the masks (R, 1, S, S) of regions move along, each with the picture that it is of, (R,).
+    """
+    n = len(pixels[::2])
     draw = lambda limit: (2 * torch.rand(n, device=pixels.device) - 1) * limit  # noqa: E731
     angle, zoom = draw(math.radians(MAX_ANGLE)), 1 + draw(MAX_ZOOM)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     shift = torch.stack([draw(MAX_SHIFT * 2), draw(MAX_SHIFT * 2)], -1)
-    rows = torch.stack(
+    moves = torch.stack(
         [torch.stack([cos, -sin, shift[:, 0]], -1), torch.stack([sin, cos, shift[:, 1]], -1)], 1
-    )  # (B, 2, 3)
-    grid = F.affine_grid(rows, list(pixels.shape), align_corners=False)
-    turned = F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
+    )  # (B / 2, 2, 3)
     tint = 1 + (2 * torch.rand(n, 3, 1, 1, device=pixels.device) - 1) * MAX_TINT
-    mixed = kept.clone()
-    mixed[::2] = turned * tint
-    return mixed
+    pixels, masks = pixels.clone(), masks.clone()
+    pixels[::2] = moved(pixels[::2], moves, "border") * tint
+    moving = picture % 2 == 0
+    masks[moving] = moved(masks[moving], moves[picture[moving] // 2], "zeros")
+    return pixels, masks
+
+
+def moved(pictures: Tensor, moves: Tensor, beyond: str) -> Tensor:
+    """Pictures (B, C, S, S) under affine maps (B, 2, 3) from where a pixel goes to where it comes from."""
+    grid = F.affine_grid(moves, list(pictures.shape), align_corners=False)
+    return F.grid_sample(pictures, grid, padding_mode=beyond, align_corners=False)
 
 
 class EncoderStage(Stage):
@@ -240,9 +254,7 @@ class EncoderStage(Stage):
             "pixels": pixels_of(samples),  # (B, S, S, 3)
             **self.rows([self.text(sample) for sample in samples]),  # (B, L)
             "picture": torch.tensor([b for b, *_ in boxes]),  # (R,)
-            "cover": torch.from_numpy(
-                np.stack([cover(box[2:6], self.grid, self.world.image_size) for box in boxes])
-            ),  # (R, P)
+            "boxes": torch.tensor([box[2:6] for box in boxes], dtype=torch.float32),  # (R, 4)
             "name": torch.tensor([self.number[label] for _, label, *_ in boxes]),
             "style": torch.tensor([style for *_, style in boxes]),
         }
@@ -251,9 +263,14 @@ class EncoderStage(Stage):
         own = {name: batch[name] for name in ("input_ids", "attention_mask")}
         return {"captions": own, "names": self.names, "styles": self.styles}
 
+    def changed(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As the tower is shown it: augmented, and how much of each region lies in each cell then."""
+        masks = box_masks(batch["boxes"], self.world.image_size)
+        pixels, masks = augment(normalise(batch["pixels"]), masks, batch["picture"])
+        return {**batch, "pixels": pixels, "cover": cover(masks, self.grid)}
+
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        batch["pixels"] = augment(normalise(batch["pixels"]))
-        return self.module(batch, self.texts(batch))
+        return self.module(self.changed(batch), self.texts(batch))
 
     def finish(self, folder: Path) -> None:
         checkpoint.leave(self.name, folder, self.module.state_dict())
@@ -270,7 +287,7 @@ class BridgeStage(EncoderStage):
         self.module = BridgePretraining(config, self.frozen.alignment.code)
 
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        batch["pixels"] = augment(normalise(batch["pixels"]))
+        batch = self.changed(batch)
         with torch.no_grad():
             features = self.frozen.visual_encoder(batch["pixels"])  # (B, 1 + P, V)
             text = self.frozen.read(self.texts(batch))

@@ -530,15 +530,16 @@ print(
 )
 
 # %% [markdown]
-# How a drawing takes its share of the patches: the more of its box lies in a patch, the more that patch counts.
+# How a drawing takes its share of the patches: the more of its box lies in a patch, the more that patch counts. (In training every second picture is turned, zoomed and shifted a little; its boxes move along.)
 
 # %% alt="Three toy pictures with two kinds of drawings each; for the first and the second drawing its box is outlined and the patches under it are orange."
+from minemu.training.encoder import box_masks, cover
+
 examples = batch_samples(pair_world, 0, 3)
 picture = batch["picture"].tolist()
 first = [picture.index(number) for number in range(3)]
-shares = torch.stack(
-    [batch["cover"][first], batch["cover"][[i + 1 for i in first]]], 1
-)  # (3, 2, P)
+under = cover(box_masks(batch["boxes"], vision.image_size), (vision.grid, vision.grid))  # (R, P)
+shares = torch.stack([under[first], under[[i + 1 for i in first]]], 1)  # (3, 2, P)
 boxes = [[sample.boxes[0][1:], sample.boxes[1][1:]] for sample in examples]
 show_maps(
     torch.stack([torch.from_numpy(sample.pixels) for sample in examples]).numpy(),
