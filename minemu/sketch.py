@@ -127,7 +127,7 @@ class Refiner(nn.Module):
 def grown(sketch: Sketch, config: DecoderConfig) -> Sketch:
     """The same sketch with the maps and convolutions that `config` has and it lacks; they begin at zero, so no output changes.
 
-    Convolutions go where `config` has none.
+    Convolutions go where `config` has none, and what they added with them.
     """
     larger = Sketch(config)
     begun = {name: tensor for name, tensor in larger.state_dict().items() if name.startswith(("own", "refine."))}

@@ -27,7 +27,7 @@ from minemu.visual_decoder import VisualDecoder
 # Which conditions a sketch learns from; it may go on with others.
 IMAGINED = ("captioned", "imagined", "in_context", "averaged", "laps", "condition_noise")
 WEIGHED = ("image_loss_weight", "hide_written")  # and what of the objective an `emu` may weigh otherwise from then on
-GROWN = ("cell_maps", "refine_layers", "refine_width")  # which parts it has, too
+GROWN = ("cell_maps", "refine_layers", "refine_width")  # parts that a sketch may get, or lose
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 # What runs had before the code knew these settings.
 AT_FIRST = {
