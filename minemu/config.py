@@ -196,8 +196,6 @@ class DecoderConfig:
     sketch_layers: int = 0  # of the Transformer that adds to the linear sketch; 0: linear alone
     sketch_width: int = 256
     cell_maps: bool = False  # each cell of the sketch has an output map of its own, beside the one of all
-    refine_layers: int = 0  # residual blocks of convolutions that mend the sketch across its cells
-    refine_width: int = 128
     prediction: Literal["v", "epsilon", "sample"] = "sample"
     schedule: Literal["scaled_linear", "squaredcos_cap_v2", "linear"] = "squaredcos_cap_v2"
     zero_terminal_snr: bool = True
@@ -229,16 +227,7 @@ class DecoderConfig:
             "averaged",
         )
         _share("decoder", self, "captioned", "in_context", "condition_dropout")
-        _not_negative(
-            "decoder",
-            self,
-            "condition_noise",
-            "noise_offset",
-            "laps",
-            "condition_grid",
-            "sketch_layers",
-            "refine_layers",
-        )
+        _not_negative("decoder", self, "condition_noise", "noise_offset", "laps", "condition_grid", "sketch_layers")
 
 
 @dataclass(frozen=True)
@@ -325,10 +314,10 @@ _PUBLISHED_DECODER = {
 _TINY_LLM = {"layers": 6}
 _TINY_DECODER = {
     "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "cell_maps": True,
-    "cached": 65_536, "laps": 10, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
+    "cached": 65_536, "laps": 23, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
     "condition_noise": 0.0,  # 0.1 drew no better from words and rebuilt with a fifth more of an error (docs/lab-notes.md)
     "averaged": 8,  # where a thing stands is in no text: two thirds of what a single picture as target costs is noise
-    "unet_channels": (32, 64), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does most of it
+    "unet_channels": (32, 48), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does most of it
     "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (docs/lab-notes.md)
 }  # fmt: skip
 # Else each embedding is guessed from the true ones before it, and nothing is learnt about drawing from words.
@@ -351,7 +340,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "llm": _NANO_LLM,
         "decoder": {
             **_NANO_DECODER, "condition_width": 48,
-            "condition_grid": 2, "sketch_layers": 1, "sketch_width": 64, "refine_layers": 1, "refine_width": 16,
+            "condition_grid": 2, "sketch_layers": 1, "sketch_width": 64,
         },
     },
     "emu2-nano": {

@@ -4,11 +4,9 @@ The N = g x g embeddings of a picture are read as a grid of its cells, and each 
 by least squares, copies what an embedding holds of its cell. A small Transformer over all of them adds what no single embedding
 holds: that together they mean a llama, and how a llama looks. Each of its outputs is a whole cell. What it has to know by heart is
 how some thousand drawings look; with a map of its own for each cell (`cell_maps`) the layers before need to know which drawing it
-is, and not how it looks in this cell, for hardly more arithmetic. Convolutions over all latent positions can look past the edges
-of cells (`refine_layers`); the shipped checkpoint has some, which died early in training and add a constant (docs/lab-notes.md).
+is, and not how it looks in this cell, for hardly more arithmetic.
 
 Axes   B rows   N = g x g embeddings   D their width   W width of the Transformer   K latent channels   s latent positions a side
-       F features   C channels of the convolutions
 """
 
 from __future__ import annotations
@@ -24,8 +22,6 @@ from minemu.visual_encoder import INIT_STD, Block
 from minemu.weights import load_strict
 
 RIDGE = 1e-3
-FEATURES = 32  # F: what the Transformer tells the convolutions of each latent position, beside its latents
-REFINE_GROUPS = 8  # of their GroupNorm
 
 
 class Sketch(nn.Module):
@@ -41,7 +37,7 @@ class Sketch(nn.Module):
             )
         self.cell = side // self.grid                                            # latent positions along a cell
         self.spread = nn.Linear(config.condition_width, self.channels * self.cell**2)
-        self.blocks, self.own, self.refine = nn.ModuleList(), None, None
+        self.blocks, self.own = nn.ModuleList(), None
         if config.sketch_layers:
             width = config.sketch_width
             blocks = VisionConfig(width=width, layers=config.sketch_layers, mlp_width=4 * width)
@@ -55,8 +51,6 @@ class Sketch(nn.Module):
                     nn.init.trunc_normal_(parameter, std=INIT_STD)
             if config.cell_maps:                                                 # at first they add nothing
                 self.own = nn.Parameter(torch.zeros(self.grid**2, width, self.spread.out_features))
-            if config.refine_layers:
-                self.refine = Refiner(config, self.cell)
 
     def forward(self, conditions: Tensor) -> Tensor:
         if conditions.shape[1] != self.grid**2:
@@ -73,14 +67,7 @@ class Sketch(nn.Module):
             cells = cells + self.leave(x)                                        # (B, N, K cell^2)
             if self.own is not None:
                 cells = cells + einsum(x, self.own, "b n w, n w o -> b n o")     # (B, N, K cell^2)
-        latents = self.spread_out(cells)                                         # (B, K, s, s)
-        if self.refine:
-            latents = latents + self.refine(latents, self.spread_out(self.refine.tell(x)))
-        return latents
-
-    def spread_out(self, cells: Tensor) -> Tensor:
-        """What is known of each cell at its latent positions: (B, N, channels cell^2) -> (B, channels, s, s)."""
-        return rearrange(cells, "b (h w) (k i j) -> b k (h i) (w j)", h=self.grid, i=self.cell, j=self.cell)
+        return rearrange(cells, "b (h w) (k i j) -> b k (h i) (w j)", h=self.grid, i=self.cell, j=self.cell)  # (B, K, s, s)
 
     def fit(self, conditions: Tensor, latents: Tensor) -> float:
         """Ridge regression of the linear part, from (B, N, D) and (B, K, s, s); the share of variance that it explains."""
@@ -95,42 +82,9 @@ class Sketch(nn.Module):
         return 1 - ((known @ solution - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()).item()
 
 
-class Refiner(nn.Module):
-    """Residual blocks of 3 x 3 convolutions: latents (B, K, s, s) and features (B, F, s, s) -> what to add to the latents."""
-
-    def __init__(self, config: DecoderConfig, cell: int):
-        super().__init__()
-        channels, width = config.latent_channels, config.refine_width
-        self.tell = nn.Linear(config.sketch_width, FEATURES * cell**2)
-        self.enter = nn.Conv2d(channels + FEATURES, width, 3, padding=1)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.GroupNorm(REFINE_GROUPS, width),
-                nn.Conv2d(width, width, 3, padding=1),
-                nn.GELU(),
-                nn.Conv2d(width, width, 3, padding=1),
-            )
-            for _ in range(config.refine_layers)
-        )
-        self.leave = nn.Conv2d(width, channels, 3, padding=1)
-        for last in (*(block[-1] for block in self.blocks), self.leave):         # at first it adds nothing
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-
-    def forward(self, latents: Tensor, features: Tensor) -> Tensor:
-        x = F.gelu(self.enter(torch.cat([latents.to(features.dtype), features], 1)))  # (B, C, s, s)
-        for block in self.blocks:
-            x = x + block(x)                                                     # (B, C, s, s)
-        return self.leave(F.gelu(x))                                             # (B, K, s, s)
-
-
 def grown(sketch: Sketch, config: DecoderConfig) -> Sketch:
-    """The same sketch with the maps and convolutions that `config` has and it lacks; they begin at zero, so no output changes.
-
-    Convolutions go where `config` has none, and what they added with them.
-    """
+    """The same sketch with the maps for its cells that `config` has and it lacks; they begin at zero, so no output changes."""
     larger = Sketch(config)
-    begun = {name: tensor for name, tensor in larger.state_dict().items() if name.startswith(("own", "refine."))}
-    kept = {name: tensor for name, tensor in sketch.state_dict().items() if larger.refine or not name.startswith("refine.")}
-    load_strict(larger, begun | kept, "the sketch to go on with")
+    begun = {name: tensor for name, tensor in larger.state_dict().items() if name == "own"}
+    load_strict(larger, begun | sketch.state_dict(), "the sketch to go on with")
     return larger

@@ -31,7 +31,7 @@ from minemu.config import DecoderConfig, VisionConfig, from_dict
 from minemu.errors import MinemuError
 from minemu.files import atomic_write, read_object, write_json
 from minemu.loading import choose_dtype, load_module, read_dtype
-from minemu.sketch import REFINE_GROUPS, Sketch
+from minemu.sketch import Sketch
 from minemu.weights import load_strict, load_tensors, save_tensors
 
 TRAIN_STEPS = 1000  # T, noise levels
@@ -319,10 +319,6 @@ def check(config: DecoderConfig) -> None:
         raise MinemuError(f"decoder.sketch_width={config.sketch_width} is not a multiple of {VisionConfig.head_width}; change it")
     if config.condition_grid and config.cell_maps and not config.sketch_layers:
         raise MinemuError("decoder.cell_maps reads what a Transformer sketches: set decoder.sketch_layers, or cell_maps=false")
-    if config.condition_grid and config.refine_layers and not config.sketch_layers:
-        raise MinemuError("decoder.refine_layers refines what a Transformer sketches: set decoder.sketch_layers, or refine_layers=0")
-    if config.condition_grid and config.refine_layers and config.refine_width % REFINE_GROUPS:
-        raise MinemuError(f"decoder.refine_width={config.refine_width} is not a multiple of {REFINE_GROUPS}; change it")
     if config.size_condition and not config.pooled_condition:
         raise MinemuError("decoder.size_condition joins the pooled condition: set decoder.pooled_condition=true")
     if config.sampler != "ddim" and (config.prediction == "sample" or config.zero_terminal_snr):

@@ -259,9 +259,7 @@ def test_a_picture_that_begins_as_its_sketch_costs_what_drawing_it_does(changes)
 
 def test_a_picture_takes_the_passes_of_its_sampler():
     """PNDM makes one more than its steps; guidance doubles them; the codec comes once."""
-    nano = EmuConfig.preset("emu-nano").override(
-        {"decoder.condition_grid": 0, "decoder.sketch_layers": 0, "decoder.refine_layers": 0}
-    )
+    nano = EmuConfig.preset("emu-nano").override({"decoder.condition_grid": 0, "decoder.sketch_layers": 0})
     plain = {"decoder.guidance_scale": 1.0, "decoder.inference_steps": 10}
     ddim, pndm = (
         plain,

@@ -1,10 +1,12 @@
 """The whole recipe at nano size: every stage, stopped and resumed, up to a checkpoint that the pipeline loads."""
 
+import gc
 import json
 import os
 import shlex
 import shutil
 import time
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from minemu.sequence import Video
 from minemu.trace import trace
 from minemu.training import checkpoint, loop
 from minemu.training.continuing import begin_from, changed_settings, is_lengthened, lengthen
-from minemu.training.decoder import Conditions
+from minemu.training.decoder import Conditions, shuffled
 from minemu.training.emu import EmuStage, hide
 from minemu.training.encoder import EncoderStage, TextTower, augment
 from minemu.training.export import export
@@ -46,12 +48,12 @@ SHORT = {
 }
 
 
-NO_SKETCH = {"decoder.condition_grid": 0, "decoder.sketch_layers": 0, "decoder.refine_layers": 0}
+NO_SKETCH = {"decoder.condition_grid": 0, "decoder.sketch_layers": 0}
 AS_TINY = {  # what only the larger recipe has
     **{f"train.{stage}.precision": "bfloat16" for stage in TRAINABLE if stage != "codec"},
     **{f"train.{stage}.optimizer": "muon" for stage in ("encoder", "bridge", "language", "imagine", "emu", "sketch")},
     **{"bridge.source_positions": True, "objective.hide_written": 0.5},
-    **{"decoder.adaptive_norm": True, "decoder.cell_maps": True, "decoder.refine_layers": 0},
+    **{"decoder.adaptive_norm": True, "decoder.cell_maps": True},
     **{"train.emu.lr_vision": 0.0, "train.emu.lr_bridge": 0.0, "train.instruct.steps": 2, "decoder.imagined": 3},
 }
 
@@ -155,7 +157,7 @@ def test_a_finished_recipe_trains_nothing_again(finished, monkeypatch):
 
 def test_a_finished_checkpoint_stands_in_for_the_stages_before(finished, tmp_path):
     root, folder = finished
-    linear = {"decoder.sketch_layers": 0, "decoder.refine_layers": 0, "train.sketch.steps": 0}
+    linear = {"decoder.sketch_layers": 0, "train.sketch.steps": 0}
     only_decoder = {**SHORT, **linear, "train.decoder.steps": 3}
     made = run_recipe("emu-nano", tmp_path, only_decoder, base=folder)
     before, after = (load_file(where / "model.safetensors") for where in (folder, made))
@@ -480,7 +482,7 @@ def test_conditions_are_imagined_anew_for_other_settings(finished, tmp_path):
     met: dict[int, list[int]] = {}
     for index in range(4):  # four laps
         _, embeds = thrice.batch(index, thrice.cached)
-        for i, row in zip(thrice.order(index), embeds, strict=True):
+        for i, row in zip(shuffled(index, thrice.cached), embeds, strict=True):
             met.setdefault(i, []).append(int(torch.equal(row, thrice.kinds[1][i].float())))
     assert set(map(sum, met.values())) == {3}  # each sample is met as imagined in three of them
     assert 0.6 < sum(kinds[0] for kinds in met.values()) / len(met) < 0.9  # and in each lap so are three in four
@@ -493,10 +495,11 @@ def test_what_is_imagined_is_learnt_as_a_mean_and_what_is_encoded_as_it_is(finis
     conditions = Conditions(config, pipe, world, tmp_path / "emu-nano", averaged=True)
     pictures, embeds = conditions.batch(0, conditions.cached)
     imagined = [
-        torch.equal(row, conditions.kinds[1][i].float()) for i, row in zip(conditions.order(0), embeds, strict=True)
+        torch.equal(row, conditions.kinds[1][i].float())
+        for i, row in zip(shuffled(0, conditions.cached), embeds, strict=True)
     ]
     assert set(imagined) == {False, True}
-    for picture, i, is_imagined in zip(pictures, conditions.order(0), imagined, strict=True):
+    for picture, i, is_imagined in zip(pictures, shuffled(0, conditions.cached), imagined, strict=True):
         _, shown, told = conditions.wish(i)
         np.testing.assert_array_equal(picture, world.mean_picture(told, 3) if is_imagined else shown)
     pipe.model = None  # the U-Net learns pictures as they are, and needs no others
@@ -511,12 +514,16 @@ def test_conditions_make_room_for_others_after_some_laps(finished, tmp_path):
     head = conditions.first(4)
     for index, block in ((0, 0), (1, 0), (2, 1), (3, 1), (4, 2)):  # a batch is a lap
         pixels, embeds = conditions.batch(index, 16)
-        for row, place in zip(pixels, conditions.order(index), strict=True):
+        for row, place in zip(pixels, shuffled(index, conditions.cached), strict=True):
             torch.testing.assert_close(row, torch.from_numpy(world.sample(16 * block + place).pixels))
     again = Conditions(config, pipe, world, tmp_path / "emu-nano")  # as a run that goes on there
     torch.testing.assert_close(again.first(4), head)
     pipe.model = None  # the block is on disk
     torch.testing.assert_close(again.batch(4, 16), (pixels, embeds))
+    held = weakref.ref(again)
+    del again
+    gc.collect()
+    assert held() is None  # else the sketch's samples would be in memory while the U-Net trains
 
 
 def test_a_base_may_have_been_trained_by_another_recipe(finished, tmp_path):
@@ -576,15 +583,11 @@ def test_the_sketch_of_a_finished_checkpoint_is_lengthened_from_its_weights(fini
     record = json.loads((tmp_path / "deep" / "emu-nano" / "sketch" / "run.json").read_text())
     assert record["model"]["llm"]["layers"] == 2 and record["weights_of"]["llm"] == {"layers": 1}
 
-    more = {**longer, "decoder.refine_layers": 0, "decoder.cell_maps": True}
-    made = run_recipe("emu-nano", tmp_path / "more", more, base=folder)  # maps in place of its layer of convolutions
+    made = run_recipe("emu-nano", tmp_path / "more", {**longer, "decoder.cell_maps": True}, base=folder)
     record = json.loads((tmp_path / "more" / "emu-nano" / "sketch" / "run.json").read_text())
-    assert record["model"]["decoder"]["refine_layers"] == 0 and record["weights_of"]["refine_layers"] == 1
-    assert (
-        "after 6 steps, without maps for its cells, with other convolutions (commit" in (made / "README.md").read_text()
-    )
-    sketch = EmuPipeline.from_pretrained(made).decoder.sketch
-    assert sketch.own.abs().sum() > 0 and sketch.refine is None
+    assert record["model"]["decoder"]["cell_maps"] and record["weights_of"]["cell_maps"] is False
+    assert "after 6 steps, without maps for its cells (commit" in (made / "README.md").read_text()
+    assert EmuPipeline.from_pretrained(made).decoder.sketch.own.abs().sum() > 0
 
     told = {**longer, "decoder.in_context": 0.5, "decoder.condition_noise": 0.0}
     made = run_recipe(
@@ -651,11 +654,13 @@ def test_an_exported_record_names_no_folder_of_this_machine(finished, tmp_path):
         record["command"] = f"minemu train {stage} --run-dir {tmp_path} --base /home/me/data_samples/emu-nano"
         if stage == "codec":
             record["command"] = f"minemu train codec '--run-dir=/home/me/my runs' --base={tmp_path}/emu-nano/"
+        record["earlier_commands"] = [record["command"]]
         path.write_text(json.dumps(record))
     made = export(tmp_path / "emu-nano", tmp_path / "out")
     for stage in ("codec", "decoder"):
-        command = json.loads((made / "training" / f"{stage}.json").read_text())["command"]
-        assert command == f"minemu train {stage} --run-dir runs --base emu-nano"
+        record = json.loads((made / "training" / f"{stage}.json").read_text())
+        assert record["command"] == f"minemu train {stage} --run-dir runs --base emu-nano"
+        assert record["earlier_commands"] == [record["command"]]
 
 
 def test_without_a_grid_there_is_no_sketch(finished, tmp_path):

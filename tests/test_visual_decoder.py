@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from minemu.codec import PatchCodec, VAECodec
 from minemu.config import DecoderConfig, EmuConfig
 from minemu.errors import MinemuError
-from minemu.sketch import FEATURES, grown
+from minemu.sketch import grown
 from minemu.visual_decoder import VisualDecoder, begins_as_sketch, build_unet, position_channels
 
 N, D = 3, 24
@@ -148,25 +148,11 @@ def test_where_clean_latents_are_predicted_the_unet_corrects_the_sketch_by_what_
         VisualDecoder(replace(DEEP, sketch_width=40))
 
 
-REFINED = replace(DEEP, refine_layers=2, refine_width=16)
-
-
-def test_a_sketch_grows_by_convolutions_that_say_nothing_at_first():
-    plain, normal = make(DEEP).sketch, torch.randn(2, 4, D, generator=seeded())
-    refined = grown(plain, REFINED)
-    assert torch.equal(refined(normal), plain(normal))
-    (refined(normal) - 1).square().mean().backward()
-    assert refined.refine.leave.weight.grad.abs().sum() > 0
-    again = grown(refined, REFINED)
-    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in refined.state_dict().items())
-    with pytest.raises(MinemuError, match="the sketch to go on with: .* has shape"):
-        grown(plain, replace(REFINED, sketch_width=128))
-    assert torch.equal(grown(refined, DEEP)(normal), plain(normal))  # and without them again
-
-
 def test_each_cell_of_a_sketch_has_its_own_map():
     plain, normal = make(DEEP).sketch, torch.randn(2, 4, D, generator=seeded())
     mapped, cell = grown(plain, replace(DEEP, cell_maps=True)), plain.cell
+    with pytest.raises(MinemuError, match="the sketch to go on with: .* has shape"):
+        grown(plain, replace(DEEP, sketch_width=128))
     before = mapped(normal)
     assert torch.equal(before, plain(normal))  # at first they add nothing
     (before - 1).square().mean().backward()
@@ -175,20 +161,6 @@ def test_each_cell_of_a_sketch_has_its_own_map():
         mapped.own[1].normal_(generator=seeded())  # of four, read row by row
     changed = (mapped(normal) != before).any(dim=0).any(dim=0)
     assert changed[:cell, cell:].all() and changed.sum() == cell**2
-
-
-def test_what_refines_the_sketch_is_the_same_at_every_place():
-    refine = make(replace(REFINED, image_size=128)).sketch.refine
-    with torch.no_grad():
-        for parameter in refine.parameters():
-            parameter.normal_(std=0.1, generator=seeded())
-    empty = torch.zeros(1, 12 + FEATURES, 32, 32)
-    spots = [empty.clone(), empty.clone()]
-    spot = torch.randn(12 + FEATURES, 2, 2, generator=seeded(1))
-    spots[0][0, :, 12:14, 12:14], spots[1][0, :, 17:19, 13:15] = spot, spot
-    here, there = (refine(*known.split([12, FEATURES], 1)) for known in spots)
-    torch.testing.assert_close(here[..., 6:20, 6:20], there[..., 11:25, 7:21])
-    assert (here - refine(*empty.split([12, FEATURES], 1))).abs()[..., 10:16, 10:16].min() > 0
 
 
 # ---- codecs ---------------------------------------------------------------------------------------------------------------
@@ -457,11 +429,6 @@ def test_loading_is_strict(decoder, tmp_path):
         ({"latent_channels": 49}, "decoder.latent_channels=49 is more than the 4 x 4 x 3 = 48 values of a patch"),
         ({"codec": "vae", "patch": 3, "image_size": 24}, "decoder.patch=3 must be a power of two"),
         ({"condition_grid": 2, "cell_maps": True}, "set decoder.sketch_layers, or cell_maps=false"),
-        ({"condition_grid": 2, "refine_layers": 1}, "set decoder.sketch_layers, or refine_layers=0"),
-        (
-            {"condition_grid": 2, "sketch_layers": 1, "refine_layers": 1, "refine_width": 20},
-            "decoder.refine_width=20 is not a multiple of 8",
-        ),
         ({"prediction": "epsilon"}, "set decoder.zero_terminal_snr=false"),
     ],
 )

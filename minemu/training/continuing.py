@@ -27,15 +27,13 @@ from minemu.visual_decoder import VisualDecoder
 # Which conditions a sketch learns from; it may go on with others.
 IMAGINED = ("captioned", "imagined", "in_context", "averaged", "laps", "condition_noise")
 WEIGHED = ("image_loss_weight", "hide_written")  # and what of the objective an `emu` may weigh otherwise from then on
-GROWN = ("cell_maps", "refine_layers", "refine_width")  # parts that a sketch may get, or lose
+GROWN = ("cell_maps",)  # parts that a sketch may get
 LENGTHENED = ("emu", "sketch")  # stages that go on with the weights of a finished checkpoint
 # What runs had before the code knew these settings.
 AT_FIRST = {
     "train": asdict(TrainConfig()),
     "data": {"mixture": asdict(MixtureConfig()), "llm": ""},
-    "model": {
-        "decoder": {"cell_maps": False, "refine_layers": 0, "imagined": 1, "in_context": 0.0, "averaged": 1, "laps": 0}
-    },
+    "model": {"decoder": {"cell_maps": False, "imagined": 1, "in_context": 0.0, "averaged": 1, "laps": 0}},
 }
 
 
@@ -122,7 +120,7 @@ def lengthen(base: str | Path, folder: Path, facts: dict[str, Any]) -> None:
 
     Its weights were rounded to half precision and its optimizer was not kept, so the bits are others than those of one long run.
     Other settings, another mixture and other scenes may hold from here on. An `emu` gets the layers that it lacks; a sketch gets
-    maps for its cells, gets or loses convolutions, and may learn from what is imagined otherwise.
+    maps for its cells, and may learn from what is imagined otherwise.
     """
     if (folder / "run.json").exists():
         if (done := folder / "done.json").exists() and "base" in read_json(done):

@@ -181,14 +181,15 @@ class Conditions:
         a sample meets both kinds of embeddings in turn."""
         places = [divmod(i, self.cached) for i in range(index * size, (index + 1) * size)]
         self.hold(places[0][0] // self.config.laps if self.config.laps else 0)
-        found = [(lap, self.order(lap)[place]) for lap, place in places]
+        found = [(lap, shuffled(lap, self.cached)[place]) for lap, place in places]
         found = [(self.turns[(lap + i) % len(self.turns)], i) for lap, i in found]
         pictures, embeds = (torch.stack([of[kind][i] for kind, i in found]) for of in (self.pictures, self.kinds))
         return pictures, embeds.float()
 
-    @lru_cache(maxsize=2)  # noqa: B019 (lives as long as the run)
-    def order(self, lap: int) -> list[int]:
-        return np.random.default_rng(lap).permutation(self.cached).tolist()
+
+@lru_cache(maxsize=2)  # of a function, as that of a method would keep the samples in memory while later stages train
+def shuffled(lap: int, count: int) -> list[int]:
+    return np.random.default_rng(lap).permutation(count).tolist()
 
 
 def prepare(

@@ -24,7 +24,7 @@ from minemu.training.continuing import IMAGINED, changed_settings
 from minemu.training.instruct import ADAPTER_FOLDER
 from minemu.training.recipes import RECIPES, TRAINABLE, facts_of, resolve
 from minemu.visual_decoder import VisualDecoder, begins_as_sketch
-from minemu.weights import load_folder, load_tensors
+from minemu.weights import load_folder, load_tensors, save_tensors
 
 
 def export(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float16) -> Path:
@@ -58,13 +58,15 @@ def is_exported(root: Path, stages: Iterable[str], out: Path) -> bool:
     return records.exists() and all(path.stat().st_mtime <= records.stat().st_mtime for path in done)
 
 
-def export_adapter(root: Path, out: Path | None = None) -> Path:
-    """Write Emu-I, the adapter of stage `instruct` alone, to `out` (default: root/checkpoint-instruct), card and log included."""
+def export_adapter(root: Path, out: Path | None = None, dtype: torch.dtype = torch.float16) -> Path:
+    """Write Emu-I, the adapter of stage `instruct` alone, to `out` (default: root/checkpoint-instruct), in half precision as its
+    base, card and log included."""
     out, stage = Path(out or root / "checkpoint-instruct"), root / "instruct"
     if not (stage / "done.json").exists():
         raise MinemuError(f"stage instruct of {root} is not complete; run: minemu train instruct --preset {root.name}")
     with atomic_dir(out) as temporary:
         shutil.copytree(stage / ADAPTER_FOLDER, temporary, dirs_exist_ok=True)
+        save_tensors(load_tensors(stage / ADAPTER_FOLDER / WEIGHTS), temporary / WEIGHTS, dtype)
         _copy_log(stage, temporary / LOGS)
         (temporary / "README.md").write_text(adapter_card(temporary), encoding="utf-8")
     return out
@@ -76,6 +78,8 @@ def _copy_log(stage: Path, folder: Path) -> None:
     shutil.copy(stage / "log.jsonl", folder / f"{stage.name}.jsonl")
     run = read_json(stage / "run.json")
     run["command"] = _without_places(run["command"])
+    if "earlier_commands" in run:
+        run["earlier_commands"] = list(map(_without_places, run["earlier_commands"]))
     write_json(folder / f"{stage.name}.json", run)
 
 
@@ -228,7 +232,7 @@ def _began_with(run: dict) -> list[str]:
             ", of other scenes": {"world"},
             ", from other embeddings": {*IMAGINED},
             ", without maps for its cells": {"cell_maps"},
-            ", with other convolutions": {"refine_layers"},
+            ", with convolutions that it has lost since": {"refine_layers"},  # a setting until November 2026
         }
         which = "".join(text for text, parts in other.items() if parts & link.keys())
         links.insert(0, f"{link['steps']} steps{which} (commit `{link['commit'][:12]}`)")

@@ -63,11 +63,13 @@ RECIPES: dict[str, Recipe] = {
         source="mixture",
         mixture=MixtureConfig(  # full captions say most
             labels=1,
-            scenes=12,
+            scenes=14,
             interleaved=4,
-            clips=2,
+            clips=3,
             storyboards=1,
-            names=1,
+            copying=1,
+            recall=8,
+            names=6,
             questions=4,
             in_context=6,
             drawings=52,
@@ -102,8 +104,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
         emu=TrainConfig(
-            steps=8500,
-            restarts=(6500,),  # where the shipped checkpoint got two layers, and most of its drawings
+            steps=11_500,
+            restarts=(6500, 8500, 9300, 9800, 10_200, 11_200),  # the shipped checkpoint's parts had other mixtures
             batch_size=128,
             lr=2e-3,
             lr_vision=0.0,
@@ -115,8 +117,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=24000,
-            restarts=(8000, 15000, 21000),
+            steps=32_000,
+            restarts=(8000, 15_000, 21_000, 24_000),
             batch_size=128,
             lr=2e-3,
             warmup=100,
@@ -143,9 +145,9 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=1400,
+            steps=1000,
             batch_size=32,
-            lr=2e-3,
+            lr=1e-3,
             warmup=50,
             weight_decay=0.0,
             precision="bfloat16",
