@@ -145,9 +145,9 @@ RECIPES: dict[str, Recipe] = {
             preview_every=1000,
         ),
         instruct=TrainConfig(
-            steps=1000,
+            steps=1400,
             batch_size=32,
-            lr=1e-3,
+            lr=2e-3,
             warmup=50,
             weight_decay=0.0,
             precision="bfloat16",
