@@ -316,7 +316,7 @@ _TINY_DECODER = {
     "adaptive_norm": True, "condition_grid": 4, "sketch_layers": 4, "sketch_width": 320, "cell_maps": True,
     "cached": 65_536, "laps": 23, "imagined": 7, "in_context": 0.2,  # the encoder's are learnt in a tenth of the steps
     "condition_noise": 0.0,  # 0.1 drew no better from words and rebuilt with a fifth more of an error (docs/lab-notes.md)
-    "averaged": 8,  # where a thing stands is in no text: two thirds of what a single picture as target costs is noise
+    "averaged": 8,  # what words leave open is noise in a single picture as target, two thirds of what it costs (docs/lab-notes.md)
     "unet_channels": (32, 48), "unet_attention": (False, True), "unet_heads": (2, 4),  # the sketch does most of it
     "inference_steps": 1, "guidance_scale": 1.0,  # more steps are sharper, but their grain costs the judge half (docs/lab-notes.md)
 }  # fmt: skip

@@ -66,9 +66,9 @@ def shown(monkeypatch) -> list[Scene]:
     """Every scene that is rendered."""
     scenes, paint = [], ToyWorld._paint
 
-    def spy(self, scene):
+    def spy(self, scene, **how):
         scenes.append(scene)
-        return paint(self, scene)
+        return paint(self, scene, **how)
 
     monkeypatch.setattr(ToyWorld, "_paint", spy)
     return scenes

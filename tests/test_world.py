@@ -89,16 +89,29 @@ def test_what_is_left_open_is_filled_with_what_training_may_show(shown):
     assert not any(map(is_held_out, shown)) and len({scene.seed for scene in shown}) == 200
 
 
-def test_the_mean_picture_of_a_full_caption_is_blurred_where_its_drawing_ends_alone():
+def test_the_mean_picture_of_a_full_caption_is_a_picture_with_its_drawing_in_the_middle():
     training = ToyWorld(kinds=("single",))
-    for i in range(20):
+    moves = []
+    for i in range(60):
         sample = training.sample(i)
         mean = training.mean_picture(sample.scene, 8)
-        x0, y0, x1, y1 = sample.boxes[0][1:]
-        outside = np.ones(mean.shape[:2], bool)
-        outside[max(0, y0 - 3) : y1 + 3, max(0, x0 - 3) : x1 + 3] = False
-        assert (mean[outside] == sample.pixels[outside]).all() and (mean != sample.pixels).any()
-        assert np.abs(mean.astype(int) - sample.pixels)[~outside].mean() < 20
+        assert np.array_equal(
+            mean, training.mean_picture(replace(sample.scene, seed=i), 1)
+        )  # wherever the sample's stands
+        places = range(-2, 3)
+        moved = {(x, y): np.roll(mean, (y, x), (0, 1)) for x in places for y in places}
+        [move] = [move for move, picture in moved.items() if np.array_equal(picture, sample.pixels)]
+        moves.append(move)
+    assert set(map(abs, np.ravel(moves))) == {0, 1} and np.abs(np.mean(moves, 0)).max() < 0.3
+
+
+def test_the_mean_picture_is_blurred_where_the_words_leave_something_open():
+    training = ToyWorld(kinds=("single",))
+    told = Scene((Group("llama"),), background="white", style="twemoji")
+    sharp = [replace(told, size=size) for size in SIZES]
+    assert not told.whole and all(scene.whole for scene in sharp)
+    edges = [np.abs(np.diff(training.mean_picture(scene, 32).astype(int), axis=1)).max() for scene in (told, *sharp)]
+    assert edges[0] < 0.8 * min(edges[1:])
 
 
 def test_about_five_percent_are_held_out(world):

@@ -52,6 +52,11 @@ class Scene:
         """One single drawing: the only case that has a size."""
         return len(self.groups) == 1 and self.groups[0].count == 1
 
+    @property
+    def whole(self) -> bool:
+        """Nothing is left open but where exactly the drawings stand."""
+        return bool(self.background and self.style and (self.size or not self.alone))
+
     def turned(self) -> Scene:
         """The same picture told from its other side: 'X left of Y' becomes 'Y right of X'."""
         if self.relation is None:

@@ -241,7 +241,6 @@ class ToyWorld:
         styles = [
             style for style in STYLES if all((group.label, style) in self.drawings.files for group in told.groups)
         ]
-        is_whole = told.background and told.style and (told.size or not told.alone)
         while True:
             scene = replace(
                 told,
@@ -250,13 +249,17 @@ class ToyWorld:
                 style=told.style or pick(rng, styles),
                 seed=new_seed(rng),
             )
-            if is_whole or self.owns(scene):
+            if told.whole or self.owns(scene):
                 return scene
 
     def mean_picture(self, told: Scene, count: int) -> np.ndarray:
-        """The mean of `count` pictures that `told` fits, uint8 (S, S, 3): what is left open differs, and so is blurred."""
+        """The mean of `count` pictures that `told` fits, uint8 (S, S, 3): what is left open differs, and so is blurred.
+
+        All but the places: no text tells them, and with each drawing in the middle of its own the picture fits as well, and is sharp.
+        """
         rng = np.random.Generator(np.random.PCG64([told.seed, 2]))
-        return np.mean([self._paint(self.completed(told, rng))[0] for _ in range(count)], 0).round().astype(np.uint8)
+        scenes = [told] if told.whole else [self.completed(told, rng) for _ in range(count)]
+        return np.mean([self._paint(scene, jitter=0)[0] for scene in scenes], 0).round().astype(np.uint8)
 
     def sample(self, i: int) -> Sample:
         """Sample `i`: picture, texts, truth."""
@@ -267,13 +270,13 @@ class ToyWorld:
             Image.fromarray(pixels), pixels, captions.caption(scene), captions.caption(told), scene, told, boxes
         )
 
-    def _paint(self, scene: Scene) -> tuple[np.ndarray, list[Box]]:
+    def _paint(self, scene: Scene, jitter: float = JITTER) -> tuple[np.ndarray, list[Box]]:
         check_drawable(scene)
         rng = np.random.Generator(np.random.PCG64([scene.seed, 0]))
         canvas = self.canvas(scene.background)
         boxes = []
         for label, x, y, px in _layout(scene):
-            dx, dy = (2 * rng.random(2) - 1) * JITTER
+            dx, dy = (2 * rng.random(2) - 1) * jitter
             boxes.append(self.place(canvas, label, scene.style, x + dx, y + dy, px))
         return canvas, boxes
 

@@ -81,7 +81,7 @@ class Conditions:
 
     pixels   uint8 (cached, S, S, 3)
     means    only if `averaged`: for each sample the mean of `decoder.averaged` pictures that fit the same words, the target of what
-             is imagined. No text says where exactly things stand, and a short one leaves more open
+             is imagined. A short text leaves much open; where exactly things stand none says, so they are in the middle
     kinds    embeddings of each kind that is used, half precision (cached, N, D): the encoder's, and those imagined from prompts
     """
 
@@ -113,7 +113,7 @@ class Conditions:
         world, config = self.world, self.config
         made_from = (
             f"seed {world.seed}, {len(world.labels)} things, {world.image_size} pixels, captioned {config.captioned}, "
-            f"in context {config.in_context}, averaged {config.averaged}, from sample {block * self.cached} on"
+            f"in context {config.in_context}, averaged {config.averaged} in mid place, from sample {block * self.cached} on"
         )
         if not self.suffices(made_from):
             self.pixels, self.pictures, self.kinds = torch.empty(0), [], []  # no two blocks in memory
