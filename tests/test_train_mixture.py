@@ -18,7 +18,7 @@ from minemu.model import Emu
 from minemu.pipeline import EmuPipeline
 from minemu.processor import EmuProcessor
 from minemu.sequence import PICTURE, picture_ids, targets
-from minemu.training import checkpoint
+from minemu.training import checkpoint, loop
 from minemu.training.emu import LanguageStage, follow_text, tokenise
 from minemu.training.recipe import build_stage, make_processor, train_stage
 from minemu.training.recipes import resolve
@@ -85,6 +85,30 @@ def test_texts_alone_are_learnt_from_too(root, monkeypatch):
     losses["loss"].backward()
     assert losses["text_loss"] > 1 and losses["image_loss"] == 0
     assert stage.module.llm.lm_head.weight.grad.abs().sum() > 0
+
+
+def test_micro_batches_count_by_what_they_teach_as_in_one_large_batch(root, monkeypatch, tmp_path):
+    """Few words and two pictures, then many words and one: each loss is a mean over other numbers of targets."""
+    picture = [np.full((32, 32, 3), shade, np.uint8) for shade in (20, 120, 220)]
+    documents = [
+        [["a llama", picture[0], picture[1]], ["two foxes"]],
+        [[picture[2], "a small llama on a yellow background, Noto style"], ["a big fox above a llama, Flat style"]],
+    ]
+
+    def gradients(dealt, **changes):
+        stage = emu_stage(root, **{"objective.hide_written": 0.0, "train.emu.accumulate": len(dealt)})
+        for name, change in {"documents": lambda index: dealt[index], **changes}.items():
+            monkeypatch.setattr(stage, name, change)
+        loop.backward(stage, stage.train, 0, map(stage.batch, range(len(dealt))), tmp_path)
+        return {name: p.grad for name, p in stage.module.named_parameters() if p.grad is not None}
+
+    small, large = gradients(documents), gradients([documents[0] + documents[1]])
+    assert len(small) > 20
+    torch.testing.assert_close(small, large, atol=2e-6, rtol=1e-3)
+    alike = gradients(documents, targets=lambda batch: {"text_loss": 1, "image_loss": 1})  # a mean of means
+    assert (alike["regression_head.weight"] - large["regression_head.weight"]).norm() > 0.1 * large[
+        "regression_head.weight"
+    ].norm()
 
 
 def test_what_does_not_fit_the_context_is_cut_between_pictures(root):

@@ -23,7 +23,7 @@ from minemu.errors import MinemuError
 from minemu.model import Emu, build_llama
 from minemu.objective import text_loss
 from minemu.processor import EmuProcessor, normalise
-from minemu.sequence import PICTURE, Picture, TokenIds, interleave, pack_rows, pad_rows, targets
+from minemu.sequence import IGNORE, PICTURE, Picture, TokenIds, interleave, pack_rows, pad_rows, targets
 from minemu.training import checkpoint
 from minemu.training.loop import FUSED, Stage, TrainConfig
 from minemu.training.ready_made import read_llama
@@ -79,6 +79,10 @@ class LanguageStage(Stage):
     def loss(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         logits = self.module(**batch).logits
         return {"loss": text_loss(logits, targets(batch["input_ids"], self.processor.ids, self.config.objective))}
+
+    def targets(self, batch: dict[str, Tensor]) -> dict[str, int]:
+        said = targets(batch["input_ids"], self.processor.ids, self.config.objective).text != IGNORE
+        return {"loss": int(said.sum())}
 
     def finish(self, folder: Path) -> None:
         checkpoint.leave(self.name, folder, self.module.state_dict())
@@ -264,6 +268,14 @@ class EmuStage(Stage):
             shown = {"image_embeds": hide(embeds, after, self.hidden), "image_targets": aims}
         out = self.module(**batch, **shown)
         return {"loss": out.loss, "text_loss": out.text_loss, "image_loss": out.image_loss}
+
+    @property
+    def terms(self) -> dict[str, float]:
+        return {"text_loss": 1.0, "image_loss": self.config.objective.image_loss_weight}
+
+    def targets(self, batch: dict[str, Tensor]) -> dict[str, int]:
+        wanted = targets(batch["input_ids"], self.processor.ids, self.config.objective, batch["segment_ids"])
+        return {"text_loss": int((wanted.text != IGNORE).sum()), "image_loss": int(wanted.image.sum())}
 
     def encode(self, images: Tensor, after: Tensor) -> Tensor:
         """Visual embeddings of pictures (B, 3, S, S) -> (B, N, E).

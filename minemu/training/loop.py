@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -105,6 +105,7 @@ class Stage:
 
     name: str
     module: nn.Module  # holds all that is trained; `parameter_lrs` may freeze parts of it
+    terms: Mapping[str, float] = {"loss": 1.0}  # of what `loss` gives, what is learnt from, and its weight
     attention: tuple[SDPBackend, ...] = PLAIN  # on CPUs
     device = torch.device("cpu")
     forks = True  # whether other processes can make its batches
@@ -131,6 +132,10 @@ class Stage:
     def loss(self, batch: Any) -> dict[str, Tensor]:
         """`{"loss": ..., other scalars to log}`."""
         raise NotImplementedError
+
+    def targets(self, batch: Any) -> dict[str, int]:
+        """Of how many targets each of the `terms` is the mean; by default micro batches weigh alike."""
+        return dict.fromkeys(self.terms, 1)
 
     def preview(self, folder: Path, step: int) -> None:
         """Optional: write sample pictures to `folder`."""
@@ -266,17 +271,22 @@ def train(
 def backward(
     stage: Stage, config: TrainConfig, step: int, ahead: Iterator[Any], checkpoints: Path
 ) -> tuple[dict[str, float], float]:
-    """Sum up the gradients of one update over its micro steps. Returns the mean of each loss, and the seconds spent waiting for data."""
+    """Sum up the gradients of one update over its micro batches. Returns the mean of each loss, and the seconds spent waiting for data.
+
+    Each term weighs by its share of the update's targets, so that the sum is the gradient of one large batch.
+    """
     found: dict[str, list[float]] = {}
-    waited = 0.0
-    for micro in range(step * config.accumulate, (step + 1) * config.accumulate):
-        asked = time.perf_counter()
-        batch = moved(next(ahead), stage.device)
-        waited += time.perf_counter() - asked
+    asked = time.perf_counter()
+    batches = [moved(next(ahead), stage.device) for _ in range(config.accumulate)]
+    waited = time.perf_counter() - asked
+    counts = [stage.targets(batch) for batch in batches]
+    totals = {term: max(1, sum(count[term] for count in counts)) for term in stage.terms}
+    for micro, (batch, count) in enumerate(zip(batches, counts, strict=True), step * config.accumulate):
         with _precision(stage, config):
             losses = stage.loss(batch)
         _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
-        (losses["loss"] / config.accumulate).backward()
+        shares = {term: weight * count[term] / totals[term] for term, weight in stage.terms.items()}
+        sum(share * losses[term] for term, share in shares.items()).backward()
         for name, value in losses.items():
             found.setdefault(name, []).append(value.item())
     return {name: sum(values) / len(values) for name, values in found.items()}, waited  # a batch may lack some
