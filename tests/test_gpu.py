@@ -5,7 +5,6 @@ One is pretended, unless `MINEMU_TEST_GPU=0` shows the tests a real one.
 
 import json
 from contextlib import nullcontext
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,8 +105,7 @@ def in_bfloat16(tmp_path_factory):
 def test_bfloat16_is_that_of_the_device(trained, precision, monkeypatch):
     asked = []
     monkeypatch.setattr(loop.torch, "autocast", lambda *arguments: asked.append(arguments) or nullcontext())
-    stage = SimpleNamespace(device=torch.device("cuda:0"))
-    with loop._precision(stage, loop.TrainConfig(precision=precision)):
+    with loop.computing_in(precision, torch.device("cuda:0")):
         assert asked == ([("cuda", torch.bfloat16)] if precision == "bfloat16" else [])
 
 

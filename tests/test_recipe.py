@@ -32,7 +32,7 @@ from minemu.trace import trace
 from minemu.training import checkpoint, loop
 from minemu.training.continuing import begin_from, changed_settings, is_lengthened, lengthen
 from minemu.training.decoder import Conditions, shuffled
-from minemu.training.emu import EmuStage, hide
+from minemu.training.emu import CONDITIONS, EmuStage, hide
 from minemu.training.encoder import EncoderStage, TextTower, augment
 from minemu.training.export import export
 from minemu.training.loop import make_optimizers
@@ -504,6 +504,17 @@ def test_what_is_imagined_is_learnt_as_a_mean_and_what_is_encoded_as_it_is(finis
         np.testing.assert_array_equal(picture, world.mean_picture(told, 3) if is_imagined else shown)
     pipe.model = None  # the U-Net learns pictures as they are, and needs no others
     assert torch.equal(Conditions(config, pipe, world, tmp_path / "emu-nano").pictures[1], conditions.pixels)
+
+
+def test_conditions_in_bfloat16_differ_by_its_rounding_alone(finished, tmp_path):
+    config, kinds = resolve("emu-nano", {})[0].decoder, []
+    pipe, world = EmuPipeline.from_pretrained(finished[1]), ToyWorld("seen", image_size=32)
+    for precision in ("float32", "bfloat16"):
+        shutil.copytree(finished[0], tmp_path / precision, ignore=shutil.ignore_patterns(CONDITIONS))
+        kinds.append(Conditions(config, pipe, world, tmp_path / precision / "emu-nano", precision=precision).kinds)
+    for exact, rough in zip(*kinds, strict=True):
+        error = (exact.float() - rough.float()).square().mean() / exact.float().var()
+        assert rough.dtype == torch.float16 and 0 < error < 1e-3
 
 
 def test_conditions_make_room_for_others_after_some_laps(finished, tmp_path):

@@ -29,7 +29,7 @@ from minemu.pipeline import DECODER_FOLDER, EmuPipeline, sheet, to_pil
 from minemu.processor import EmuProcessor, normalise
 from minemu.training import checkpoint
 from minemu.training.emu import CONDITIONS
-from minemu.training.loop import Stage, TrainConfig
+from minemu.training.loop import Stage, TrainConfig, computing_in
 from minemu.visual_decoder import VisualDecoder, build_codec
 from minemu.weights import load_strict, load_tensors, save_tensors
 
@@ -93,7 +93,9 @@ class Conditions:
         root: Path,
         imagine_on: str | torch.device = "cpu",
         averaged: bool = False,
+        precision: str = "float32",
     ):
+        self.precision = precision
         self.averaged = averaged and config.averaged > 1 and config.conditions != "encoder"
         self.names = ["encoder", "generated"] if config.conditions == "both" else [config.conditions]
         self.turns = [0, *[1] * config.imagined] if config.conditions == "both" else [0]  # which kind, in turn
@@ -140,7 +142,9 @@ class Conditions:
         self.pipe.model.to(self.imagine_on)
         for start in tqdm(range(0, count, CACHE_BATCH), desc="conditions", unit="batch"):
             wishes = [self.wish(first + i) for i in range(start, min(start + CACHE_BATCH, count))]
-            for name, rows in self.of_wishes(wishes).items():
+            with computing_in(self.precision, self.pipe.model.device):
+                found = self.of_wishes(wishes)
+            for name, rows in found.items():
                 if name not in made:  # once: they are large
                     made[name] = torch.empty(count, *rows.shape[1:], dtype=rows.dtype)
                 made[name][start : start + len(rows)] = rows
@@ -199,12 +203,13 @@ def prepare(
     root: Path,
     imagine_on: str | torch.device,
     averaged: bool,
+    precision: str,
 ) -> tuple[VisualDecoder, EmuPipeline, Conditions]:
     """A decoder with all that is known before it trains: codec and statistics of the conditions."""
     decoder = VisualDecoder(config.decoder)
     load_strict(decoder.codec, checkpoint.left_by("codec", root), "stage codec")
     pipe = EmuPipeline(Emu.from_pretrained(root / "emu"), processor, decoder)
-    conditions = Conditions(config.decoder, pipe, world, root, imagine_on, averaged)
+    conditions = Conditions(config.decoder, pipe, world, root, imagine_on, averaged, precision)
     _, embeds = conditions.first(FIT_PICTURES)
     decoder.fit_conditions(embeds)
     return decoder, pipe, conditions
@@ -232,7 +237,9 @@ class DrawingStage(Stage):
     ):
         torch.manual_seed(train.seed)
         self.train = train
-        self.decoder, pipe, self.conditions = prepare(config, processor, world, root, imagine_on, self.averaged)
+        self.decoder, pipe, self.conditions = prepare(
+            config, processor, world, root, imagine_on, self.averaged, train.precision
+        )
         self.begin(pipe, root)
 
     def begin(self, pipe: EmuPipeline, root: Path) -> None:

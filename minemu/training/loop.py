@@ -282,7 +282,7 @@ def backward(
     counts = [stage.targets(batch) for batch in batches]
     totals = {term: max(1, sum(count[term] for count in counts)) for term in stage.terms}
     for micro, (batch, count) in enumerate(zip(batches, counts, strict=True), step * config.accumulate):
-        with _precision(stage, config):
+        with computing_in(config.precision, stage.device):
             losses = stage.loss(batch)
         _refuse_non_finite(losses["loss"], stage, f"batch {micro}", checkpoints)
         shares = {term: weight * count[term] / totals[term] for term, weight in stage.terms.items()}
@@ -316,8 +316,8 @@ def cpp_compiler() -> str | None:
     return next((found for name in names if name and (found := shutil.which(name))), None)
 
 
-def _precision(stage: Stage, config: TrainConfig) -> AbstractContextManager:
-    return torch.autocast(stage.device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
+def computing_in(precision: str, device: torch.device) -> AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
 
 
 def _attention_of(stage: Stage) -> AbstractContextManager:
