@@ -117,8 +117,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=32_000,
-            restarts=(8000, 15_000, 21_000, 24_000),
+            steps=39_000,
+            restarts=(8000, 15_000, 21_000, 24_000, 32_000),
             batch_size=128,
             lr=2e-3,
             warmup=100,
