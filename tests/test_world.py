@@ -95,9 +95,8 @@ def test_the_mean_picture_of_a_full_caption_is_a_picture_with_its_drawing_in_the
     for i in range(60):
         sample = training.sample(i)
         mean = training.mean_picture(sample.scene, 8)
-        assert np.array_equal(
-            mean, training.mean_picture(replace(sample.scene, seed=i), 1)
-        )  # wherever the sample's stands
+        elsewhere = replace(sample.scene, seed=i)  # the sample's own drawing stands where its seed says
+        assert np.array_equal(mean, training.mean_picture(elsewhere, 1))
         places = range(-2, 3)
         moved = {(x, y): np.roll(mean, (y, x), (0, 1)) for x in places for y in places}
         [move] = [move for move, picture in moved.items() if np.array_equal(picture, sample.pixels)]
