@@ -99,9 +99,9 @@ def inventory(scene: Scene) -> str:
 
 
 def conversation(world: ToyWorld, i: int) -> Conversation:
-    """Conversation `i` of one to three turns: three in four about a picture, the others about a clip."""
+    """Conversation `i` of one to three turns: three in five about a picture, the others about a clip."""
     rng = world.generator(i, "conversation")
-    return _about_picture(world, rng) if rng.random() < 0.75 else _about_clip(world, rng, i)
+    return _about_picture(world, rng) if rng.random() < 0.6 else _about_clip(world, rng, i)
 
 
 def _about_picture(world: ToyWorld, rng: np.random.Generator) -> Conversation:

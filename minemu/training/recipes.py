@@ -65,12 +65,12 @@ RECIPES: dict[str, Recipe] = {
             labels=1,
             scenes=14,
             interleaved=4,
-            clips=3,
+            clips=4,
             storyboards=1,
             copying=1,
             recall=8,
-            names=6,
-            questions=4,
+            names=12,
+            questions=12,
             in_context=6,
             drawings=52,
             texts=1,
@@ -105,7 +105,15 @@ RECIPES: dict[str, Recipe] = {
         imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
         emu=TrainConfig(
             steps=11_500,
-            restarts=(6500, 8500, 9300, 9800, 10_200, 11_200),  # the shipped checkpoint's parts had other mixtures
+            restarts=(
+                6500,
+                8500,
+                9300,
+                9800,
+                10_200,
+                11_200,
+                11_500,
+            ),  # the shipped checkpoint's parts had other mixtures
             batch_size=128,
             lr=2e-3,
             lr_vision=0.0,
