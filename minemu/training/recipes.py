@@ -105,15 +105,7 @@ RECIPES: dict[str, Recipe] = {
         imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
         emu=TrainConfig(
             steps=11_500,
-            restarts=(
-                6500,
-                8500,
-                9300,
-                9800,
-                10_200,
-                11_200,
-                11_500,
-            ),  # the shipped checkpoint's parts had other mixtures
+            restarts=(6500, 8500, 9300, 9800, 10_200, 11_200),  # the shipped checkpoint's parts had other mixtures
             batch_size=128,
             lr=2e-3,
             lr_vision=0.0,
