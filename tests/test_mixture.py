@@ -169,7 +169,7 @@ def test_how_many_pictures(training):
 
 def test_a_lesson_ends_with_what_its_first_pieces_teach(training):
     begins = {True: 0, False: 0}  # with a title
-    for i in range(40):
+    for i in range(80):
         asked = LESSONS["questions"](training, i)
         begins[isinstance(asked[0], str)] += 1
         if isinstance(asked[0], str):

@@ -9,7 +9,7 @@ examples in a row. Each is a pure function of the world and its number, and show
                   copying what stands next to what was last read, to what stands near it, as a name does behind its picture
     names         "new names:" [picture] "this is a daff." [picture] "this is a wuzz." [picture] "this is a daff."; from what is
                   easiest to find again to what is not: the very same picture each time, the thing in one style, in any
-    questions     one to four pictures, or a clip, each with a question and its answer; most begin with "questions:", so that a
+    questions     one to nine pictures, or a clip, each with a question and its answer; most begin with "questions:", so that a
                   picture or clip alone is still followed by its caption
     in_context    two pictures, and a third with something of each
     drawings      a full caption and its picture: what a thing looks like in each style takes longest to learn, and of the prompts
@@ -42,7 +42,7 @@ SHOTS = (2, 3, 4)  # pictures of each new name beside the last; after the first 
 WAYS = (2, 3)  # new names of a document
 QUESTIONS = "questions:"
 UNTITLED = 0.1  # share of the documents with questions that begin with a picture, as in evaluation
-MAX_QUESTIONS = 4  # of a document
+MAX_QUESTIONS = 9  # of a document: after eight examples, as they are asked in evaluation
 CLIPS = 0.5  # share of the documents with questions
 ASKED = (*asked.ASKS, "relation", "yes-no")  # these two are learnt last, so they come twice
 ASKED_OF_CLIPS = (*asked.CLIP_ASKS, "change", "change")  # the last that is learnt
