@@ -104,8 +104,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         imagine=TrainConfig(steps=0),  # the checkpoint that is here was trained without
         emu=TrainConfig(
-            steps=11_500,
-            restarts=(6500, 8500, 9300, 9800, 10_200, 11_200),  # the shipped checkpoint's parts had other mixtures
+            steps=12_300,  # the shipped checkpoint's parts had other mixtures
+            restarts=(6500, 8500, 9300, 9800, 10_200, 11_200, 11_500),
             batch_size=128,
             lr=2e-3,
             lr_vision=0.0,
@@ -117,8 +117,8 @@ RECIPES: dict[str, Recipe] = {
         ),
         codec=TrainConfig(steps=0),  # the linear codec is fitted, not trained
         sketch=TrainConfig(
-            steps=39_000,
-            restarts=(8000, 15_000, 21_000, 24_000, 32_000),
+            steps=42_500,
+            restarts=(8000, 15_000, 21_000, 24_000, 32_000, 39_000),
             batch_size=128,
             lr=2e-3,
             warmup=100,
